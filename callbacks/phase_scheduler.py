@@ -1,0 +1,37 @@
+"""The learning rate of the phases, set before every step."""
+
+from collections.abc import Callable
+
+from callbacks.step_callback import StepCallback
+from training.phases import Schedule
+
+
+class PhaseScheduler(StepCallback):
+    """Sets the optimizer's learning rate before every step.
+
+    Args:
+        schedule: a `Schedule`, or any function from a global step to a rate.
+        initial_step: steps that are done before the first `fit`.
+
+    Raises:
+        ValueError: at the start of `fit`, where the model executes several steps at
+            once or the optimizer has a `LearningRateSchedule` of its own.
+
+    Example:
+
+    >>> schedule = Schedule(phases, workers=1, images=50000)
+    >>> model.fit(dataset, epochs=10, callbacks=[PhaseScheduler(schedule)])
+    """
+
+    def __init__(self, schedule: Schedule | Callable[[int], float], initial_step: int = 0):
+        super().__init__(initial_step)
+        self.rate = schedule.learning_rate if isinstance(schedule, Schedule) else schedule
+
+    def before_step(self, step: int) -> None:
+        try:
+            self.model.optimizer.learning_rate = self.rate(step)
+        except TypeError:
+            raise ValueError(
+                "PhaseScheduler sets the rate itself; give the optimizer a number as its "
+                "learning_rate, not a LearningRateSchedule"
+            ) from None

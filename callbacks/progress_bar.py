@@ -1,0 +1,58 @@
+"""One bar for the whole run, over all phases."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from callbacks.step_callback import StepCallback
+from training import workers
+
+
+class ProgressBar(StepCallback):
+    """Shows steps and, by `show`, the last report of `WallClock`; on rank 0 only.
+
+    Args:
+        total_steps: of the whole run.
+        initial_step: steps that are done before the first `fit`.
+        **options: of `tqdm`, such as `file` or `disable`.
+
+    Example:
+
+    >>> bar = ProgressBar(total_steps=1000)
+    >>> model.fit(dataset, callbacks=[bar, WallClock(bar.show, every=50, batch_size=64)])
+    """
+
+    def __init__(self, total_steps: int, initial_step: int = 0, **options: Any):
+        super().__init__(initial_step)
+        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05, **options}
+        if not workers.current().is_first:
+            options["disable"] = True
+        self.bar: tqdm = tqdm(total=total_steps, initial=initial_step, **options)
+
+    def show(self, row: Mapping[str, Any]) -> None:
+        """Puts the numbers of a report behind the bar."""
+        self.bar.set_postfix_str(describe(row), refresh=False)
+
+    def after_fit(self, step: int) -> None:
+        self.bar.update(step - self.bar.n)
+        if self.bar.total is not None and step >= self.bar.total:
+            self.bar.close()
+
+    def before_step(self, step: int) -> None:
+        self.bar.update(step - self.bar.n)
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """A report of `WallClock` in a line: what is there of epoch, rate, speed, metrics."""
+    formats = {
+        "epoch": "epoch {:.2f}",
+        "phase": "phase {}",
+        "image_size": "{} px",
+        "learning_rate": "lr {:.4g}",
+        "images_per_second": "{:,.0f} im/s",
+        "loss": "loss {:.3f}",
+        "top1": "top-1 {:.1%}",
+        "top5": "top-5 {:.1%}",
+    }
+    return " ".join(text.format(row[name]) for name, text in formats.items() if name in row)

@@ -1,0 +1,64 @@
+"""A check that the workers still train one model."""
+
+import hashlib
+from collections.abc import Collection, Iterable
+from typing import Any
+
+import numpy as np
+
+from callbacks.step_callback import StepCallback
+from training import workers
+from training.errors import RunError
+
+
+def digest(variables: Iterable[Any]) -> str:
+    """Hex digest of the bytes of Keras variables or arrays, in their order."""
+    total = hashlib.blake2b(digest_size=16)
+    for variable in variables:
+        total.update(np.asarray(variable).tobytes())
+    return total.hexdigest()
+
+
+class SameWeights(StepCallback):
+    """Compares a digest of the weights and optimizer state over all workers.
+
+    Statistics of BatchNorm are each worker's own and left out.
+
+    Args:
+        steps: the global steps to compare before; by default the first of each `fit`.
+        initial_step: steps that are done before the first `fit`.
+
+    Raises:
+        RunError: on every worker, in the middle of `fit`, naming those that differ.
+
+    Example:
+
+    >>> model.fit(dataset, callbacks=[SameWeights(p.first for p in schedule.phases)])
+    """
+
+    def __init__(self, steps: Collection[int] | Iterable[int] | None = None, initial_step: int = 0):
+        super().__init__(initial_step)
+        self.steps = None if steps is None else frozenset(steps)
+        self._first_of_fit = True
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self._first_of_fit = True
+
+    def before_step(self, step: int) -> None:
+        if step in self.steps if self.steps is not None else self._first_of_fit:
+            self._compare(step)
+        self._first_of_fit = False
+
+    def _compare(self, step: int) -> None:
+        if workers.current().size == 1:
+            return
+        state = [*self.model.trainable_variables, *self.model.optimizer.variables]
+        found = workers.gather(digest(state))
+        others = [rank for rank, value in enumerate(found) if value != found[0]]
+        if others:
+            names = ", ".join(map(str, others))
+            raise RunError(
+                f"step {step}: the weights of worker {names} differ from worker 0's; "
+                "is the optimizer a DistributedOptimizer, and BroadcastFromFirst in place?"
+            )

@@ -1,0 +1,119 @@
+"""The wall-clock log: what was reached after how many seconds."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from callbacks.metric_average import average_over_workers
+from callbacks.step_callback import StepCallback
+from training import workers
+from training.phases import Schedule
+
+
+def window_mean(now: float, count_now: int, before: float, count_before: int) -> float:
+    """Mean of the values number `count_before` to `count_now` of a running mean."""
+    return (now * count_now - before * count_before) / (count_now - count_before)
+
+
+class WallClock(StepCallback):
+    """Reports every so many steps: time, speed, rate and the metrics of that window.
+
+    The metrics are means over the steps since the last report and over all workers.
+    Between reports nothing is read from the device.
+
+    Args:
+        write: called on rank 0 with each report, a dict with `step` (steps done),
+            `seconds`, `images_per_second` (of all workers), `learning_rate`,
+            `batch_size` (per worker), with a schedule also `epoch` and `image_size`,
+            and the model's metrics by their names (`loss` with the regularisation).
+        every: in steps; the end of a `fit` is reported too.
+        schedule: the run's `Schedule`, or
+        batch_size: images per worker and step, where there is no schedule.
+        initial_step: steps that are done before the first `fit`.
+        started: the `time.monotonic()` at which the clock stood at 0; by default the
+            start of the first `fit`.
+
+    Raises:
+        ValueError: neither a schedule nor a batch size, or `every` below 1.
+
+    Example:
+
+    >>> model.fit(dataset, callbacks=[WallClock(print, every=100, batch_size=64)])
+    """
+
+    def __init__(
+        self,
+        write: Callable[[dict[str, Any]], None],
+        every: int,
+        schedule: Schedule | None = None,
+        batch_size: int | None = None,
+        initial_step: int = 0,
+        started: float | None = None,
+    ):
+        super().__init__(initial_step)
+        if schedule is None and batch_size is None:
+            raise ValueError("WallClock needs a `schedule` or a `batch_size`. Received: neither")
+        if every < 1:
+            raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
+        self.write = write
+        self.every = every
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.started = started
+        self._forget()
+
+    def _forget(self) -> None:
+        """Keras resets its metrics at the start of an epoch; a window starts with them."""
+        self._epoch_began = self._window_began = self.step
+        self._window_time = time.monotonic()
+        self._before: Mapping[str, float] = {}
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        if self.started is None:
+            self.started = time.monotonic()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._forget()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self.step > self._window_began:
+            self._report(self.step)
+
+    def before_step(self, step: int) -> None:
+        if step % self.every == 0 and step > self._window_began:
+            self._report(step)
+
+    def _report(self, step: int) -> None:
+        running = {name: float(value) for name, value in self.model.get_metrics_result().items()}
+        now = time.monotonic()
+        count, before = step - self._epoch_began, self._window_began - self._epoch_began
+        window = {
+            name: window_mean(value, count, self._before.get(name, 0.0), before)
+            for name, value in running.items()
+        }
+        window = average_over_workers(window)
+        if workers.current().is_first:
+            self.write({**self._describe(step, now), **window})
+        self._before, self._window_began, self._window_time = running, step, now
+
+    def _describe(self, step: int, now: float) -> dict[str, Any]:
+        elapsed = now - self._window_time
+        row: dict[str, Any] = {"step": step, "seconds": now - (self.started or now)}
+        if self.schedule is None:
+            batch_size = self.batch_size or 0
+            images = batch_size * workers.current().size * (step - self._window_began)
+            rate = float(self.model.optimizer.learning_rate)
+        else:
+            # Of the step that was the last to run: at a boundary, the phase that ends.
+            scheduled = self.schedule.phase_at(step - 1)
+            images = self.schedule.images_between(self._window_began, step)
+            rate, batch_size = scheduled.learning_rate(step), scheduled.phase.batch_size
+            row["epoch"] = scheduled.epoch(step)
+            row["image_size"] = scheduled.phase.image_size[0]
+        row |= {
+            "images_per_second": images / max(elapsed, 1e-9),
+            "learning_rate": rate,
+            "batch_size": batch_size,
+        }
+        return row

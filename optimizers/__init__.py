@@ -1,0 +1,1 @@
+"""Keras 3 optimizers: averaged over workers, and the original's momentum."""

@@ -1,0 +1,184 @@
+"""A Horovod DistributedOptimizer that works on Keras 3.
+
+Horovod's own overrides methods that Keras 3 no longer calls: `fit` runs, and every
+worker trains a model of its own. Keras 3 calls `apply`, so that is where this one
+averages the gradients.
+"""
+
+import sys
+from typing import Any
+
+import keras
+from keras.optimizers import LossScaleOptimizer, Optimizer
+
+from training import workers
+
+COMPRESSIONS = ("none", "fp16")
+
+
+def DistributedOptimizer(
+    optimizer: Optimizer,
+    compression: Any = "none",
+    sparse_as_dense: bool = False,
+    process_set: Any = None,
+) -> Optimizer:
+    """An optimizer like `optimizer` that averages gradients over all workers.
+
+    The result is of a subclass of the optimizer's own class that goes by the same
+    name, so a saved model names the plain optimizer and loads without Horovod. With
+    one worker it does what the plain one does.
+
+    Under `mixed_float16` the gradients are averaged before the loss scale is looked
+    at, so either all workers skip a step or none does. For that the average has to be
+    on the outermost optimizer: a plain optimizer is wrapped in a `LossScaleOptimizer`
+    where the global dtype policy is `mixed_float16` and it has no loss scale of its
+    own, as `compile` would do later. Clipping sees averaged gradients. With the inner
+    optimizer's `gradient_accumulation_steps`, gradients are averaged once for each
+    step that is applied.
+
+    Args:
+        optimizer: any Keras 3 optimizer, built or not; it is copied with its state.
+        compression: `"none"`, or `"fp16"` to send gradients as float16. Horovod's
+            `Compression` classes are taken too.
+        sparse_as_dense: send sparse gradients (an embedding's) as dense ones.
+        process_set: the `horovod.tensorflow.ProcessSet` to average over; all
+            workers by default.
+
+    Raises:
+        ValueError: not a Keras 3 optimizer, distributed already, a compression that
+            is not known, or several workers on another backend than TensorFlow.
+
+    Example:
+
+    >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
+    >>> model.compile(optimizer, "mse", jit_compile=False)  # XLA cannot compile Horovod
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise ValueError(f"`optimizer` must be a Keras 3 optimizer. Received: {optimizer!r}")
+    if isinstance(optimizer, _Distributed):
+        raise ValueError(f"`optimizer` is distributed already. Received: {optimizer!r}")
+    if workers.current().size > 1 and keras.backend.backend() != "tensorflow":
+        raise ValueError(f"Horovod needs Keras on TensorFlow, not on {keras.backend.backend()}")
+    options = {
+        "compression": _compression(compression),
+        "sparse_as_dense": sparse_as_dense,
+        "process_set": process_set,
+    }
+    if (
+        keras.config.dtype_policy().name == "mixed_float16"
+        and not isinstance(optimizer, LossScaleOptimizer)
+        and optimizer.loss_scale_factor is None
+    ):
+        optimizer = LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
+    distributed = _copy(optimizer, options)
+    if optimizer.built:
+        distributed.build(optimizer._trainable_variables)
+        for copy, variable in zip(distributed.variables, optimizer.variables, strict=True):
+            copy.assign(variable)
+    return distributed
+
+
+def _compression(value: Any) -> str:
+    name = value if isinstance(value, str) else getattr(value, "__name__", repr(value))
+    name = {"NoneCompressor": "none", "FP16Compressor": "fp16"}.get(name, name)
+    if name not in COMPRESSIONS:
+        raise ValueError(f"`compression` must be one of {COMPRESSIONS}. Received: {value!r}")
+    return name
+
+
+class _Distributed:
+    """What a distributed optimizer has beside its own class: a marker and the options."""
+
+    _all_reduce_options: dict[str, Any]
+
+    def _all_reduce(self, grads: Any) -> list[Any]:
+        """Averages the gradients that are there; a `None` stays where it is."""
+        present = [g for g in grads if g is not None]
+        reduced = iter(workers.allreduce_gradients(present, **self._all_reduce_options))
+        return [None if g is None else next(reduced) for g in grads]
+
+
+class _EachStep(_Distributed):
+    """All-reduce before everything else that `apply` does."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        _refuse_a_scale_around(self)
+        super().apply(self._all_reduce(grads), trainable_variables)  # type: ignore[misc]
+
+
+class _OnceAccumulated(_Distributed):
+    """All-reduce of the accumulated gradients, in the branch of the applied step.
+
+    Keras clips there and only there, and it clips the mean over the micro-batches.
+    """
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        _refuse_a_scale_around(self)
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
+
+    def _clip_gradients(self, grads: Any) -> Any:
+        return super()._clip_gradients(self._all_reduce(grads))  # type: ignore[misc]
+
+
+class _AgreedScale(_Distributed):
+    """Loss scaling around an accumulating optimizer: agree first, average later.
+
+    Whether a micro-batch is skipped decides which one is applied, so the workers have
+    to agree at each. One boolean goes around, not the gradients.
+    """
+
+    def check_finite(self, grads: Any) -> Any:
+        finite = super().check_finite(grads)  # type: ignore[misc]
+        return workers.all_true(finite, self._all_reduce_options["process_set"])
+
+
+def _copy(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
+    """A distributed optimizer with the same configuration."""
+    if not isinstance(optimizer, LossScaleOptimizer):
+        kind: type = _OnceAccumulated if optimizer.gradient_accumulation_steps else _EachStep
+        return _subclass(type(optimizer), kind, options).from_config(optimizer.get_config())
+    inner = optimizer.inner_optimizer
+    kind = _AgreedScale if inner.gradient_accumulation_steps else _EachStep
+    # The scope lets an inner optimizer be of a class that is not registered with Keras.
+    with keras.saving.custom_object_scope({type(inner).__name__: type(inner)}):
+        copy = _subclass(type(optimizer), kind, options).from_config(optimizer.get_config())
+    if kind is _AgreedScale:
+        copy.inner_optimizer = _copy(inner, options)
+    return copy
+
+
+def _subclass(parent: type, kind: type, options: dict[str, Any]) -> Any:
+    """A distributed subclass of `parent` under its name and module.
+
+    Keras writes both into a saved model and looks the class up by them; a class that
+    it cannot find so fails to load, and to be copied by `clone_model`.
+    """
+    body = {
+        "__module__": parent.__module__,
+        "__doc__": parent.__doc__,
+        "_all_reduce_options": options,
+    }
+    return type(parent.__name__, (kind, parent), body)
+
+
+def _refuse_a_scale_around(optimizer: Any) -> None:
+    """Refuses the one arrangement that hangs: an all-reduce inside a loss scale.
+
+    `LossScaleOptimizer` calls its inner optimizer only where this worker's gradients
+    are finite, and the others would wait for it. `compile` wraps by itself where the
+    model's policy is mixed_float16 and the global one is not.
+    """
+    frame = sys._getframe(2)
+    while frame is not None:
+        holder = frame.f_locals.get("self")
+        if (
+            isinstance(holder, LossScaleOptimizer)
+            and holder is not optimizer
+            and not isinstance(holder, _AgreedScale)
+        ):
+            raise ValueError(
+                "A LossScaleOptimizer holds a DistributedOptimizer; workers would hang at the "
+                "first infinity. Use DistributedOptimizer(LossScaleOptimizer(optimizer)), or "
+                "compile with auto_scale_loss=False."
+            )
+        frame = frame.f_back  # type: ignore[assignment]

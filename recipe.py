@@ -1,0 +1,161 @@
+"""Trains an image classifier in phases, on one worker or on many.
+
+    python recipe.py --recipe demo
+    horovodrun -np 8 python recipe.py --recipe imagenet104 --data_dir DIR --run_dir RUN
+    python recipe.py plan --recipe imagenet104 --workers 8 --at 0,625
+
+A run goes through `train` from top to bottom: join the workers, read the recipe and
+find its data, build the model, fit one stage after the other, evaluate, report.
+"""
+
+import time
+
+STARTED = time.monotonic()  # the clock counts imports, data loading and tracing
+
+import gc
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+from click_default_group import DefaultGroup
+
+from training import workers
+from training.errors import USER_ERRORS, RunError, UserError
+from training.plan import plan as plan_of
+from training.plan import print_plan
+from training.recipes import load_recipe, presets
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+# Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if os.path.exists("/dev/nvidiactl") else "3")
+
+POLICIES = ("float32", "mixed_float16", "mixed_bfloat16", "bfloat16")
+RECIPE = click.option(
+    "--recipe", "recipe_name", required=True, metavar="NAME|FILE",
+    help=f"A preset ({', '.join(presets())}) or a .yaml, .json or .py file.",
+)  # fmt: skip
+
+
+@click.group(cls=DefaultGroup, default="train")
+def main() -> None:
+    """Trains image classifiers in phases; `train` is the default command."""
+
+
+@main.command()
+@RECIPE
+@click.option("--data_dir", type=Path, help="Folder of the records (of `160`, `320`, ...).")
+@click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
+@click.option("--policy", type=click.Choice(POLICIES), help="Keras dtype policy.")
+@click.option("--resume", is_flag=True, help="Go on with the run in --run_dir.")
+@click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
+def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
+    """Trains a recipe's model and evaluates its checkpoints."""
+    team = workers.join()
+    recipe, data, schedule, run = workers.together(
+        lambda: prepare(team, recipe_name, data_dir, run_dir, resume, overwrite)
+    )
+
+    from callbacks.broadcast import BroadcastFromFirst
+    from callbacks.phase_scheduler import PhaseScheduler
+    from callbacks.progress_bar import ProgressBar
+    from callbacks.same_weights import SameWeights
+    from callbacks.step_checkpoint import StepCheckpoint
+    from callbacks.wall_clock import WallClock
+    from training import devices, model
+    from training.session import Scribe, evaluate_checkpoints, stage_pipeline
+
+    threads = devices.prepare_devices(team)
+    policy, remark = devices.choose_policy(recipe.policy, policy)
+    devices.set_policy(policy, recipe.seed)
+    net = workers.together(lambda: model.build(recipe))
+    workers.together(lambda: model.compile_for_training(net, recipe, policy))
+
+    scribe = Scribe(run, schedule, started=STARTED)
+    done = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
+    bar = ProgressBar(schedule.total_steps, initial_step=done)
+    callbacks = [
+        BroadcastFromFirst(),
+        PhaseScheduler(schedule, initial_step=done),
+        SameWeights([p.first for p in schedule.phases] + [done], initial_step=done),
+        StepCheckpoint(
+            run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
+            on_saved=scribe.note_checkpoint, initial_step=done,
+        ),
+        WallClock(
+            scribe.note_training(bar), recipe.log_every, schedule,
+            initial_step=done, started=scribe.started,
+        ),
+        bar,
+    ]  # fmt: skip
+    for stage in schedule.stages(done):
+        batches = stage_pipeline(stage, recipe, data, team, threads)
+        net.make_train_function(force=True)  # one trace a stage, at its own static shape
+        net.fit(
+            batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
+        )
+        del batches
+        gc.collect()  # the last stage's graph and buffers go before the next one's come
+
+    evaluate_checkpoints(run, recipe, data, team, threads, scribe)
+    if team.is_first:
+        model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
+        scribe.conclude()
+
+
+def prepare(team, recipe_name, data_dir, run_dir, resume, overwrite):
+    """Reads and checks all that a run needs, before anything is created."""
+    from training.data import find_data
+    from training.run_folder import RunFolder
+
+    recipe = load_recipe(recipe_name)
+    if data_dir is None:
+        if recipe.embedded_data is None:
+            raise UserError(f"--data_dir is missing; recipe '{recipe.name}' needs records on disk")
+        from datasets.digits import prepare_digits
+
+        data_dir = prepare_digits(Path("data") / recipe.embedded_data)
+    data = find_data(data_dir, recipe)
+    schedule = recipe.schedule(team.size, data.images)
+    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = RunFolder(run_dir or Path("runs") / name)
+    run.check_free(resume, overwrite)
+    return recipe, data, schedule, run
+
+
+@main.command()
+@RECIPE
+@click.option("--workers", "count", type=click.IntRange(1), help="By default the recipe's.")
+@click.option("--at", default="", help="Global steps, as in 0,1,625.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def plan(recipe_name, count, at, as_json):
+    """Prints a recipe's schedule; needs no data and no TensorFlow."""
+    recipe = load_recipe(recipe_name)
+    try:
+        steps = [int(step) for step in at.split(",") if step.strip()]
+    except ValueError:
+        raise UserError(f"--at: received {at!r}; give whole numbers, as in 0,1,625") from None
+    found = plan_of(recipe.schedule(count or recipe.workers), steps)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_plan(found)
+
+
+def speak(message: str) -> None:
+    """One message for all workers: rank 0 speaks, or whoever is left."""
+    click.echo(f"recipe.py: error: {message}", err=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except USER_ERRORS as error:
+        if workers.current().is_first:
+            speak(str(error))
+        sys.exit(2)
+    except RunError as error:
+        if workers.current().is_first:
+            speak(str(error))
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""The run: strategies, workers, the run folder, evaluation and the report."""

@@ -1,0 +1,116 @@
+"""The model of a run: built and compiled for training, and saved as a plain one."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+from keras import ops
+
+from callbacks.step_checkpoint import save_whole
+from models.registry import build_model
+from optimizers.distributed import DistributedOptimizer
+from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
+from training import recipes
+from training.errors import UserError
+from training.evaluation import accuracy_metrics
+
+
+def build(recipe: recipes.Recipe) -> keras.Model:
+    """The recipe's model for images of any size, under the current dtype policy.
+
+    Raises:
+        UserError: a model or an argument that is not known.
+    """
+    try:
+        return build_model(
+            recipe.model,
+            (None, None),
+            recipe.classes,
+            mean=recipe.mean,
+            std=recipe.std,
+            **recipe.model_arguments,
+        )
+    except (ValueError, TypeError) as error:
+        raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
+
+
+def make_optimizer(settings: recipes.Optimizer) -> keras.optimizers.Optimizer:
+    """The recipe's optimizer, for one worker and without a loss scale.
+
+    Raises:
+        UserError: an optimizer or an argument that is not known.
+    """
+    if settings.name == TF1Momentum.__name__:
+        cls: Any = TF1Momentum
+    else:
+        cls = getattr(keras.optimizers, settings.name, None)
+        if not (isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer)):
+            raise UserError(
+                f"key 'optimizer.name': received {settings.name!r}; use TF1Momentum or the "
+                "name of a Keras optimizer, such as SGD or AdamW"
+            )
+    try:
+        return cls(**{"learning_rate": 0.0, **settings.arguments})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"key 'optimizer.arguments': {error}") from None
+
+
+def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> None:
+    """Compiles the model with the recipe's loss, decay, optimizer and loss scale.
+
+    The optimizer averages over the workers and is built, so that the first step is
+    traced once and a checkpoint's state finds its place.
+    """
+    optimizer = make_optimizer(recipe.optimizer)
+    if policy == "mixed_float16":
+        if recipe.loss_scale == "dynamic":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        else:
+            optimizer.loss_scale_factor = recipe.loss_scale
+    optimizer = DistributedOptimizer(optimizer, compression=recipe.optimizer.compression)
+    add_l2_to_loss(model, recipe.l2, recipe.l2_variables)
+    model.compile(
+        optimizer,
+        loss=cross_entropy(recipe.label_smoothing),
+        metrics=[
+            keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
+            *accuracy_metrics(),
+        ],
+        jit_compile=False,  # XLA cannot compile Horovod's all-reduce
+        auto_scale_loss=False,  # done above, outermost
+    )
+    optimizer.build(model.trainable_variables)
+
+
+def cross_entropy(smoothing: float) -> Any:
+    """Loss of logits against integer labels, with `smoothing` spread over all classes."""
+    if not smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def smoothed_cross_entropy(labels: Any, logits: Any) -> Any:
+        targets = ops.one_hot(ops.reshape(labels, (-1,)), logits.shape[-1])
+        targets = targets * (1.0 - smoothing) + smoothing / logits.shape[-1]
+        return ops.categorical_crossentropy(targets, logits, from_logits=True)
+
+    return smoothed_cross_entropy
+
+
+def resume(model: keras.Model, checkpoint: Path) -> None:
+    """Loads weights and optimizer state into a model compiled for training."""
+    model.load_weights(str(checkpoint))
+
+
+def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
+    """Saves a checkpoint's weights as the run's result: a plain float32 `keras.Model`.
+
+    It is not compiled, names no class of this project, and takes RGB images of any
+    size on the scale 0 to 255; it loads wherever Keras 3 is.
+    """
+    trained_under = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy("float32")
+        result = build(recipe)
+    finally:
+        keras.config.set_dtype_policy(trained_under)
+    result.load_weights(str(checkpoint))
+    save_whole(result.save, path)

@@ -1,0 +1,200 @@
+"""The run folder: what is in it, and where. Nothing else knows its layout."""
+
+import csv
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from training.errors import UserError
+from training.recipes import Recipe
+
+TRAIN_COLUMNS = (
+    "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate", "batch_size",
+    "image_size", "top5", "seconds",
+)  # fmt: skip
+CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time")
+EVALUATION_COLUMNS = (
+    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size",
+    "images_per_second", "time",
+)  # fmt: skip
+PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
+
+
+def train_line(row: Mapping[str, Any]) -> str:
+    """A row of train.csv as a line of the original's log (its format, to the letter)."""
+    return (
+        "Log @train: steps@{step:d} epoch@{epoch:.1f} im/s@{images_per_second:.2f} "
+        "loss@{loss:.3f} total_loss@{total_loss:.3f} lr@{learning_rate:.5f} bs@{batch_size:d} "
+        "sz@{image_size:d} top5@{top5:.4f} tm@{seconds:.2f}"
+    ).format(**row)
+
+
+def evaluation_line(count: int, row: Mapping[str, Any]) -> str:
+    """A row of evaluation.csv as a line of the original's log; accuracies in percent."""
+    return (
+        f"Log @eval: count@{count:5d} step@{row['step']:5d} top1@{row['top1'] * 100:5.3f} "
+        f"top5@{row['top5'] * 100:6.2f} loss@{row['loss']:6.2f} time@{row['time']}"
+    )
+
+
+class RunFolder:
+    """One run's files.
+
+    Args:
+        path: the folder; nothing is created or read until a method does.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.recipe_file = self.path / "recipe.yaml"
+        self.environment_file = self.path / "environment.json"
+        self.train_csv = self.path / "train.csv"
+        self.log = self.path / "train.log"
+        self.checkpoints_csv = self.path / "checkpoints.csv"
+        self.evaluation_csv = self.path / "evaluation.csv"
+        self.model = self.path / "model.keras"
+        self.picture = self.path / "accuracy_vs_time.png"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.checkpoint_pattern = self.checkpoints / "step-{step:08d}.keras"
+
+    def checkpoint(self, step: int) -> Path:
+        return Path(str(self.checkpoint_pattern).format(step=step))
+
+    @property
+    def holds_a_run(self) -> bool:
+        return self.recipe_file.exists()
+
+    def check_free(self, resume: bool, overwrite: bool) -> None:
+        """Refuses a folder that the run would damage, or that it cannot go on in.
+
+        Raises:
+            UserError: it holds a run and neither flag is given, holds something else,
+                or holds no run to resume.
+        """
+        if resume and overwrite:
+            raise UserError("--resume and --overwrite: give one of them, not both")
+        if resume and not self.holds_a_run:
+            raise UserError(f"--run_dir {self.path}: holds no run to resume")
+        if self.path.is_file():
+            raise UserError(f"--run_dir {self.path}: is a file; name a folder")
+        if self.holds_a_run and not (resume or overwrite):
+            raise UserError(
+                f"--run_dir {self.path}: holds a run already; --resume goes on with it, "
+                "--overwrite deletes it, or name another folder"
+            )
+        if not self.holds_a_run and self.path.is_dir() and any(self.path.iterdir()):
+            raise UserError(
+                f"--run_dir {self.path}: holds files that are not a run's; name an empty folder"
+            )
+
+    def start(self, recipe: Recipe, settings: Mapping[str, Any], overwrite: bool = False) -> None:
+        """Creates the folder with the resolved recipe and what it is run with."""
+        if overwrite and self.holds_a_run:
+            shutil.rmtree(self.path)
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+            "started": _utc(),
+            **settings,
+            "python": platform.python_version(),
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "packages": _versions(),
+        }
+        self.environment_file.write_text(json.dumps(environment, indent=2) + "\n")
+        # Last: a folder with a recipe holds a run.
+        self.recipe_file.write_text(
+            yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+        )
+
+    def recipe(self) -> Mapping[str, Any]:
+        return yaml.safe_load(self.recipe_file.read_text())
+
+    def write_train_row(self, row: Mapping[str, Any]) -> str:
+        """Adds a row to train.csv and its line to the log; returns the line."""
+        _append(self.train_csv, TRAIN_COLUMNS, row)
+        return self.write_line(train_line(row))
+
+    def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str:
+        """Adds a row to evaluation.csv and its line to the log; returns the line."""
+        _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
+        return self.write_line(evaluation_line(count, row))
+
+    def write_line(self, line: str) -> str:
+        with self.log.open("a") as file:
+            file.write(line + "\n")
+        return line
+
+    def write_checkpoint_row(self, step: int, epoch: float, seconds: float, images: int) -> None:
+        row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
+        _append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
+
+    def checkpoint_rows(self) -> list[dict[str, Any]]:
+        """The checkpoints that are there, by step, as they were noted when written."""
+        rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
+        return [rows[step] for step in sorted(rows) if self.checkpoint(step).exists()]
+
+    def evaluation_rows(self) -> list[dict[str, Any]]:
+        return _read(self.evaluation_csv)
+
+    def train_rows(self) -> list[dict[str, Any]]:
+        return _read(self.train_csv)
+
+    def drop_after(self, step: int) -> None:
+        """Forgets what was noted of steps after `step`, which a resumed run does again."""
+        for path, columns in (
+            (self.train_csv, TRAIN_COLUMNS),
+            (self.checkpoints_csv, CHECKPOINT_COLUMNS),
+            (self.evaluation_csv, EVALUATION_COLUMNS),
+        ):
+            kept = [row for row in _read(path) if row["step"] <= step]
+            path.unlink(missing_ok=True)
+            for row in kept:
+                _append(path, columns, row)
+
+
+def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        if new:
+            writer.writeheader()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {key: value if key == "time" else _number(value) for key, value in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _number(text: str) -> int | float:
+    return int(text) if text.lstrip("-").isdigit() else float(text)
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

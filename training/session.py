@@ -1,0 +1,181 @@
+"""The parts of a run that stand between `recipe.py` and the rooms behind it."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from callbacks.progress_bar import ProgressBar
+from datasets.pipeline import evaluation_pipeline, training_pipeline
+from training import model, workers
+from training.data import RunData
+from training.evaluation import Evaluator
+from training.phases import Schedule, Stage
+from training.recipes import Recipe
+from training.run_folder import RunFolder
+from training.workers import Workers
+
+
+def stage_pipeline(
+    stage: Stage, recipe: Recipe, data: RunData, team: Workers, threads: int
+) -> tf.data.Dataset:
+    """This worker's training batches for one stage."""
+    phase = stage.data
+    records = data.training[phase.data_dir, phase.prefix]
+    return training_pipeline(
+        records.files,
+        batch_size=phase.batch_size,
+        image_size=phase.image_size,
+        steps_per_epoch=stage.steps_per_epoch,
+        steps=stage.end - stage.first,
+        done_steps=stage.begin - stage.first,
+        classes=recipe.classes,
+        augmentation=recipe.augmentation,
+        label_offset=records.label_offset,
+        seed=recipe.seed,
+        first_step=stage.first,
+        rank=team.rank,
+        workers=team.size,
+        threads=threads,
+        shuffle_buffer=recipe.shuffle_buffer,
+    )
+
+
+class Scribe:
+    """Writes down what happens, on rank 0: files, log lines, TensorBoard, messages.
+
+    Args:
+        run: the run's folder.
+        schedule: the run's schedule.
+        started: the `time.monotonic()` at which this process started.
+    """
+
+    def __init__(self, run: RunFolder, schedule: Schedule, started: float):
+        self.run = run
+        self.schedule = schedule
+        self.started = started
+        self._scalars: Any = None
+
+    def begin(
+        self,
+        team: Workers,
+        recipe: Recipe,
+        net: keras.Model,
+        policy: str,
+        resume: bool,
+        overwrite: bool,
+        remark: str | None,
+    ) -> int:
+        """Opens the run folder and, where a run goes on, loads its last checkpoint.
+
+        The order of a resume: the last checkpoint's weights and optimizer state, its
+        step, its seconds on the clock; the notes of later steps are dropped.
+
+        Returns:
+            The number of steps that are done.
+        """
+        done = 0
+        rows = self.run.checkpoint_rows() if resume else []
+        if rows:
+            done = rows[-1]["step"]
+            self.started -= rows[-1]["seconds"]
+            model.resume(net, self.run.checkpoint(done))
+        if team.is_first:
+            if resume:
+                self.run.drop_after(done)
+            else:
+                self.run.start(recipe, {"workers": team.size, "policy": policy}, overwrite)
+            self._scalars = tf.summary.create_file_writer(str(self.run.tensorboard))
+            self.say(
+                f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
+                f"{self.schedule.total_steps:,} steps into {self.run.path}"
+            )
+            if remark:
+                self.say(remark)
+            if resume:
+                self.say(f"going on after step {done}")
+        workers.gather(None)  # nobody writes or reads before the folder is there
+        return done
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress bar."""
+        tqdm.write(line)
+
+    def note_training(self, bar: ProgressBar) -> Callable[[dict[str, Any]], None]:
+        """What `WallClock` reports to: train.csv, the log, TensorBoard and the bar."""
+
+        def note(report: dict[str, Any]) -> None:
+            row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
+            self.say(self.run.write_train_row(row))
+            with self._scalars.as_default(step=row["step"]):
+                for name, value in row.items():
+                    if name not in ("step", "cross_entropy"):
+                        tf.summary.scalar(f"train/{name}", value)
+            phase = self.schedule.phases.index(self.schedule.phase_at(row["step"] - 1)) + 1
+            bar.show({**row, "phase": f"{phase}/{len(self.schedule.phases)}"})
+
+        return note
+
+    def note_checkpoint(self, step: int, path: Path) -> None:
+        self.run.write_checkpoint_row(
+            step,
+            self.schedule.epoch(step),
+            time.monotonic() - self.started,
+            self.schedule.images_between(0, step),
+        )
+
+    def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
+        self.say(self.run.write_evaluation_row(count, row))
+        with self._scalars.as_default(step=row["step"]):
+            for name in ("top1", "top5", "loss"):
+                tf.summary.scalar(f"validation/{name}", row[name])
+
+    def conclude(self) -> None:
+        """Draws the picture and says where everything is."""
+        from training.report import draw_accuracy
+
+        draw_accuracy(self.run, self.run.picture)
+        rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
+        self.say(
+            f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
+            f"{rows[-1]['seconds']:.0f} s of training\n"
+            f"  model    {self.run.model}\n"
+            f"  log      {self.run.log}\n"
+            f"  picture  {self.run.picture}"
+        )
+
+
+def evaluate_checkpoints(
+    run: RunFolder, recipe: Recipe, data: RunData, team: Workers, threads: int, scribe: Scribe
+) -> None:
+    """Evaluates every checkpoint on the whole validation set, number i on worker i mod N."""
+    rows = workers.from_first(run.checkpoint_rows())
+    known = {row["step"] for row in workers.from_first(run.evaluation_rows())}
+    missing = [(count, row) for count, row in enumerate(rows) if row["step"] not in known]
+    validation = data.validation
+    evaluator = Evaluator(
+        model.build(recipe),
+        evaluation_pipeline(
+            validation.files,
+            recipe.evaluation,
+            recipe.classes,
+            validation.images,
+            validation.label_offset,
+            threads,
+        ),
+    )
+    for first in range(0, len(missing), team.size):
+        own = missing[first + team.rank : first + team.rank + 1]
+        found = [
+            (count, {**row, **evaluator.evaluate(run.checkpoint(row["step"]))})
+            for count, row in own
+        ]
+        for result in workers.gather(found):
+            for count, row in result:
+                if team.is_first:
+                    row["image_size"] = recipe.evaluation.image_size
+                    scribe.note_evaluation(count, row)

@@ -1,0 +1,256 @@
+"""The workers of a run, and the one place that imports Horovod.
+
+Everything that crosses worker boundaries goes through here. Without Horovod, or in
+a process that was not launched by it, there is one worker and each function does
+the obvious thing, so that callbacks and optimizers work anywhere.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from training.errors import USER_ERRORS, UserError
+
+T = TypeVar("T")
+
+# Set by horovodrun for each process that it launches.
+LAUNCHED_SIZE = "HOROVOD_SIZE"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where this process stands among the workers.
+
+    Attributes:
+        rank: number of this worker, from 0.
+        size: number of workers.
+        local_rank, local_size: the same among the workers of this host.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True on rank 0, the worker that writes and speaks for all."""
+        return self.rank == 0
+
+
+def launched_size() -> int:
+    """Number of workers that horovodrun launched; 1 without it. Imports nothing."""
+    return int(os.environ.get(LAUNCHED_SIZE, "1"))
+
+
+def join() -> Workers:
+    """Starts Horovod where this process was launched by it, on its share of the host.
+
+    Raises:
+        UserError: launched as one of several workers, but Horovod does not import;
+            going on would train as many separate models.
+    """
+    if launched_size() > 1:
+        try:
+            import horovod.tensorflow as hvd
+        except ImportError as error:
+            raise UserError(
+                f"horovodrun launched {launched_size()} workers, but Horovod does not import "
+                f"here ({error}); `make setup` builds it"
+            ) from None
+        hvd.init()
+        # The first collective starts TensorFlow, and then it is too late for this.
+        from training.devices import prepare_devices
+
+        prepare_devices(current())
+    return current()
+
+
+def _horovod() -> Any:
+    """Horovod's module where it has been started with several workers, else None.
+
+    Looked up among the loaded modules: a process that never imported Horovod has
+    not started it, and should not pay for the import.
+    """
+    hvd = sys.modules.get("horovod.tensorflow")
+    return hvd if hvd is not None and hvd.is_initialized() and hvd.size() > 1 else None
+
+
+def current() -> Workers:
+    """This process's place among the workers, without starting anything."""
+    hvd = _horovod()
+    if hvd is None:
+        return Workers()
+    return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
+
+
+def gather(value: Any) -> list[Any]:
+    """Every worker's `value`, by rank; a collective.
+
+    The value goes as JSON: what one worker sends can never run code on another.
+    """
+    hvd = _horovod()
+    if hvd is None:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+    sizes = hvd.allgather(np.array([data.size], np.int64), name="gather_sizes").numpy()
+    joined = hvd.allgather(data, name="gather_data").numpy()
+    parts = np.split(joined, np.cumsum(sizes)[:-1])
+    return [json.loads(part.tobytes()) for part in parts]
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's `value` on every worker; a collective."""
+    return gather(value)[0]
+
+
+def together(action: Callable[[], T]) -> T:
+    """Runs `action` on every worker; fails on all of them if it fails on one.
+
+    Without it, the workers that succeed would wait for the others in their next
+    collective. Each worker raises the same error, so rank 0 can print it for all.
+
+    Raises:
+        UserError: some worker's; it names the workers where not all failed alike.
+    """
+    result, problem = None, None
+    try:
+        result = action()
+    except USER_ERRORS as error:
+        problem = str(error)
+    problems = gather(problem)
+    if not any(problems):
+        return result  # type: ignore[return-value]
+    if len(set(problems)) == 1:
+        raise UserError(problems[0])
+    found = {text: [r for r, t in enumerate(problems) if t == text] for text in problems if text}
+    lines = [f"worker {', '.join(map(str, ranks))}: {text}" for text, ranks in found.items()]
+    raise UserError("\n".join(lines))
+
+
+def average(values: Sequence[float]) -> list[float]:
+    """Mean of each number over the workers; a collective."""
+    hvd = _horovod()
+    if hvd is None or not values:
+        return list(values)
+    sent = np.asarray(values, np.float64)
+    return hvd.allreduce(sent, op=hvd.Average, name="average").numpy().tolist()
+
+
+def average_variables(variables: Sequence[Any]) -> None:
+    """Sets each Keras variable to its mean over the workers, on all of them."""
+    hvd = _horovod()
+    if hvd is None or not variables:
+        return
+    means = hvd.grouped_allreduce(
+        [v.value for v in variables], op=hvd.Average, name="average_variables"
+    )
+    for variable, mean in zip(variables, means, strict=True):
+        variable.assign(mean)
+
+
+def broadcast_variables(variables: Sequence[Any], root: int = 0) -> None:
+    """Sets each Keras variable to its value on worker `root`; a collective.
+
+    uint32 variables are left alone: they are the states of Keras's random seeds,
+    which Horovod cannot send and which should differ between workers.
+    """
+    hvd = _horovod()
+    if hvd is not None:
+        sent = [v.value for v in variables if v.dtype != "uint32"]
+        hvd.broadcast_variables(sent, root_rank=root)
+
+
+def allreduce_gradients(
+    gradients: Sequence[Any],
+    *,
+    compression: str = "none",
+    sparse_as_dense: bool = False,
+    process_set: Any = None,
+) -> list[Any]:
+    """Mean of each gradient over the workers, in one group; usable in a graph.
+
+    Args:
+        gradients: dense tensors or `tf.IndexedSlices`, the same on every worker.
+        compression: `"fp16"` sends floating-point gradients as float16.
+        sparse_as_dense: turn `IndexedSlices` into dense tensors before sending.
+        process_set: a `horovod.tensorflow.ProcessSet`; all workers by default.
+    """
+    hvd = _horovod()
+    if hvd is None:
+        return list(gradients)
+    import tensorflow as tf
+
+    if process_set is None:
+        process_set = hvd.global_process_set
+    elif not process_set.included():
+        return list(gradients)
+    reduced = [
+        tf.convert_to_tensor(g) if sparse_as_dense and isinstance(g, tf.IndexedSlices) else g
+        for g in gradients
+    ]
+    sparse = [i for i, g in enumerate(reduced) if isinstance(g, tf.IndexedSlices)]
+    dense = [i for i, g in enumerate(reduced) if not isinstance(g, tf.IndexedSlices)]
+    # Names of our own: Horovod's default comes from the tensors' names, which differ
+    # between workers as soon as one of them has built another model before. Sparse and
+    # dense go apart, since Horovod 0.28 mixes up their shapes in one call.
+    for i in sparse:
+        g = reduced[i]
+        reduced[i] = tf.IndexedSlices(
+            hvd.allgather(
+                g.values / tf.cast(process_set.size(), g.values.dtype),
+                name=f"gradient_{i}_values",
+                process_set=process_set,
+                ignore_name_scope=True,
+            ),
+            hvd.allgather(
+                g.indices,
+                name=f"gradient_{i}_indices",
+                process_set=process_set,
+                ignore_name_scope=True,
+            ),
+            dense_shape=g.dense_shape,
+        )
+    means = hvd.grouped_allreduce(
+        [reduced[i] for i in dense],
+        compression=hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none,
+        op=hvd.Average,
+        process_set=process_set,
+        name="gradients",
+        ignore_name_scope=True,
+    )
+    for i, mean in zip(dense, means, strict=True):
+        reduced[i] = mean
+    return reduced
+
+
+def all_true(flag: Any, process_set: Any = None) -> Any:
+    """Whether the boolean tensor `flag` is true on every worker; usable in a graph."""
+    hvd = _horovod()
+    if hvd is None:
+        return flag
+    import tensorflow as tf
+
+    if process_set is None:
+        process_set = hvd.global_process_set
+    elif not process_set.included():
+        return flag
+    least = hvd.grouped_allreduce(
+        [tf.cast(flag, tf.int32)],
+        op=hvd.Min,
+        process_set=process_set,
+        name="all_true",
+        ignore_name_scope=True,
+    )[0]
+    return tf.cast(least, tf.bool)
+
+
+def lost_worker_errors() -> tuple[type[BaseException], ...]:
+    """What Horovod raises in the workers that are left when another has ended."""
+    exceptions = sys.modules.get("horovod.common.exceptions")
+    return () if exceptions is None else (exceptions.HorovodInternalError,)
