@@ -22,7 +22,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import workers
-from training.errors import USER_ERRORS, RunError, UserError
+from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.plan import plan as plan_of
 from training.plan import print_plan
 from training.recipes import load_recipe, presets
@@ -64,7 +64,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.wall_clock import WallClock
     from training import devices, model
-    from training.session import Scribe, evaluate_checkpoints, stage_pipeline
+    from training.session import Scribe, evaluate_checkpoints, in_plain_words, stage_pipeline
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
@@ -89,16 +89,16 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         ),
         bar,
     ]  # fmt: skip
-    for stage in schedule.stages(done):
-        batches = stage_pipeline(stage, recipe, data, team, threads)
-        net.make_train_function(force=True)  # one trace a stage, at its own static shape
-        net.fit(
-            batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
-        )
-        del batches
-        gc.collect()  # the last stage's graph and buffers go before the next one's come
-
-    evaluate_checkpoints(run, recipe, data, team, threads, scribe)
+    with in_plain_words():
+        for stage in schedule.stages(done):
+            batches = stage_pipeline(stage, recipe, data, team, threads)
+            net.make_train_function(force=True)  # one trace a stage, at its own static shape
+            net.fit(
+                batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
+            )
+            del batches
+            gc.collect()  # the last stage's graph and buffers go before the next one's come
+        evaluate_checkpoints(run, recipe, data, team, threads, scribe)
     if team.is_first:
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
         scribe.conclude()
@@ -143,19 +143,30 @@ def plan(recipe_name, count, at, as_json):
         print_plan(found)
 
 
-def speak(message: str) -> None:
-    """One message for all workers: rank 0 speaks, or whoever is left."""
-    click.echo(f"recipe.py: error: {message}", err=True)
-
-
-if __name__ == "__main__":
+def run() -> int:
+    """Runs the command line; a user's mistake becomes one message and status 2."""
     try:
         main()
     except USER_ERRORS as error:
-        if workers.current().is_first:
-            speak(str(error))
-        sys.exit(2)
+        speak(str(error), shared=getattr(error, "shared", False))
+        return 2
     except RunError as error:
-        if workers.current().is_first:
-            speak(str(error))
-        sys.exit(1)
+        speak(str(error), shared=True)
+        return 1
+    except OtherWorkerEnded:
+        return 1
+    return 0
+
+
+def speak(message: str, shared: bool) -> None:
+    """Prints a message once: for all workers on rank 0, or as this worker's own."""
+    team = workers.current()
+    if not shared and team.size > 1:
+        message = f"worker {team.rank}: {message}"
+        time.sleep(team.rank)  # where several meet the same, the first one ends the job
+    if team.is_first or not shared:
+        click.echo(f"recipe.py: error: {message}", err=True)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

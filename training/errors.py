@@ -8,7 +8,18 @@ class UserError(ValueError):
 
     The message names the file, key or worker, what was received and what would do.
     `recipe.py` prints it on one worker and ends with status 2.
+
+    Attributes:
+        shared: every worker raises it, so that only rank 0 has to speak.
     """
+
+    shared = False
+
+
+class SharedUserError(UserError):
+    """A `UserError` of one worker or more that all workers raise together."""
+
+    shared = True
 
 
 USER_ERRORS = (UserError, DataError)
@@ -17,5 +28,10 @@ USER_ERRORS = (UserError, DataError)
 class RunError(RuntimeError):
     """A run that cannot go on, through nobody's mistake on the command line.
 
-    `recipe.py` prints the message on one worker and ends with status 1.
+    Raised by all workers together; `recipe.py` prints the message on rank 0 and ends
+    with status 1.
     """
+
+
+class OtherWorkerEnded(RuntimeError):
+    """A collective was broken off because another worker has ended and has said why."""

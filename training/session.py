@@ -1,7 +1,9 @@
 """The parts of a run that stand between `recipe.py` and the rooms behind it."""
 
+import contextlib
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,10 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from callbacks.progress_bar import ProgressBar
-from datasets.pipeline import evaluation_pipeline, training_pipeline
+from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipeline
 from training import model, workers
 from training.data import RunData
+from training.errors import OtherWorkerEnded, UserError
 from training.evaluation import Evaluator
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
@@ -43,6 +46,30 @@ def stage_pipeline(
         threads=threads,
         shuffle_buffer=recipe.shuffle_buffer,
     )
+
+
+@contextlib.contextmanager
+def in_plain_words() -> Iterator[None]:
+    """Says what TensorFlow and Horovod raise in the middle of a run in our own words.
+
+    Raises:
+        UserError: this worker met a record that cannot be trained on.
+        OtherWorkerEnded: another worker has ended, and will have said why.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        found = re.search(rf"\[{LABEL_OUTSIDE}\] \[(-?\d+)\] \[(.*?)\]", error.message)
+        if found:
+            raise UserError(
+                f"image '{found[2]}': label {found[1]} is outside the recipe's classes; "
+                "does `classes` fit the data, and do its labels begin at 1?"
+            ) from None
+        if isinstance(error, tf.errors.DataLossError):
+            raise UserError(f"a record is damaged: {error.message.splitlines()[0]}") from None
+        if "Horovod" in error.message:
+            raise OtherWorkerEnded from None
+        raise
 
 
 class Scribe:

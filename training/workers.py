@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from training.errors import USER_ERRORS, UserError
+from training.errors import USER_ERRORS, SharedUserError, UserError
 
 T = TypeVar("T")
 
@@ -116,7 +116,7 @@ def together(action: Callable[[], T]) -> T:
     collective. Each worker raises the same error, so rank 0 can print it for all.
 
     Raises:
-        UserError: some worker's; it names the workers where not all failed alike.
+        SharedUserError: some worker's; it names the workers where not all failed alike.
     """
     result, problem = None, None
     try:
@@ -127,10 +127,10 @@ def together(action: Callable[[], T]) -> T:
     if not any(problems):
         return result  # type: ignore[return-value]
     if len(set(problems)) == 1:
-        raise UserError(problems[0])
+        raise SharedUserError(problems[0])
     found = {text: [r for r, t in enumerate(problems) if t == text] for text in problems if text}
     lines = [f"worker {', '.join(map(str, ranks))}: {text}" for text, ranks in found.items()]
-    raise UserError("\n".join(lines))
+    raise SharedUserError("\n".join(lines))
 
 
 def average(values: Sequence[float]) -> list[float]:
@@ -248,9 +248,3 @@ def all_true(flag: Any, process_set: Any = None) -> Any:
         ignore_name_scope=True,
     )[0]
     return tf.cast(least, tf.bool)
-
-
-def lost_worker_errors() -> tuple[type[BaseException], ...]:
-    """What Horovod raises in the workers that are left when another has ended."""
-    exceptions = sys.modules.get("horovod.common.exceptions")
-    return () if exceptions is None else (exceptions.HorovodInternalError,)

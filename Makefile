@@ -1,0 +1,75 @@
+# Two commands: `make demo` and `make test`. Each sets up what it needs, once.
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Horovod's launcher and its build import TensorFlow, which complains where there is no GPU.
+export TF_CPP_MIN_LOG_LEVEL ?= $(if $(wildcard /dev/nvidiactl),1,3)
+
+# How Horovod is built. `HOROVOD_GPU_OPERATIONS=NCCL make setup` on a GPU host.
+export HOROVOD_WITH_TENSORFLOW := 1
+export HOROVOD_WITHOUT_PYTORCH := 1
+export HOROVOD_WITHOUT_MXNET := 1
+export HOROVOD_WITH_GLOO := 1
+export HOROVOD_WITHOUT_MPI := 1
+READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
+
+NP ?= 2
+
+.PHONY: help setup demo test check test-backends clean
+
+help:
+	@echo "make demo           train two workers on the embedded digits, in phases"
+	@echo "make test           style, types and tests"
+	@echo "make setup          only the set-up: .venv, requirements, Horovod"
+	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
+	@echo "make clean          remove what the set-up made"
+
+setup: $(READY)
+
+$(READY): requirements.txt
+	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
+	  || { echo "make: Python 3.11 is needed, found '$$("$(PYTHON)" -V 2>&1)'; install python3.11 or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null \
+	  || { echo "make: Python has no venv module; install python3.11-venv" >&2; exit 1; }
+	@command -v g++ >/dev/null \
+	  || { echo "make: Horovod is compiled and needs a C++ compiler; install g++" >&2; exit 1; }
+	@echo "Setting up $(VENV); the first time takes about five minutes"
+	@"$(PYTHON)" -m venv $(VENV)
+	@pip install --quiet --upgrade pip
+	@echo "  the requirements but Horovod"
+	@grep -v '^horovod' requirements.txt > $(VENV)/requirements-first.txt
+	@pip install --quiet --requirement $(VENV)/requirements-first.txt
+	@echo "  Horovod, compiled against the TensorFlow that is now there"
+	@# No cache: it may hold a Horovod that was compiled against another TensorFlow.
+	@MAKEFLAGS="-j$$(nproc)" pip install --quiet --no-build-isolation --no-cache-dir \
+	  $(if $(wildcard $(VENV)/.ready-*),--force-reinstall --no-deps) \
+	  "$$(grep '^horovod' requirements.txt)" > $(VENV)/horovod.log 2>&1 \
+	  || { tail -n 30 $(VENV)/horovod.log >&2; echo "make: Horovod did not compile; the whole log is in $(VENV)/horovod.log" >&2; exit 1; }
+	@pip check
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: setup
+	horovodrun -np $(NP) --gloo python recipe.py --recipe demo
+
+check: setup
+	ruff check .
+	ruff format --check .
+	mypy
+
+test: setup check
+	python -m pytest
+
+.venv-backends/.ready: requirements-backends.txt
+	"$(PYTHON)" -m venv .venv-backends
+	.venv-backends/bin/pip install --quiet --requirement $<
+	@touch $@
+
+test-backends: setup .venv-backends/.ready
+	python -m pytest tests/backends
+
+clean:
+	rm -rf $(VENV) .venv-backends

@@ -1,0 +1,236 @@
+"""ResNets (He et al. 2015) in the ImageNet form and in a small one for 28 to 32 pixels.
+
+Both are functional models of Keras's own layers, so a saved `.keras` file loads
+without this module and on any backend. They take RGB on the scale 0 to 255, hold
+the normalisation inside and return float32 logits without a softmax, also under a
+mixed-precision policy. Every layer has a fixed name, such as
+`stage2_block1_conv2`, `stem_bn` or `logits`.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import keras
+from keras import layers
+
+# Depth: (bottleneck blocks?, blocks of each stage). He et al. 2015, table 1.
+IMAGENET: dict[int, tuple[bool, tuple[int, ...]]] = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
+}
+IMAGENET_WIDTHS = (64, 128, 256, 512)
+EXPANSION = 4  # channels out of a bottleneck over those of its 3x3
+
+# Depth: blocks of each of the three stages; two convolutions a block, stem and head.
+SMALL: dict[int, int] = {8: 1, 14: 2, 20: 3}
+
+# The original run's input: (RGB - MEAN) / STD on the scale 0 to 255.
+MEAN = (121.0, 115.0, 100.0)
+STD = (70.0, 68.0, 71.0)
+
+# The original run's batch normalisation.
+BN_MOMENTUM = 0.9
+BN_EPSILON = 1e-4
+
+Tensor = Any  # symbolic; Keras exports no type that covers every backend
+
+
+def imagenet_resnet(
+    depth: int,
+    image_size: tuple[int | None, int | None],
+    classes: int,
+    *,
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    initial_scale: float = 1.0,
+    zero_gamma: bool = True,
+) -> keras.Model:
+    """The ResNet of the original run, which NVIDIA and torchvision call v1.5.
+
+    A bottleneck strides in its 3x3 convolution, a basic block in its first one. No
+    convolution has a bias; where the shape changes, the shortcut is a strided 1x1
+    convolution with batch normalisation. The total stride is 32.
+
+    Args:
+        depth: 18, 34, 50, 101 or 152.
+        image_size: `(height, width)` in pixels; None for any.
+        classes: number of logits.
+        mean, std: of the R, G and B channels on the scale 0 to 255. Default to the
+            original's (121, 115, 100) and (70, 68, 71).
+        initial_scale: variance of a convolution's initial kernel times its fan-in.
+            Defaults to 1, that of TF1's `variance_scaling_initializer()` in the
+            original's code: its log begins with an L2 term of 2.676, which is
+            2e-4 / 2 * sum(kernel ** 2) at scale 1. He et al. use 2.
+        zero_gamma: whether the gamma of each block's last batch normalisation
+            starts at 0, so that the block starts as its shortcut (Goyal et al. 2017).
+
+    Returns:
+        A model from `(batch, height, width, 3)` to float32 `(batch, classes)`.
+    """
+    if depth not in IMAGENET:
+        raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
+    bottleneck, blocks = IMAGENET[depth]
+    convolution = partial(_convolution, scale=initial_scale)
+    inputs, x = _normalised_input(image_size, mean, std)
+    # 3 on every side whatever the size; 'same' would pad even sizes by 2 and 3.
+    x = layers.ZeroPadding2D(3, name="stem_pad")(x)
+    x = convolution(x, 64, 7, 2, name="stem_conv", padding="valid")
+    x = layers.ReLU(name="stem_relu")(_batch_norm(x, name="stem_bn"))
+    x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
+    x = _stages(x, blocks, IMAGENET_WIDTHS, bottleneck, convolution, zero_gamma)
+    return _classifier(inputs, x, classes, name=f"resnet{depth}")
+
+
+def small_resnet(
+    depth: int,
+    image_size: tuple[int | None, int | None],
+    classes: int,
+    *,
+    widths: Sequence[int] = (32, 64, 128),
+    mean: Sequence[float] = MEAN,
+    std: Sequence[float] = STD,
+    initial_scale: float = 1.0,
+    zero_gamma: bool = True,
+) -> keras.Model:
+    """A ResNet for images of 28 to 32 pixels: a 3x3 stem that keeps the resolution,
+    and three stages of basic blocks with strides 1, 2 and 2.
+
+    After the CIFAR form of He et al. 2015, section 4.2, but wider and with 1x1
+    convolutions where the shape changes.
+
+    Args:
+        depth: 8, 14 or 20: one, two or three blocks a stage.
+        image_size: `(height, width)` in pixels; None for any.
+        classes: number of logits.
+        widths: channels of the three stages. Defaults to (32, 64, 128).
+        mean, std, initial_scale, zero_gamma: as in `imagenet_resnet`.
+
+    Returns:
+        A model from `(batch, height, width, 3)` to float32 `(batch, classes)`.
+    """
+    if depth not in SMALL:
+        raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, SMALL))}")
+    if len(widths) != 3:
+        raise ValueError(f"widths must be three numbers. Received: {widths!r}")
+    convolution = partial(_convolution, scale=initial_scale)
+    inputs, x = _normalised_input(image_size, mean, std)
+    x = convolution(x, widths[0], 3, 1, name="stem_conv")
+    x = layers.ReLU(name="stem_relu")(_batch_norm(x, name="stem_bn"))
+    x = _stages(x, (SMALL[depth],) * 3, widths, False, convolution, zero_gamma)
+    return _classifier(inputs, x, classes, name=f"resnet{depth}")
+
+
+def _normalised_input(
+    image_size: tuple[int | None, int | None], mean: Sequence[float], std: Sequence[float]
+) -> tuple[Tensor, Tensor]:
+    if not isinstance(image_size, tuple | list) or len(image_size) != 2:
+        raise ValueError(f"image_size must be (height, width). Received: {image_size!r}")
+    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise ValueError(
+            "mean and std must be three numbers each, those of std above 0. "
+            f"Received: mean={mean!r}, std={std!r}"
+        )
+    inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
+    # In float32 under every policy: bfloat16 cannot tell 200 from 200.4.
+    normalise = layers.Normalization(
+        mean=[float(m) for m in mean],
+        variance=[float(s) ** 2 for s in std],
+        dtype="float32",
+        name="normalise",
+    )
+    return inputs, normalise(inputs)
+
+
+def _stages(
+    x: Tensor,
+    blocks: Sequence[int],
+    widths: Sequence[int],
+    bottleneck: bool,
+    convolution: Callable[..., Tensor],
+    zero_gamma: bool,
+) -> Tensor:
+    """Stages of residual blocks; each but the first halves the resolution."""
+    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
+        for block in range(1, count + 1):
+            stride = 2 if stage > 1 and block == 1 else 1
+            name = f"stage{stage}_block{block}"
+            x = _block(x, width, stride, bottleneck, convolution, zero_gamma, name)
+    return x
+
+
+def _block(
+    x: Tensor,
+    width: int,
+    stride: int,
+    bottleneck: bool,
+    convolution: Callable[..., Tensor],
+    zero_gamma: bool,
+    name: str,
+) -> Tensor:
+    # (channels, kernel size, stride) of each convolution
+    if bottleneck:
+        plan = [(width, 1, 1), (width, 3, stride), (width * EXPANSION, 1, 1)]
+    else:
+        plan = [(width, 3, stride), (width, 3, 1)]
+    channels = plan[-1][0]
+    shortcut = x
+    if stride != 1 or x.shape[-1] != channels:
+        shortcut = convolution(x, channels, 1, stride, name=f"{name}_shortcut_conv")
+        shortcut = _batch_norm(shortcut, name=f"{name}_shortcut_bn")
+    for number, (filters, size, step) in enumerate(plan, 1):
+        last = number == len(plan)
+        x = convolution(x, filters, size, step, name=f"{name}_conv{number}")
+        x = _batch_norm(x, name=f"{name}_bn{number}", zero_gamma=last and zero_gamma)
+        if not last:
+            x = layers.ReLU(name=f"{name}_relu{number}")(x)
+    x = layers.Add(name=f"{name}_add")([shortcut, x])
+    return layers.ReLU(name=f"{name}_out")(x)
+
+
+def _convolution(
+    x: Tensor,
+    filters: int,
+    size: int,
+    stride: int,
+    *,
+    name: str,
+    scale: float,
+    padding: str = "same",
+) -> Tensor:
+    # An initializer for each layer: a shared one repeats its values for equal shapes.
+    initializer = keras.initializers.VarianceScaling(
+        scale=scale, mode="fan_in", distribution="truncated_normal"
+    )
+    return layers.Conv2D(
+        filters,
+        size,
+        strides=stride,
+        padding=padding,
+        use_bias=False,
+        kernel_initializer=initializer,
+        name=name,
+    )(x)
+
+
+def _batch_norm(x: Tensor, *, name: str, zero_gamma: bool = False) -> Tensor:
+    return layers.BatchNormalization(
+        momentum=BN_MOMENTUM,
+        epsilon=BN_EPSILON,
+        gamma_initializer="zeros" if zero_gamma else "ones",
+        name=name,
+    )(x)
+
+
+def _classifier(inputs: Tensor, x: Tensor, classes: int, *, name: str) -> keras.Model:
+    x = layers.GlobalAveragePooling2D(name="pool")(x)
+    logits = layers.Dense(
+        classes,
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),  # the original's
+        dtype="float32",
+        name="logits",
+    )(x)
+    return keras.Model(inputs, logits, name=name)

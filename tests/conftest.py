@@ -1,0 +1,45 @@
+"""What all tests share."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def run_process():
+    """Runs Python in the project's folder, under horovodrun for several workers."""
+
+    def run(*arguments, workers=1, timeout=180, cwd=ROOT, **environment):
+        command = [sys.executable, *map(str, arguments)]
+        if workers > 1:
+            launcher = Path(sys.executable).parent / "horovodrun"
+            command = [str(launcher), "-np", str(workers), "--gloo", *command]
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        return subprocess.run(
+            command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """The demo's records, built once a session."""
+    from datasets.digits import prepare_digits
+
+    return prepare_digits(tmp_path_factory.mktemp("digits"))

@@ -1,0 +1,540 @@
+import csv
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image, JpegImagePlugin
+
+from datasets.build_imagenet_data import build, convert, main, resized, shard_counts
+from datasets.errors import DataError
+from datasets.manifest import count_images, read_manifest, shard_files
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def halves(left, right, width=64, height=32, mode="RGB") -> Image.Image:
+    """An image of two colours, side by side."""
+    image = Image.new(mode, (width, height), left)
+    image.paste(right, (width // 2, 0, width, height))
+    return image
+
+
+def file_bytes(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photograph(seed: int, width: int = 96, height: int = 64) -> Image.Image:
+    """Smooth noise, which a JPEG keeps about as well as a photograph."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def write_tree(root: Path, images: dict[str, Image.Image | bytes]) -> Path:
+    for name, image in images.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image if isinstance(image, bytes) else file_bytes(image, quality=95))
+    return root
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Three classes, 20 training and 4 validation images each, each class of one hue."""
+    images = {}
+    for synset, colour in (("n03", BLUE), ("n01", RED), ("n02", GREEN)):
+        for number in range(24):
+            image = Image.blend(photograph(number), Image.new("RGB", (96, 64), colour), 0.8)
+            split = "train" if number < 20 else "val"
+            images[f"{split}/{synset}/{synset}_{number}.JPEG"] = image
+    return write_tree(tmp_path_factory.mktemp("source"), images)
+
+
+@pytest.fixture(scope="module")
+def built(tree, tmp_path_factory):
+    output = tmp_path_factory.mktemp("built")
+    build(tree, output, (24, 48), processes=1, progress=False)
+    return output
+
+
+def snapshot(output: Path) -> dict[str, bytes]:
+    """The published files of a build, without its own notes."""
+    return {
+        str(path.relative_to(output)): path.read_bytes()
+        for path in sorted(output.rglob("*"))
+        if path.is_file() and path.name[0] != "."
+    }
+
+
+def read(output: Path, size: int, prefix: str) -> list[dict]:
+    """Records by TensorFlow's own reader, which checks their checksums."""
+    tf = pytest.importorskip("tensorflow")
+    spec = {
+        "image/encoded": tf.io.FixedLenFeature([], tf.string),
+        "image/height": tf.io.FixedLenFeature([], tf.int64),
+        "image/width": tf.io.FixedLenFeature([], tf.int64),
+        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
+        "image/class/synset": tf.io.FixedLenFeature([], tf.string),
+        "image/class/text": tf.io.FixedLenFeature([], tf.string),
+        "image/filename": tf.io.FixedLenFeature([], tf.string),
+        "image/object/bbox/xmin": tf.io.VarLenFeature(tf.float32),
+    }
+    files = [str(path) for path in sorted((output / str(size)).glob(f"{prefix}-*"))]
+    records = tf.data.TFRecordDataset(files)
+    return [tf.io.parse_single_example(record, spec) for record in records]
+
+
+# Images.
+
+
+def _turned(image, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return file_bytes(image, quality=95, exif=exif)
+
+
+def _palette_with_hole():
+    image = Image.new("P", (64, 32), 0)
+    image.putpalette([*RED, *BLUE])
+    image.paste(1, (32, 0, 64, 32))
+    return file_bytes(image, "PNG", transparency=1)
+
+
+def _deep_grey():
+    pixels = np.full((32, 64), 200 << 8, np.uint16)
+    pixels[:, 32:] = 100 << 8
+    return file_bytes(Image.fromarray(pixels), "PNG")
+
+
+@pytest.mark.parametrize(
+    ("data", "first", "last"),
+    [
+        (file_bytes(halves(RED, BLUE), "PNG"), RED, BLUE),
+        (file_bytes(halves(RED, BLUE), "BMP"), RED, BLUE),
+        (file_bytes(halves(RED, BLUE), "GIF"), RED, BLUE),
+        (file_bytes(halves(RED, BLUE), "WEBP", lossless=True), RED, BLUE),
+        (file_bytes(halves(RED, BLUE), progressive=True, quality=95), RED, BLUE),
+        (file_bytes(halves(200, 100, mode="L")), (200, 200, 200), (100, 100, 100)),
+        (file_bytes(halves(0, 1, mode="1"), "PNG"), (0, 0, 0), WHITE),
+        (
+            file_bytes(halves((0, 255, 255, 0), (255, 255, 0, 0), mode="CMYK"), quality=95),
+            RED,
+            BLUE,
+        ),
+        (file_bytes(halves((*RED, 255), (*BLUE, 0), mode="RGBA"), "PNG"), RED, WHITE),
+        (file_bytes(halves((90, 255), (90, 0), mode="LA"), "PNG"), (90, 90, 90), WHITE),
+        (_palette_with_hole(), RED, WHITE),
+        (_deep_grey(), (200, 200, 200), (100, 100, 100)),
+        (_turned(halves(RED, BLUE), 3), BLUE, RED),
+        (_turned(halves(RED, BLUE), 6), RED, BLUE),  # first at the top now
+        (_turned(halves(RED, BLUE), 8), BLUE, RED),
+    ],
+    ids=["png", "bmp", "gif", "webp", "progressive", "grey", "binary", "cmyk", "rgba", "la",
+         "palette", "16bit", "turned3", "turned6", "turned8"],
+)  # fmt: skip
+def test_everything_becomes_an_upright_rgb_jpeg(data, first, last):
+    for size in (32, 16):
+        [(encoded, width, height)] = convert(data, [size], quality=95)
+        image = Image.open(io.BytesIO(encoded))
+        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (width, height))
+        assert not image.info.get("progressive")
+        assert 0x0112 not in image.getexif()
+        assert min(width, height) == size
+        received = [image.getpixel((2, 2)), image.getpixel((width - 3, height - 3))]
+        np.testing.assert_allclose(received, [first, last], atol=12)
+
+
+def test_exif_turns_the_sides_round():
+    # Orientation 6 is a camera held upright: what it stored as left is the top.
+    [(encoded, width, height)] = convert(_turned(halves(RED, BLUE), 6), [32], quality=95)
+    assert (width, height) == (32, 64)
+    np.testing.assert_allclose(Image.open(io.BytesIO(encoded)).getpixel((29, 2)), RED, atol=12)
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_a_baseline_jpeg_of_the_size_is_kept_byte_for_byte(size):
+    data = file_bytes(halves(RED, BLUE), quality=30, comment=b"as it was")
+    assert convert(data, [size], quality=95) == [(data, 64, 32)]
+
+
+def test_sizes_come_from_one_decode_and_look_like_the_original():
+    original = photograph(1, 300, 200)
+    outs = convert(file_bytes(original, quality=100), [100, 50], quality=95)
+    assert [(width, height) for _, width, height in outs] == [(150, 100), (75, 50)]
+    for encoded, width, height in outs:
+        received = np.asarray(Image.open(io.BytesIO(encoded)), float)
+        expected = np.asarray(original.reduce(200 // height), float)  # exact box averages
+        assert expected.shape == (height, width, 3)
+        assert np.abs(received - expected).mean() < 3
+
+
+def test_fine_stripes_turn_grey_instead_of_aliasing():
+    stripes = np.zeros((300, 300, 3), np.uint8)
+    stripes[:, ::2] = 255
+    [(encoded, _, _)] = convert(file_bytes(Image.fromarray(stripes), "PNG"), [100], quality=95)
+    pixels = np.asarray(Image.open(io.BytesIO(encoded)), float)
+    assert abs(pixels.mean() - 127.5) < 3
+    assert pixels[5:-5, 5:-5].std() < 50  # every third column alone would give 127
+
+
+@pytest.mark.parametrize(("size", "sampling"), [(64, 0), (65, 2)])  # 4:4:4 and 4:2:0
+def test_small_images_keep_their_colour(size, sampling):
+    [(encoded, _, _)] = convert(file_bytes(photograph(2, 150, 100)), [size], quality=90)
+    assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(encoded))) == sampling
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "enlarge", "expected"),
+    [
+        (500, 375, 160, False, (213, 160)),
+        (375, 500, 160, False, (160, 213)),
+        (500, 333, 320, False, (480, 320)),
+        (160, 160, 160, False, (160, 160)),
+        (100, 50, 160, False, (100, 50)),
+        (100, 50, 160, True, (320, 160)),
+        (3, 2000, 2, False, (2, 1333)),
+    ],
+)
+def test_the_short_side_becomes_the_size(width, height, size, enlarge, expected):
+    assert resized(width, height, size, enlarge) == expected
+
+
+# Builds.
+
+
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        ({"train": 1281167, "validation": 50000}, {"train": 1024, "validation": 128}),
+        ({"train": 10000, "validation": 1000}, {"train": 8, "validation": 1}),
+        ({"train": 20000, "validation": 10000}, {"train": 16, "validation": 8}),
+        ({"train": 3}, {"train": 3}),
+        ({"train": 8, "validation": 1}, {"train": 8, "validation": 1}),
+    ],
+)
+def test_default_shards(images, expected):
+    assert shard_counts(images) == expected
+
+
+def test_records_hold_the_tree(tree, tmp_path):
+    names = tmp_path / "classes.txt"
+    names.write_text("n01\ttench, Tinca tinca\nn03 great white shark\nn99\tnot here\n")
+    output = tmp_path / "out"
+    manifests = build(
+        tree, output, (24, 48), shards=5, class_names=names, processes=1, progress=False
+    )
+    hues = {1: 0, 2: 1, 3: 2}  # labels from 1 in the order of the names: red, green, blue
+    for size in (24, 48):
+        for prefix, images in (("train", 60), ("validation", 12)):
+            records = read(output, size, prefix)
+            assert len(records) == images
+            expected = {
+                path.name.encode()
+                for path in (tree / prefix.replace("idation", "")).rglob("*.JPEG")
+            }
+            assert {record["image/filename"].numpy() for record in records} == expected
+            for record in records:
+                image = Image.open(io.BytesIO(record["image/encoded"].numpy()))
+                assert image.size == (size * 3 // 2, size)
+                assert image.width == record["image/width"]
+                assert image.height == record["image/height"]
+                label = int(record["image/class/label"])
+                assert np.asarray(image).mean((0, 1)).argmax() == hues[label]
+                assert record["image/class/synset"] == b"n0%d" % label
+                assert record["image/filename"].numpy().startswith(b"n0%d_" % label)
+                words = {1: b"tench, Tinca tinca", 2: b"", 3: b"great white shark"}
+                assert record["image/class/text"] == words[label]
+        labels = [int(record["image/class/label"]) for record in read(output, size, "train")]
+        assert all(len(set(labels[i : i + 12])) == 3 for i in range(0, 60, 12)), "not mixed"
+        files = shard_files(output, str(size), "train")
+        assert [path.name for path in files] == [f"train-0000{i}-of-00005" for i in range(5)]
+        assert read_manifest(output / str(size)) == manifests[size]
+        assert manifests[size].classes == ("n01", "n02", "n03")
+        assert (manifests[size].label_offset, manifests[size].size) == (1, size)
+        assert count_images(files, None) == count_images(files, manifests[size]) == 60
+
+
+def test_the_number_of_processes_does_not_show(tree, built, tmp_path):
+    build(tree, tmp_path, (24, 48), processes=2, progress=False)
+    assert snapshot(tmp_path) == snapshot(built)
+
+
+def test_a_seed_mixes_the_images_its_own_way(tree, built, tmp_path):
+    build(tree, tmp_path, (24,), seed=1, processes=1, progress=False)
+    before, after = (
+        [record["image/filename"].numpy() for record in read(output, 24, "train")]
+        for output in (built, tmp_path)
+    )
+    assert before != after
+    assert sorted(before) == sorted(after)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _workers(pid: int) -> list[int]:
+    return [
+        child
+        for child in _children(pid)
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+
+
+def _wait_until(condition, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.01)
+
+
+def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
+    source, output = tmp_path / "source", tmp_path / "out"
+    write_tree(source, {"train/a/0.JPEG": photograph(0, 450, 350)})
+    (source / "train" / "b").mkdir()
+    for number in range(1, 160):
+        os.link(source / "train/a/0.JPEG", source / f"train/{'ab'[number % 2]}/{number}.JPEG")
+    settings = {"source": source, "output": output, "sizes": "200,100", "shards": 16}
+    command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
+    command += [f"--{key}={value}" for key, value in settings.items()]
+    done = output / ".build.done"
+
+    def start_and_wait_for(shards: int) -> subprocess.Popen:
+        build = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+        _wait_until(lambda: done.exists() and done.read_text().count("\n") >= shards)
+        return build
+
+    build_1 = start_and_wait_for(2)  # a process of the pool dies, as if memory were short
+    os.kill(_workers(build_1.pid)[0], signal.SIGKILL)
+    _, messages = build_1.communicate(timeout=30)
+    assert build_1.returncode == 1
+    assert "a process of the build died" in messages
+    assert "Traceback" not in messages
+
+    build_2 = start_and_wait_for(5)  # the build itself dies
+    workers = _workers(build_2.pid)
+    build_2.kill()
+    build_2.communicate(timeout=30)
+    assert len(workers) == 2
+    _wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 10)
+    assert not (output / "100" / "manifest.json").exists()
+    with pytest.raises(DataError, match="did not end"):
+        shard_files(output, "100", "train")
+
+    finished = {path: path.stat().st_mtime_ns for path in (output / "200").glob("train-*")}
+    assert 5 <= len(finished) < 16
+    build(source, output, (200, 100), shards=16, processes=1, progress=False)
+    kept = [path for path, time_ns in finished.items() if path.stat().st_mtime_ns == time_ns]
+    assert len(kept) >= 5
+    whole = tmp_path / "whole"
+    build(source, whole, (200, 100), shards=16, processes=1, progress=False)
+    assert snapshot(output) == snapshot(whole)
+    assert {path.name for path in (output / "100").glob(".*")} == set(), "temporary files are left"
+
+
+def test_a_finished_build_is_left_alone(tree, built):
+    before = {path: path.stat().st_mtime_ns for path in built.rglob("train-*")}
+    build(tree, built, (24, 48), processes=1, progress=False)
+    assert {path: path.stat().st_mtime_ns for path in built.rglob("train-*")} == before
+    assert read_manifest(built / "24") is not None
+
+
+def test_a_lost_shard_is_built_again(tree, built, tmp_path):
+    build(tree, tmp_path, (24, 48), processes=1, progress=False)
+    (tmp_path / "24" / "train-00002-of-00008").unlink()
+    build(tree, tmp_path, (24, 48), processes=1, progress=False)
+    assert snapshot(tmp_path) == snapshot(built)
+
+
+def test_other_builds_and_records_are_not_touched_unasked(tree, tmp_path):
+    (tmp_path / "24").mkdir()
+    foreign = tmp_path / "24" / "train-00000-of-00001"
+    foreign.write_bytes(b"theirs")
+    (tmp_path / "24" / "notes.txt").write_text("mine")
+    settings = {"processes": 1, "progress": False}
+    with pytest.raises(DataError, match=r"other origin.*train-00000-of-00001"):
+        build(tree, tmp_path, (24,), **settings)
+    assert foreign.read_bytes() == b"theirs"
+    build(tree, tmp_path, (24,), overwrite=True, **settings)
+    assert not foreign.exists()
+    before = snapshot(tmp_path)
+    with pytest.raises(DataError, match="other quality, seed;"):
+        build(tree, tmp_path, (24,), quality=50, seed=3, **settings)
+    assert snapshot(tmp_path) == before
+    build(tree, tmp_path, (24,), quality=50, shards=4, overwrite=True, **settings)
+    assert len(shard_files(tmp_path, "24", "train")) == 4
+    assert (tmp_path / "24" / "notes.txt").read_text() == "mine"
+
+
+def test_two_builds_do_not_share_an_output(tree, tmp_path):
+    with (
+        filelock.FileLock(tmp_path / ".build.lock"),
+        pytest.raises(DataError, match="another build is at work"),
+    ):
+        build(tree, tmp_path, (24,), processes=1, progress=False)
+
+
+def test_unreadable_images_are_listed_and_too_many_end_the_build(tmp_path):
+    good = file_bytes(photograph(1))
+    source = write_tree(
+        tmp_path / "source",
+        {f"train/a/{number}.JPEG": good for number in range(17)}
+        | {
+            "train/a/cut.JPEG": good[: len(good) // 2],
+            "train/a/empty.JPEG": b"",
+            "train/a/words.JPEG": b"404: not found",
+        },
+    )
+    output = tmp_path / "out"
+    settings = {"shards": 2, "processes": 1, "progress": False}
+    with pytest.raises(DataError, match="3 of 20 images"):
+        build(source, output, (32,), max_rejected=0.1, **settings)
+    with pytest.raises(DataError, match="did not end"):
+        shard_files(output, "32", "train")
+
+    manifests = build(source, output, (32,), max_rejected=0.15, **settings)
+    assert manifests[32].splits["train"].images == 17
+    assert count_images(shard_files(output, "32", "train"), None) == 17
+    with open(output / "rejected.csv", newline="") as file:
+        reasons = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    assert reasons.keys() == {f"train/a/{name}.JPEG" for name in ("cut", "empty", "words")}
+    assert "truncated" in reasons["train/a/cut.JPEG"]
+    assert reasons["train/a/empty.JPEG"] == "empty file"
+    assert reasons["train/a/words.JPEG"].startswith("not an image")
+
+
+def test_an_empty_class_keeps_its_label(tmp_path, caplog):
+    source = write_tree(tmp_path / "source", {"train/c/1.JPEG": photograph(1)})
+    (source / "train" / "b").mkdir()
+    output = tmp_path / "out"
+    manifests = build(source, output, (32,), processes=1, progress=False)
+    assert manifests[32].classes == ("b", "c")
+    assert [int(record["image/class/label"]) for record in read(output, 32, "train")] == [2]
+    assert any("'b'" in m or "/b'" in m for m in caplog.messages)
+    assert any("no folder 'val'" in m for m in caplog.messages)
+
+
+def _no_source(path):
+    return {"source": path / "nowhere"}
+
+
+def _no_train(path):
+    write_tree(path / "other", {"val/a/1.JPEG": photograph(1)})
+    return {"source": path / "other"}
+
+
+def _no_classes(path):
+    write_tree(path / "other", {"train/1.JPEG": photograph(1)})
+    return {"source": path / "other"}
+
+
+def _no_images(path):
+    (path / "other/train/a").mkdir(parents=True)
+    return {"source": path / "other"}
+
+
+def _new_class_in_val(path):
+    image = photograph(1)
+    write_tree(path / "other", {"train/a/1.JPEG": image, "val/b/1.JPEG": image})
+    return {"source": path / "other"}
+
+
+def _val_twice(path):
+    image = photograph(1)
+    names = ("train/a/1.JPEG", "val/a/1.JPEG", "validation/a/1.JPEG")
+    write_tree(path / "other", dict.fromkeys(names, image))
+    return {"source": path / "other"}
+
+
+def _names_of_other_classes(path):
+    (path / "names.txt").write_text("n99\tother\n")
+    return {"class_names": path / "names.txt"}
+
+
+def _output_is_a_file(path):
+    (path / "file").touch()
+    return {"output": path / "file"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (_no_source, ["nowhere", "no such folder"]),
+        (_no_train, ["other", "'train'"]),
+        (_no_classes, ["train", "no class folders"]),
+        (_no_images, ["train", "no images"]),
+        (_new_class_in_val, ["val", "1 class", "b"]),
+        (_val_twice, ["'val' and 'validation'"]),
+        (_names_of_other_classes, ["names.txt", "n01"]),
+        (_output_is_a_file, ["file", "cannot be written"]),
+        (lambda path: {"class_names": path / "none"}, ["none", "No such file"]),
+        (lambda path: {"sizes": "160,big"}, ["--sizes", "160,big"]),
+        (lambda path: {"sizes": "160,160"}, ["--sizes", "160,160"]),
+        (lambda path: {"sizes": "0"}, ["--sizes", "0"]),
+        (lambda path: {"quality": 101}, ["--quality", "101"]),
+        (lambda path: {"processes": 0}, ["--processes", "0"]),
+        (lambda path: {"max_rejected": 5}, ["--max_rejected", "5"]),
+        (lambda path: {"shards": 61}, ["--shards", "61", "60"]),
+        (lambda path: {"validation_shards": 0}, ["--validation_shards", "12"]),
+    ],
+)
+def test_mistakes_end_with_status_2_and_leave_nothing(tree, tmp_path, arguments, words):
+    settings = {"source": tree, "output": tmp_path / "out", "sizes": "24"} | arguments(tmp_path)
+    result = CliRunner().invoke(main, [f"--{key}={value}" for key, value in settings.items()])
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("error: ")
+    assert result.stderr.count("\n") <= 2
+    assert all(word in result.stderr for word in words), result.stderr
+    assert not list(tmp_path.rglob("train-*"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_output_may_not_be_in_the_source(tmp_path):
+    source = write_tree(tmp_path, {"train/a/1.JPEG": photograph(1)})
+    with pytest.raises(DataError, match="inside the source"):
+        build(source, source / "train" / "out", (24,), progress=False)
+
+
+def test_the_command_ends_with_a_table(tree, tmp_path):
+    arguments = ["--source", tree, "--output", tmp_path / "out", "--sizes", "24", "--processes", 1]
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == 0, result.output
+    rows = [line.split()[:4] for line in result.stdout.splitlines()]
+    assert rows == [
+        ["size", "split", "images", "shards"],
+        ["24", "train", "60", "8"],
+        ["24", "validation", "12", "1"],
+    ]
+
+
+@pytest.mark.skipif(
+    not (SHARED / "imagenet-sample.tar.gz").exists(),
+    reason="needs ../shared/data/imagenet-sample.tar.gz",
+)
+def test_real_photographs_are_read_by_tensorflow(tmp_path):
+    import tarfile
+
+    tf = pytest.importorskip("tensorflow")
+    with tarfile.open(SHARED / "imagenet-sample.tar.gz") as archive:
+        members = (member for member in archive if member.isfile())
+        for member in [next(members) for _ in range(6)]:
+            archive.extract(member, tmp_path, filter="data")
+    build(tmp_path / "imagenet-sample", tmp_path / "out", (160, 320), processes=1, progress=False)
+    for size in (160, 320):
+        records = read(tmp_path / "out", size, "train")
+        shapes = [tf.io.decode_jpeg(record["image/encoded"]).shape for record in records]
+        assert len(shapes) == 6
+        assert all(min(shape[:2]) <= size and shape[2] == 3 for shape in shapes)
+        assert sum(min(shape[:2]) == size for shape in shapes) >= 4

@@ -1,0 +1,253 @@
+"""Run by test_two_workers.py under `horovodrun -np 2`: does things, prints what came out.
+
+Each check returns plain data; the expectations are in the test. The order is the same on
+both workers, as the collectives need it to be.
+"""
+
+import json
+import os
+import sys
+import time
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+
+import horovod.tensorflow as hvd
+import keras
+import numpy as np
+import tensorflow as tf
+
+from callbacks.broadcast import BroadcastFromFirst
+from callbacks.metric_average import MetricAverage, average_over_workers
+from callbacks.same_weights import SameWeights, digest
+from callbacks.step_checkpoint import average_moving_statistics
+from optimizers.distributed import DistributedOptimizer
+from optimizers.tf1_momentum import TF1Momentum
+from training import workers
+from training.errors import RunError, UserError
+
+FIRST_ONLY = hvd.ProcessSet([0])
+os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
+workers.join()
+hvd.add_process_set(FIRST_ONLY)
+RANK = hvd.rank()
+
+
+def small_model(seed=0, batch_norm=False):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((6,)), keras.layers.Dense(5, activation="tanh")]
+    layers += [keras.layers.BatchNormalization()] if batch_norm else []
+    return keras.Sequential([*layers, keras.layers.Dense(3, dtype="float32")])
+
+
+def images(seed, count=64):
+    generator = np.random.default_rng(seed)
+    return (
+        generator.normal(size=(count, 6)).astype("float32"),
+        generator.integers(0, 3, count).astype("int32"),
+    )
+
+
+def loss():
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def applied(optimizer, gradients, value=0.0, in_graph=False):
+    """What a variable holds after each of the gradients was applied."""
+    variable = keras.Variable(np.full(np.shape(gradients[0]), value, "float32"))
+    optimizer.build([variable])
+
+    def step(gradient):
+        optimizer.apply([gradient], [variable])
+
+    run = tf.function(step) if in_graph else step
+    seen = []
+    for gradient in gradients:
+        run(tf.convert_to_tensor(gradient, tf.float32))
+        seen.append(variable.numpy().tolist())
+    return seen
+
+
+def different_data(distributed):
+    model = small_model(seed=RANK)
+    optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+    model.compile(
+        DistributedOptimizer(optimizer) if distributed else optimizer, loss(), jit_compile=False
+    )
+    x, y = images(seed=RANK)
+    model.fit(x, y, batch_size=16, epochs=2, verbose=0, callbacks=[BroadcastFromFirst()])
+    return digest(model.trainable_variables)
+
+
+def half_a_batch_each():
+    x, y = images(seed=7, count=64)
+    model = small_model()
+    model.compile(DistributedOptimizer(TF1Momentum(0.3)), loss(), jit_compile=False)
+    alone = small_model()
+    alone.compile(TF1Momentum(0.3), loss(), jit_compile=False)
+    for begin in range(0, 64, 16):
+        own = slice(begin + 8 * RANK, begin + 8 * RANK + 8)
+        model.train_on_batch(x[own], y[own])
+        alone.train_on_batch(x[begin : begin + 16], y[begin : begin + 16])
+    pairs = zip(model.trainable_variables, alone.trainable_variables, strict=True)
+    return max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in pairs)
+
+
+def infinity_on_one_worker(gradient_accumulation_steps=None):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = small_model()
+        inner = keras.optimizers.SGD(0.1, gradient_accumulation_steps=gradient_accumulation_steps)
+        model.compile(DistributedOptimizer(inner), loss(), jit_compile=False)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    x, y = images(seed=RANK, count=16)
+    before = digest(model.trainable_variables)
+    bad = x.copy()
+    bad[0] = np.inf if RANK == 1 else x[0]
+    seen = []
+    for batch in (bad, x, x):
+        model.train_on_batch(batch, y)
+        seen.append(
+            {
+                "moved": digest(model.trainable_variables) != before,
+                "scale": float(model.optimizer.dynamic_scale.numpy()),
+                "iterations": int(model.optimizer.iterations.numpy()),
+            }
+        )
+    return {"steps": seen, "weights": digest(model.trainable_variables)}
+
+
+def clipping():
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0, global_clipnorm=1.0))
+    return applied(optimizer, [[3.0] if RANK == 0 else [0.0]])
+
+
+def compression(kind):
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), compression=kind)
+    return applied(optimizer, [[1e-9, 1 / 3]])
+
+
+def sparse(as_dense):
+    embedding = keras.Variable(np.zeros((4, 2), "float32"))
+    bias = keras.Variable(np.zeros((2,), "float32"))
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), sparse_as_dense=as_dense)
+    optimizer.build([bias, embedding])
+
+    @tf.function
+    def step():
+        rows = tf.IndexedSlices(
+            tf.constant([[1.0, 2.0], [3.0, 4.0]]),
+            tf.constant([0, 1 + RANK]),
+            dense_shape=tf.constant([4, 2]),
+        )
+        optimizer.apply([tf.constant([2.0, 4.0]) * RANK, rows], [bias, embedding])
+
+    step()
+    return [bias.numpy().tolist(), embedding.numpy().tolist()]
+
+
+def accumulation():
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0, gradient_accumulation_steps=2))
+    return applied(optimizer, [[1.0 + 4 * RANK], [3.0 + 4 * RANK]], in_graph=True)
+
+
+def collectives_outside_the_applied_step():
+    """All-reduces that every micro-batch runs, counted in the traced graph."""
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0, gradient_accumulation_steps=2))
+    variable = keras.Variable([0.0])
+    optimizer.build([variable])
+    step = tf.function(lambda g: optimizer.apply([g], [variable]))
+    graph = step.get_concrete_function(tf.TensorSpec((1,))).graph
+    everywhere = [op for op in graph.get_operations() if "Horovod" in op.type]
+    library = graph.as_graph_def().library.function
+    inside = [node for f in library for node in f.node_def if "Horovod" in node.op]
+    return [len(everywhere), len(inside)]
+
+
+def process_set():
+    optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), process_set=FIRST_ONLY)
+    return applied(optimizer, [[1.0 + RANK]])
+
+
+def broadcast():
+    model = small_model(seed=RANK, batch_norm=True)
+    model.compile(keras.optimizers.Adam(0.01 * (1 + RANK)), loss(), jit_compile=False)
+    model.optimizer.build(model.trainable_variables)
+    for variable in (*model.non_trainable_variables, *model.optimizer.variables):
+        variable.assign(np.full(variable.shape, RANK + 1))
+    callback = BroadcastFromFirst()
+    callback.set_model(model)
+    callback.on_train_begin()
+    statistics = [float(v.numpy().mean()) for v in model.non_trainable_variables]
+    state = {float(v.numpy().mean()) for v in model.optimizer.variables}
+    return {"weights": digest(model.variables), "statistics": statistics, "state": sorted(state)}
+
+
+def statistics():
+    model = small_model(batch_norm=True)
+    for variable in model.non_trainable_variables:
+        variable.assign(np.full(variable.shape, 1.0 + 2 * RANK))
+    average_moving_statistics(model)
+    return [v.numpy().tolist() for v in model.non_trainable_variables]
+
+
+def metrics():
+    logs = {"loss": 1.0 + RANK, "accuracy": 0.5 * RANK}
+    MetricAverage().on_epoch_end(0, logs)
+    return [logs, average_over_workers({"b": RANK, "a": 4.0 * RANK})]
+
+
+def differing_weights():
+    model = small_model(seed=RANK)
+    model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
+    x, y = images(seed=0)
+    try:
+        model.fit(x, y, verbose=0, callbacks=[SameWeights()])
+    except RunError as error:
+        return str(error)
+    return "not found"
+
+
+def trouble_of_one():
+    def action():
+        if RANK == 1:
+            raise UserError("the disk is full")
+
+    try:
+        workers.together(action)
+    except UserError as error:
+        return [str(error), error.shared]
+    return "not raised"
+
+
+CHECKS = {
+    "different_data": lambda: different_data(distributed=True),
+    "different_data_without": lambda: different_data(distributed=False),
+    "half_a_batch_each": half_a_batch_each,
+    "infinity": infinity_on_one_worker,
+    "infinity_while_accumulating": lambda: infinity_on_one_worker(2),
+    "clipping": clipping,
+    "compression_none": lambda: compression("none"),
+    "compression_fp16": lambda: compression("fp16"),
+    "compression_class": lambda: compression(hvd.Compression.fp16),
+    "sparse": lambda: sparse(as_dense=False),
+    "sparse_as_dense": lambda: sparse(as_dense=True),
+    "accumulation": accumulation,
+    "collectives": collectives_outside_the_applied_step,
+    "process_set": process_set,
+    "broadcast": broadcast,
+    "statistics": statistics,
+    "metrics": metrics,
+    "differing_weights": differing_weights,
+    "trouble_of_one": trouble_of_one,
+    "gather": lambda: workers.gather({"rank": RANK, "text": "é" * RANK}),
+    "place": lambda: [workers.current().rank, workers.current().size],
+}
+
+if __name__ == "__main__":
+    results = {name: check() for name, check in CHECKS.items()}
+    everyone = workers.gather(results)
+    if RANK == 0:
+        with open(sys.argv[1], "w") as file:
+            json.dump(everyone, file)
+    time.sleep(0.5)

@@ -1,0 +1,120 @@
+"""What two real workers do together, under `horovodrun -np 2`."""
+
+import json
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def found(run_process, root, tmp_path_factory):
+    """The results of checks.py on both workers, by rank."""
+    path = tmp_path_factory.mktemp("workers") / "results.json"
+    ran = run_process(root / "tests" / "workers" / "checks.py", path, workers=2)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return json.loads(path.read_text())
+
+
+def both(found, name):
+    return [worker[name] for worker in found]
+
+
+def test_horovod_ran_two_workers(found):
+    assert both(found, "place") == [[0, 2], [1, 2]]
+
+
+def test_different_data_leave_identical_weights(found):
+    first, second = both(found, "different_data")
+    assert first == second
+
+
+def test_without_the_distributed_optimizer_the_weights_differ(found):
+    first, second = both(found, "different_data_without")
+    assert first != second
+
+
+def test_half_a_batch_each_is_one_whole_batch(found):
+    assert max(both(found, "half_a_batch_each")) < 1e-5
+
+
+def test_an_infinity_on_one_worker_makes_both_skip_the_step(found):
+    first, second = both(found, "infinity")
+    assert first == second
+    assert [s["moved"] for s in first["steps"]] == [False, True, True]
+    # Keras starts at 2 ** 15 and halves at each skip.
+    assert [s["scale"] for s in first["steps"]] == [2.0**14] * 3
+    assert [s["iterations"] for s in first["steps"]] == [0, 1, 2]
+
+
+def test_an_infinity_while_accumulating_makes_both_skip_the_micro_batch(found):
+    first, second = both(found, "infinity_while_accumulating")
+    assert first == second
+    assert [s["moved"] for s in first["steps"]] == [False, False, True]
+    # Keras counts applied steps; the second micro-batch is the first that counts.
+    assert [s["iterations"] for s in first["steps"]] == [0, 0, 1]
+
+
+def test_clipping_sees_the_averaged_gradient(found):
+    # Mean of 3 and 0 is 1.5, clipped to 1; clipped before, it would be 0.5.
+    assert both(found, "clipping") == [[[-1.0]], [[-1.0]]]
+
+
+def test_compression_sends_float16(found):
+    assert both(found, "compression_none") == [[np.float32([-1e-9, -1 / 3]).tolist()]] * 2
+    halves = [[0.0, -float(np.float16(1 / 3))]]
+    np.testing.assert_array_equal(both(found, "compression_fp16"), [halves] * 2)
+    np.testing.assert_array_equal(both(found, "compression_class"), [halves] * 2)
+
+
+@pytest.mark.parametrize("name", ["sparse", "sparse_as_dense"])
+def test_sparse_gradients_are_averaged_row_by_row(found, name):
+    # Rows 0 and 1 on worker 0, rows 0 and 2 on worker 1; the dense one is 0 and [2, 4].
+    bias = [-1.0, -2.0]
+    embedding = [[-1.0, -2.0], [-1.5, -2.0], [-1.5, -2.0], [0.0, 0.0]]
+    assert both(found, name) == [[bias, embedding]] * 2
+
+
+def test_accumulation_averages_the_mean_over_the_micro_batches(found):
+    # (1 + 3) / 2 on worker 0, (5 + 7) / 2 on worker 1, hence 4.
+    assert both(found, "accumulation") == [[[0.0], [-4.0]]] * 2
+
+
+def test_accumulation_talks_once_an_applied_step(found):
+    everywhere, inside = found[0]["collectives"]
+    assert everywhere == 0
+    assert inside == 1
+
+
+def test_a_process_set_averages_over_its_members_only(found):
+    assert both(found, "process_set") == [[[-1.0]], [[-2.0]]]
+
+
+def test_broadcast_gives_weights_statistics_and_optimizer_state(found):
+    first, second = both(found, "broadcast")
+    assert first == second
+    assert set(second["statistics"]) == {1.0}
+    assert second["state"] == [1.0]
+
+
+def test_moving_statistics_are_averaged(found):
+    for worker in both(found, "statistics"):
+        assert np.unique(worker).tolist() == [2.0]
+
+
+def test_metrics_are_averaged_by_name(found):
+    expected = [{"loss": 1.5, "accuracy": 0.25}, {"b": 0.5, "a": 2.0}]
+    assert both(found, "metrics") == [expected] * 2
+
+
+def test_workers_whose_weights_differ_are_named_on_both(found):
+    for message in both(found, "differing_weights"):
+        assert message.startswith("step 0: the weights of worker 1 differ from worker 0's")
+
+
+def test_the_trouble_of_one_worker_is_raised_on_both(found):
+    assert both(found, "trouble_of_one") == [["worker 1: the disk is full", True]] * 2
+
+
+def test_gather_returns_every_workers_value_by_rank(found):
+    expected = [{"rank": 0, "text": ""}, {"rank": 1, "text": "é"}]
+    assert both(found, "gather") == [expected] * 2
