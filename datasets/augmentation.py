@@ -1,4 +1,4 @@
-"""From one JPEG to one uint8 image, in TensorFlow ops that draw by a given seed.
+"""From JPEGs to a batch of uint8 images, in TensorFlow ops that draw by a given seed.
 
 Each draw is a function of the seed alone, so an image looks the same whatever the
 number of threads, and a run that is resumed sees what it would have seen.
@@ -55,18 +55,8 @@ def random_resized_crop(
     return resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, **FAST), height, width)
 
 
-def pad_and_crop(image: Any, seed: Any, padding: float, fill: str) -> Any:
-    """Pads a `[height, width, 3]` image by a share of its size and crops it at random."""
-    height, width, _ = image.shape
-    rows, columns = round(height * padding), round(width * padding)
-    padded = tf.pad(image, [[rows, rows], [columns, columns], [0, 0]], mode=fill.upper())
-    corners = tf.constant([2 * rows + 1, 2 * columns + 1], tf.float32)
-    corner = tf.cast(tf.random.stateless_uniform((2,), seed) * corners, tf.int32)
-    return tf.slice(padded, tf.concat([corner, [0]], 0), image.shape)
-
-
-def augment(jpeg: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
-    """A training image.
+def load(jpeg: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
+    """A training image, before what `shift_and_flip` does to the whole batch.
 
     Args:
         jpeg: scalar string, the encoded image.
@@ -77,20 +67,46 @@ def augment(jpeg: Any, seed: Any, height: int, width: int, settings: Augmentatio
     Returns:
         `[height, width, 3]` uint8, RGB.
     """
-    crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     if settings.crop == "random_resized":
-        image = random_resized_crop(jpeg, crop_seed, height, width, settings.area, settings.aspect)
+        image = random_resized_crop(jpeg, seed, height, width, settings.area, settings.aspect)
     else:
         image = resize(tf.io.decode_jpeg(jpeg, channels=3, **FAST), height, width)
-    if settings.crop == "pad":
-        image = pad_and_crop(image, crop_seed, settings.padding, settings.fill)
-    if settings.flip:
-        image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     if settings.colour:
         from datasets.colour import jitter
 
-        image = to_uint8(jitter(tf.cast(image, tf.float32), flip_seed, settings.colour))
-    return tf.ensure_shape(image, (height, width, 3))
+        image = to_uint8(jitter(tf.cast(image, tf.float32), seed, settings.colour))
+    return image
+
+
+def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
+    """Pads and crops each image at random, and flips half of them.
+
+    A crop and a flip only choose rows and columns, so both are two gathers over the
+    batch instead of several ops for each image.
+
+    Args:
+        images: `[batch, height, width, 3]` uint8.
+        seed: `[2]` int64.
+        settings: `crop: pad` shifts, `flip` flips.
+
+    Returns:
+        The same shape and dtype.
+    """
+    batch, height, width, _ = images.shape
+    pads = settings.crop == "pad"
+    rows, columns = (round(n * settings.padding) if pads else 0 for n in (height, width))
+    if not (rows or columns or settings.flip):
+        return images
+    padded = tf.pad(images, [[0, 0], [rows] * 2, [columns] * 2, [0, 0]], settings.fill.upper())
+    down, right, flip = tf.unstack(tf.random.stateless_uniform((3, batch, 1), seed))
+    x = tf.range(width)
+    flip = flip < (0.5 if settings.flip else 0.0)
+    x = tf.where(flip, x[::-1], x)
+    x += tf.cast(right * (2 * columns + 1), tf.int32)
+    if rows:
+        y = tf.range(height) + tf.cast(down * (2 * rows + 1), tf.int32)
+        padded = tf.gather(padded, y, axis=1, batch_dims=1)
+    return tf.ensure_shape(tf.gather(padded, x, axis=2, batch_dims=1), images.shape)
 
 
 def centre_crop(jpeg: Any, size: int) -> Any:

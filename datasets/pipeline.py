@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from datasets.augmentation import augment, centre_crop
+from datasets.augmentation import centre_crop, load, shift_and_flip
 from datasets.settings import Augmentation, Evaluation
 
 LABEL_OUTSIDE = "label outside the classes"
@@ -116,11 +116,16 @@ def training_pipeline(
             records = records.shard(workers, rank)
         return records.shuffle(shuffle_buffer, seed=order).repeat().take(per_epoch)
 
+    # The share of a worker is another one, so its draws have to be, too.
+    own_seed = _seed_of(seed, rank)
+
     def prepare(index: Any, record: Any) -> tuple[Any, Any]:
         jpeg, label = parse(record, classes, label_offset)
-        # The share of a worker is another one, so its draws have to be, too.
-        draw = tf.random.fold_in(tf.stack([tf.cast(seed, tf.int64), index]), rank)
-        return augment(jpeg, draw, *image_size, augmentation), label
+        return load(jpeg, (own_seed, index), *image_size, augmentation), label
+
+    def finish(step: Any, batch: tuple[Any, Any]) -> tuple[Any, Any]:
+        images, labels = batch
+        return shift_and_flip(images, (own_seed + 1, step), augmentation), labels
 
     first_epoch, into_epoch = divmod(done_steps, steps_per_epoch)
     epochs = -(-steps // steps_per_epoch)
@@ -134,6 +139,8 @@ def training_pipeline(
         .map(prepare, num_parallel_calls=threads, deterministic=True)
         .batch(batch_size, drop_remainder=True)
         .take(steps - done_steps)
+        .enumerate(start=first_step + done_steps)
+        .map(finish, num_parallel_calls=threads, deterministic=True)
         .prefetch(4)
     )
     return dataset.with_options(_options(threads))

@@ -1,5 +1,6 @@
 """The devices of one worker: its GPU, its share of the cores, its dtype policy."""
 
+import ctypes
 import functools
 import os
 
@@ -36,9 +37,25 @@ def prepare_devices(workers: Workers) -> int:
         # XLA cannot compile Horovod's all-reduce; auto-clustering leaves it out.
         tf.config.optimizer.set_jit("autoclustering")
     else:
+        _keep_freed_memory()
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
     return threads
+
+
+def _keep_freed_memory() -> None:
+    """Lets the allocator keep what a training step frees, for the next one.
+
+    TensorFlow takes a step's activations on a CPU from malloc, which gives large blocks
+    back to the system and has them zeroed again a step later. Constants of glibc's
+    malloc.h; with another C library nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        m_trim_threshold, m_top_pad, m_mmap_max = -1, -2, -4
+        mallopt(m_mmap_max, 0)
+        mallopt(m_trim_threshold, 2**31 - 1)
+        mallopt(m_top_pad, 2**26)
 
 
 def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | None]:

@@ -21,6 +21,12 @@ T = TypeVar("T")
 # Set by horovodrun for each process that it launches.
 LAUNCHED_SIZE = "HOROVOD_SIZE"
 
+# Horovod's thread asks the other workers for news each cycle, of 1 ms by default. Where
+# the cores that it takes for this are those that train, that is a fifth of them: 2
+# workers on 2 cores trained 1,170 images/s instead of 895 with 20 ms.
+CPU_CYCLE_TIME = "20"
+GPU_DRIVER = "/dev/nvidiactl"
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -63,6 +69,8 @@ def join() -> Workers:
                 f"horovodrun launched {launched_size()} workers, but Horovod does not import "
                 f"here ({error}); `make setup` builds it"
             ) from None
+        if not os.path.exists(GPU_DRIVER):
+            os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME)
         hvd.init()
         # The first collective starts TensorFlow, and then it is too late for this.
         from training.devices import prepare_devices

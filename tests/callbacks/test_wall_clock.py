@@ -1,0 +1,98 @@
+"""The wall-clock log: windows, speeds, and no waiting for the device in between."""
+
+import keras
+import numpy as np
+import pytest
+
+from callbacks.progress_bar import ProgressBar, describe
+from callbacks.wall_clock import WallClock, window_mean
+from training.phases import Schedule
+
+
+def test_a_window_mean_by_hand():
+    # 1, 2, 3 have the mean 2; with 8 and 10 behind them it is 4.8; those two have 9.
+    assert window_mean(4.8, 5, 2.0, 3) == pytest.approx(9.0)
+
+
+def fit(rows, epochs=1, fits=1, **arguments):
+    """Ten steps of two images an epoch; the loss of step s is s ** 2."""
+    x = np.arange(20, dtype="float32").reshape(10, 2).repeat(1, axis=0)
+    values = (x // 2).reshape(20, 1)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False)])
+    model.set_weights([np.ones((1, 1), "float32")])
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    clock = WallClock(rows.append, **arguments)
+    for _ in range(fits):
+        model.fit(values, np.zeros((20, 1)), batch_size=2, epochs=epochs, shuffle=False,
+                  verbose=0, callbacks=[clock])  # fmt: skip
+    return rows
+
+
+def test_each_report_is_the_mean_of_its_window():
+    rows = fit([], every=4, batch_size=2)
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    # Squares 0, 1, 4, 9; then 16, 25, 36, 49; then 64, 81.
+    assert [row["loss"] for row in rows] == pytest.approx([3.5, 31.5, 72.5])
+
+
+def test_windows_go_on_over_epochs_and_fits():
+    rows = fit([], epochs=2, fits=2, every=10, batch_size=2)
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert [row["loss"] for row in rows] == pytest.approx([28.5] * 4)
+    seconds = [row["seconds"] for row in rows]
+    assert seconds == sorted(seconds)
+
+
+def test_speed_and_state_come_from_the_schedule():
+    phase = {"lr_method": "linear", "image_size": 8, "data_dir": "d", "batch_size": 2}
+    schedule = Schedule(
+        [
+            phase | {"epoch": [0, 0.5], "lr": [0.0, 1.0]},
+            phase | {"epoch": [0.5, 1], "lr": [1.0, 0.0], "image_size": 16},
+        ],
+        workers=1,
+        images=20,
+    )
+    rows = fit([], every=5, schedule=schedule)
+    # A report at a boundary is of the phase that ends there.
+    assert [(r["step"], r["epoch"], r["image_size"], r["learning_rate"]) for r in rows] == [
+        (5, 0.5, 8, 1.0),
+        (10, 1.0, 16, 0.0),
+    ]
+    for row in rows:
+        assert row["images_per_second"] > 0
+
+
+def test_metrics_are_read_only_for_reports(monkeypatch):
+    read = []
+    original = keras.Sequential.get_metrics_result
+    monkeypatch.setattr(
+        keras.Sequential,
+        "get_metrics_result",
+        lambda self: (read.append(1), original(self))[1],
+    )
+    rows = fit([], every=5, batch_size=2)
+    traced = 1  # once in the graph of the step, however many steps there are
+    end_of_epoch = 1  # Keras's own
+    assert len(read) <= len(rows) + traced + end_of_epoch
+
+
+@pytest.mark.parametrize("arguments", [{"every": 1}, {"every": 0, "batch_size": 2}])
+def test_refusals(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        WallClock(print, **arguments)
+
+
+def test_the_bar_shows_what_there_is(capsys):
+    line = describe(
+        {"epoch": 1.5, "phase": "1/3", "learning_rate": 0.1, "images_per_second": 1234.5,
+         "loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3}
+    )  # fmt: skip
+    assert line == "epoch 1.50 phase 1/3 lr 0.1 1,234 im/s loss 0.500 top-1 75.0% top-5 90.0%"
+    rows: list = []
+    bar = ProgressBar(total_steps=10)
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    clock = WallClock(lambda row: (rows.append(row), bar.show(row)), every=5, batch_size=2)
+    model.fit(np.ones((20, 1)), np.ones((20, 1)), batch_size=2, verbose=0, callbacks=[clock, bar])
+    assert "10/10" in capsys.readouterr().err

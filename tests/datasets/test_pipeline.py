@@ -1,0 +1,156 @@
+"""Pipelines over real record files, against what was written into them."""
+
+import io
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, shards_by_file, training_pipeline
+from datasets.settings import Augmentation, Evaluation
+
+PLAIN = Augmentation(crop="none", flip=False)
+SIZE = 16
+
+
+def jpeg_of_one_colour(value, size=(SIZE, SIZE)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def record(number, label=None):
+    """Image `number` is grey of that value, so that it is known again in a batch."""
+    features = {
+        "image/encoded": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[jpeg_of_one_colour(number)])
+        ),
+        "image/class/label": tf.train.Feature(
+            int64_list=tf.train.Int64List(value=[number % 5 + 1 if label is None else label])
+        ),
+        "image/filename": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[f"{number}.jpg".encode()])
+        ),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Four files of 15 images, 0 to 59."""
+    folder = tmp_path_factory.mktemp("records")
+    paths = [folder / f"train-{i:05d}-of-00004" for i in range(4)]
+    for i, path in enumerate(paths):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in range(15 * i, 15 * (i + 1)):
+                writer.write(record(number))
+    return paths
+
+
+def batches(files, **changes):
+    arguments = {
+        "batch_size": 6, "image_size": (SIZE, SIZE), "steps_per_epoch": 5, "steps": 10,
+        "classes": 5, "augmentation": PLAIN, "workers": 2, "shuffle_buffer": 20,
+    }  # fmt: skip
+    return list(training_pipeline(files, **(arguments | changes)))
+
+
+def numbers(found):
+    return np.concatenate([np.rint(images[:, 8, 8, 0]).astype(int) for images, _ in found])
+
+
+def test_batches_are_uint8_images_and_labels_from_0(files):
+    images, labels = batches(files)[0]
+    assert images.shape == (6, SIZE, SIZE, 3)
+    assert images.dtype == tf.uint8
+    assert labels.dtype == tf.int32
+    np.testing.assert_array_equal(labels, numbers([(images, labels)]) % 5)
+
+
+def test_the_batch_has_a_static_shape(files):
+    dataset = training_pipeline(
+        files, batch_size=6, image_size=(8, 12), steps_per_epoch=5, steps=5, classes=5,
+        augmentation=Augmentation(crop="pad"),
+    )  # fmt: skip
+    assert dataset.element_spec[0].shape == (6, 8, 12, 3)
+
+
+@pytest.mark.parametrize("count", [4, 3])
+def test_an_epoch_of_all_workers_is_every_image_once(files, count):
+    """Both ways of sharing: four files for two workers by file, three record by record."""
+    steps = count * 15 // 12
+    seen = []
+    for rank in range(2):
+        found = batches(files[:count], rank=rank, steps=steps, steps_per_epoch=steps)
+        assert len(found) == steps
+        seen.extend(numbers(found))
+    assert len(set(seen)) == len(seen) == 12 * steps
+
+
+def test_every_worker_runs_the_same_number_of_steps(files):
+    for rank in range(3):
+        found = batches(files, rank=rank, workers=3, steps=17, steps_per_epoch=3)
+        assert [len(labels) for _, labels in found] == [6] * 17
+
+
+def test_each_epoch_has_an_order_of_its_own(files):
+    found = batches(files)
+    first, second = numbers(found[:5]), numbers(found[5:])
+    assert set(first) == set(second)
+    assert list(first) != list(second)
+
+
+def test_the_order_and_the_augmentation_are_those_of_the_seed(files):
+    augmentation = Augmentation(crop="random_resized")
+    one, two = (batches(files, seed=3, augmentation=augmentation, threads=t) for t in (1, 3))
+    for (a, _), (b, _) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert list(numbers(batches(files, seed=4))) != list(numbers(one))
+
+
+@pytest.mark.parametrize("done", [1, 5, 7, 9])
+@pytest.mark.parametrize("crop", ["random_resized", "pad"])
+def test_a_resumed_run_sees_what_it_would_have_seen(files, done, crop):
+    settings = {"augmentation": Augmentation(crop=crop), "first_step": 100, "seed": 1}
+    whole, rest = batches(files, **settings), batches(files, **settings, done_steps=done)
+    assert len(rest) == 10 - done
+    for (a, x), (b, y) in zip(whole[done:], rest, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(("label", "offset"), [(6, 1), (0, 1), (5, 0), (-1, 0)])
+def test_a_label_outside_the_classes_is_found_with_its_image(tmp_path, label, offset):
+    path = tmp_path / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(8):
+            writer.write(record(number, label=label if number == 5 else offset))
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        batches([path], workers=1, batch_size=8, steps=1, steps_per_epoch=1, label_offset=offset)
+    assert f"[{LABEL_OUTSIDE}] [{label}] [5.jpg]" in caught.value.message
+
+
+def test_labels_from_0_are_read_with_their_offset(tmp_path):
+    path = tmp_path / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(record(7, label=0))
+    ((_, labels),) = batches(
+        [path], workers=1, batch_size=1, steps=1, steps_per_epoch=1, label_offset=0
+    )
+    assert labels.numpy().tolist() == [0]
+
+
+def test_evaluation_sees_every_image_once_in_order(files):
+    settings = Evaluation(image_size=SIZE, batch_size=16)
+    found = list(evaluation_pipeline(files, settings, classes=5, images=60))
+    assert [len(labels) for _, labels in found] == [16, 16, 16, 12]
+    assert list(numbers(found)) == list(range(60))
+
+
+@pytest.mark.parametrize(
+    ("files", "workers", "by_file"),
+    [(1024, 8, True), (4, 2, True), (3, 2, False), (1, 2, False), (999, 8, True), (100, 8, False)],
+)
+def test_files_are_shared_where_the_shares_come_out_even(files, workers, by_file):
+    assert shards_by_file(files, workers) is by_file

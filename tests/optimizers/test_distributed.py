@@ -1,0 +1,120 @@
+"""The DistributedOptimizer in one process; two workers are in tests/workers."""
+
+import keras
+import numpy as np
+import pytest
+from keras.optimizers import SGD, Adam, LossScaleOptimizer
+
+from optimizers.distributed import DistributedOptimizer
+from optimizers.tf1_momentum import TF1Momentum
+
+X, Y = np.random.default_rng(0).normal(size=(2, 32, 4)).astype("float32")
+
+
+def trained(optimizer, fits=1):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    model.compile(optimizer, "mse", jit_compile=False)
+    for _ in range(fits):
+        model.fit(X, Y, batch_size=8, verbose=0, shuffle=False)
+    return model
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: SGD(0.1, momentum=0.9, nesterov=True, clipnorm=0.5),
+        lambda: Adam(0.01, weight_decay=0.01),
+        lambda: TF1Momentum(0.1),
+        lambda: SGD(0.1, gradient_accumulation_steps=2),
+        lambda: SGD(keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)),
+        lambda: LossScaleOptimizer(SGD(0.1), initial_scale=8.0),
+        lambda: LossScaleOptimizer(TF1Momentum(0.1, gradient_accumulation_steps=2)),
+        lambda: SGD(0.1, loss_scale_factor=256.0),
+    ],
+)
+def test_one_worker_trains_as_with_the_plain_optimizer(make):
+    plain, distributed = trained(make(), 2), trained(DistributedOptimizer(make()), 2)
+    for a, b in zip(plain.variables, distributed.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_it_goes_by_the_plain_optimizers_name_and_config():
+    plain = SGD(0.1, momentum=0.9)
+    distributed = DistributedOptimizer(plain)
+    assert type(distributed) is not SGD
+    assert isinstance(distributed, SGD)
+    assert type(distributed).__module__ == SGD.__module__
+    assert distributed.get_config() == plain.get_config()
+    again = type(distributed).from_config(distributed.get_config())
+    assert type(again) is type(distributed)
+
+
+def test_the_saved_model_loads_in_a_process_without_horovod_or_this_project(tmp_path, run_process):
+    model = trained(DistributedOptimizer(SGD(0.1, momentum=0.9)))
+    model.save(tmp_path / "m.keras")
+    code = (
+        "import sys; sys.modules['horovod'] = None\n"
+        "import keras, numpy as np\n"
+        "m = keras.saving.load_model('m.keras')\n"
+        "assert type(m.optimizer) is keras.optimizers.SGD, type(m.optimizer)\n"
+        "assert int(m.optimizer.iterations) == 4\n"
+        "assert not [n for n in sys.modules if n.startswith(('optimizers', 'training'))]\n"
+        "m.fit(np.ones((4, 4)), np.ones((4, 4)), verbose=0)\n"
+    )
+    ran = run_process("-c", code, cwd=tmp_path, PYTHONPATH="")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_a_model_is_cloned_and_compiled_again():
+    model = trained(DistributedOptimizer(SGD(0.1)))
+    assert keras.models.clone_model(model).count_params() == model.count_params()
+    model.compile(model.optimizer, "mae", jit_compile=False)
+    model.fit(X, Y, verbose=0)
+
+
+def test_the_state_of_a_built_optimizer_comes_along():
+    model = trained(SGD(0.1, momentum=0.9))
+    distributed = DistributedOptimizer(model.optimizer)
+    for a, b in zip(model.optimizer.variables, distributed.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    assert int(distributed.iterations.numpy()) == 4
+
+
+@pytest.fixture
+def float16():
+    keras.config.set_dtype_policy("mixed_float16")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.mark.usefixtures("float16")
+def test_under_mixed_float16_the_loss_scale_is_inside():
+    distributed = DistributedOptimizer(SGD(0.1))
+    assert isinstance(distributed, LossScaleOptimizer)
+    model = trained(distributed)
+    assert model.optimizer is distributed
+
+
+@pytest.mark.usefixtures("float16")
+def test_a_static_loss_scale_is_left_alone():
+    assert not isinstance(DistributedOptimizer(SGD(loss_scale_factor=256.0)), LossScaleOptimizer)
+
+
+def test_a_loss_scale_around_it_is_refused_before_it_can_hang():
+    optimizer = LossScaleOptimizer(DistributedOptimizer(SGD(0.1)))
+    with pytest.raises(ValueError, match=r"DistributedOptimizer\(LossScaleOptimizer\(optimizer\)"):
+        trained(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sgd",), "must be a Keras 3 optimizer.*'sgd'"),
+        ((DistributedOptimizer(SGD()),), "distributed already"),
+        ((SGD(), "fp8"), r"`compression` must be one of .*'none', 'fp16'.*'fp8'"),
+    ],
+)
+def test_refusals(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        DistributedOptimizer(*arguments)

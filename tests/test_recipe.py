@@ -1,0 +1,272 @@
+"""A whole run as a user starts it, with one worker and with two."""
+
+import csv
+import re
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import yaml
+
+# Small enough for a test, and with all that a run has: three stages, of which the first
+# holds two phases, both rates, two sizes of image and of batch, and two folders.
+STRATEGY = [
+    {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", "batch_size": 50,
+     "image_size": [20, 20], "data_dir": "20"},
+    {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", "batch_size": 50,
+     "image_size": [20, 20], "data_dir": "20"},
+    {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "exp", "batch_size": 25,
+     "image_size": [28, 28], "data_dir": "28"},
+    {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "linear", "batch_size": 25,
+     "image_size": [24, 24], "data_dir": "28"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The demo's recipe, cut short."""
+    from training.recipes import PRESETS
+
+    recipe = yaml.safe_load((PRESETS / "demo.yaml").read_text())
+    recipe |= {
+        "name": "small",
+        "training_strategy": STRATEGY,
+        "checkpoint_every": 30,
+        "log_every": 20,
+        "model_arguments": {"widths": [4, 8, 16], "initial_scale": 2.0},
+    }
+    recipe.pop("embedded_data", None)
+    path = tmp_path_factory.mktemp("recipe") / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def changed(recipe, path, **changes):
+    path.write_text(yaml.safe_dump(yaml.safe_load(recipe.read_text()) | changes))
+    return path
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def two_workers(run_process, small, digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two") / "run"
+    ran = run_process(
+        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder, workers=2
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return folder, ran
+
+
+# 4,000 digits: 40 steps an epoch of 2 x 50, 80 of 2 x 25.
+STEPS = [(0, 20), (20, 40), (40, 60), (60, 80)]
+
+
+def test_train_csv_has_the_columns_and_the_schedule(two_workers):
+    found = rows(two_workers[0] / "train.csv")
+    assert list(found[0]) == [
+        "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate",
+        "batch_size", "image_size", "top5", "seconds",
+    ]  # fmt: skip
+    assert [(r["step"], r["batch_size"], r["image_size"]) for r in found] == [
+        ("20", "50", "20"), ("40", "50", "20"), ("60", "25", "28"), ("80", "25", "24")
+    ]  # fmt: skip
+    assert [float(r["learning_rate"]) for r in found] == [0.1, 0.05, 0.01, 0.001]
+    assert [float(r["epoch"]) for r in found] == [0.5, 1, 1.25, 1.5]
+    for row in found:
+        assert float(row["total_loss"]) > float(row["loss"]) > 0
+    seconds = [float(r["seconds"]) for r in found]
+    assert seconds == sorted(seconds)
+
+
+def test_the_log_has_the_originals_lines(two_workers):
+    log = (two_workers[0] / "train.log").read_text()
+    train = re.findall(
+        r"^Log @train: steps@\d+ epoch@[\d.]+ im/s@[\d.]+ loss@[\d.]+ total_loss@[\d.]+ "
+        r"lr@[\d.]+ bs@\d+ sz@\d+ top5@[\d.]+ tm@[\d.]+$", log, re.M,
+    )  # fmt: skip
+    evaluated = re.findall(
+        r"^Log @eval: count@ *\d+ step@ *\d+ top1@ *[\d.]+ top5@ *[\d.]+ loss@ *[\d.]+ "
+        r"time@[-\d]+ [:\d]+$", log, re.M,
+    )  # fmt: skip
+    assert (len(train), len(evaluated)) == (4, 4)
+    for line in train + evaluated:
+        assert line in two_workers[1].stdout
+
+
+def test_every_checkpoint_is_there_and_evaluated(two_workers):
+    folder = two_workers[0]
+    steps = [0, 30, 60, 80]
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        f"step-{step:08d}.keras" for step in steps
+    ]
+    found = rows(folder / "evaluation.csv")
+    assert sorted(int(r["step"]) for r in found) == steps
+    assert {r["images"] for r in found} == {"1000"}
+
+
+def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
+    """Counted here from the records, with NumPy's ranking of the logits."""
+    folder = two_workers[0]
+    model = keras.saving.load_model(folder / "model.keras")
+    images, labels = [], []
+    for raw in tf.data.TFRecordDataset(sorted(map(str, (digits / "28").glob("validation-*")))):
+        features = tf.train.Example.FromString(raw.numpy()).features.feature
+        encoded = features["image/encoded"].bytes_list.value[0]
+        images.append(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+        labels.append(features["image/class/label"].int64_list.value[0] - 1)
+    logits = model.predict(np.stack(images), verbose=0)
+    ranks = (np.argsort(-logits, axis=1) == np.array(labels)[:, None]).argmax(axis=1)
+    (last,) = (r for r in rows(folder / "evaluation.csv") if r["step"] == "80")
+    assert float(last["top1"]) == pytest.approx((ranks < 1).mean(), abs=1e-6)
+    assert float(last["top5"]) == pytest.approx((ranks < 5).mean(), abs=1e-6)
+
+
+def test_the_model_is_plain(two_workers, run_process, tmp_path):
+    shutil.copy(two_workers[0] / "model.keras", tmp_path)
+    code = (
+        "import keras, numpy as np\n"
+        "m = keras.saving.load_model('model.keras')\n"
+        "assert type(m) is keras.Model or type(m).__name__ == 'Functional'\n"
+        "assert not m.compiled and m.dtype_policy.name == 'float32'\n"
+        "assert m.predict(np.zeros((2, 33, 31, 3), 'uint8'), verbose=0).shape == (2, 10)\n"
+    )
+    ran = run_process("-c", code, cwd=tmp_path, PYTHONPATH="")
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_it_ends_by_saying_where_things_are(two_workers):
+    folder, ran = two_workers
+    for name in ("model.keras", "train.log", "accuracy_vs_time.png"):
+        assert str(folder / name) in ran.stdout
+        assert (folder / name).stat().st_size > 0
+    assert "float32, not in the recipe's mixed_float16" in ran.stdout
+    assert list((folder / "tensorboard").glob("events*"))
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == "small"
+
+
+def test_the_progress_bar_shows_the_run(two_workers):
+    assert re.search(r"80/80", two_workers[1].stderr)
+    words = r"epoch .* phase 4/4 .* px lr .* im/s loss .* top-1 .* top-5"
+    assert re.search(words, two_workers[1].stderr)
+
+
+def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digits, tmp_path):
+    """One worker that lost all checkpoints but the early ones."""
+    arguments = ("recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir")
+    ran = run_process(*arguments, tmp_path / "whole")
+    assert ran.returncode == 0, ran.stderr
+    shutil.copytree(tmp_path / "whole", tmp_path / "broken")
+    later = [r["step"] for r in rows(tmp_path / "whole" / "checkpoints.csv") if int(r["step"]) > 90]
+    for step in later:
+        (tmp_path / "broken" / "checkpoints" / f"step-{int(step):08d}.keras").unlink()
+    ran = run_process(*arguments, tmp_path / "broken", "--resume")
+    assert ran.returncode == 0, ran.stderr
+    assert "going on after step 90" in ran.stdout
+    one, other = (
+        keras.saving.load_model(tmp_path / name / "model.keras") for name in ("whole", "broken")
+    )
+    for a, b in zip(one.variables, other.variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-4)
+    for name in ("train.csv", "evaluation.csv"):
+        steps = [[r["step"] for r in rows(tmp_path / run / name)] for run in ("whole", "broken")]
+        assert steps[0] == steps[1]
+    for a, b in zip(*(rows(tmp_path / n / "train.csv") for n in ("whole", "broken")), strict=True):
+        assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-2)
+
+
+def no_data(small, digits, folder):
+    return ["--recipe", small, "--data_dir", folder / "nowhere"], "nowhere"
+
+
+def no_data_named(small, digits, folder):
+    return ["--recipe", small], "--data_dir is missing"
+
+
+def empty_folder(small, digits, folder):
+    (folder / "data" / "20").mkdir(parents=True)
+    shutil.copytree(digits / "28", folder / "data" / "28")
+    return ["--recipe", small, "--data_dir", folder / "data"], str(folder / "data" / "20")
+
+
+def unknown_recipe(small, digits, folder):
+    return ["--recipe", "nope", "--data_dir", digits], "recipe 'nope'"
+
+
+def too_few_classes(small, digits, folder):
+    recipe = changed(small, folder / "r.yaml", classes=9)
+    return ["--recipe", recipe, "--data_dir", digits], "10 classes, but the recipe has classes: 9"
+
+
+def label_outside(small, digits, folder):
+    shutil.copytree(digits, folder / "data")
+    for size in ("20", "28"):
+        (folder / "data" / size / "manifest.json").unlink()
+    recipe = changed(small, folder / "r.yaml", classes=9)
+    return (
+        ["--recipe", recipe, "--data_dir", folder / "data"],
+        "label 10 is outside the recipe's classes",
+    )
+
+
+def unknown_model(small, digits, folder):
+    recipe = changed(small, folder / "r.yaml", model="resnet9")
+    return ["--recipe", recipe, "--data_dir", digits], "resnet9"
+
+
+def unknown_optimizer(small, digits, folder):
+    recipe = changed(small, folder / "r.yaml", optimizer={"name": "Sdg"})
+    return ["--recipe", recipe, "--data_dir", digits], "'Sdg'; use TF1Momentum or"
+
+
+def batch_too_large(small, digits, folder):
+    phase = {**STRATEGY[0], "epoch": [0, 1], "batch_size": 4001}
+    recipe = changed(small, folder / "r.yaml", training_strategy=[phase])
+    return ["--recipe", recipe, "--data_dir", digits], "phase 1, key 'batch_size': received 4001"
+
+
+MISTAKES = [no_data, no_data_named, empty_folder, unknown_recipe, too_few_classes, label_outside,
+            unknown_model, unknown_optimizer, batch_too_large]  # fmt: skip
+
+
+def messages(stderr):
+    return re.findall(r"recipe\.py: error: .*", stderr)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_message(run_process, small, digits, tmp_path, mistake):
+    arguments, message = mistake(small, digits, tmp_path)
+    ran = run_process("recipe.py", *arguments, "--run_dir", tmp_path / "run")
+    assert ran.returncode == 2
+    (found,) = messages(ran.stderr)
+    assert message in found
+    assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.parametrize("mistake", [no_data, empty_folder, unknown_recipe, label_outside])
+def test_a_mistake_is_one_message_from_two_workers(run_process, small, digits, tmp_path, mistake):
+    arguments, message = mistake(small, digits, tmp_path)
+    ran = run_process("recipe.py", *arguments, "--run_dir", tmp_path / "run", workers=2)
+    assert ran.returncode != 0
+    (found,) = messages(ran.stderr)
+    assert message in found
+    assert not re.search(r"^\[\d\]<stderr>:Traceback", ran.stderr, re.M)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_is_not_run_over(run_process, small, digits, tmp_path, two_workers, workers):
+    folder = tmp_path / "run"
+    shutil.copytree(two_workers[0], folder)
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+    ran = run_process(
+        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder, workers=workers
+    )
+    assert ran.returncode != 0
+    (found,) = messages(ran.stderr)
+    assert "holds a run already; --resume goes on with it, --overwrite deletes it" in found
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before

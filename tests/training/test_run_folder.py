@@ -1,0 +1,99 @@
+"""The run folder's files, and the original's log lines."""
+
+import pytest
+
+from training.errors import UserError
+from training.recipes import load_recipe
+from training.run_folder import RunFolder, evaluation_line, train_line
+
+
+def test_a_train_line_is_the_originals():
+    # Step 625 of the published log, number by number.
+    row = {"step": 625, "epoch": 2.888, "images_per_second": 14493.47, "loss": 3.598,
+           "total_loss": 4.343, "learning_rate": 1.48225, "batch_size": 740, "image_size": 128,
+           "top5": 0.5, "seconds": 275.59}  # fmt: skip
+    assert train_line(row) == (
+        "Log @train: steps@625 epoch@2.9 im/s@14493.47 loss@3.598 total_loss@4.343 lr@1.48225 "
+        "bs@740 sz@128 top5@0.5000 tm@275.59"
+    )
+
+
+def test_an_evaluation_line_is_the_originals():
+    row = {"step": 3125, "top1": 0.43419, "top5": 0.7023, "loss": 2.99,
+           "time": "2018-12-30 17:06:43"}  # fmt: skip
+    assert evaluation_line(5, row) == (
+        "Log @eval: count@    5 step@ 3125 top1@43.419 top5@ 70.23 loss@  2.99 "
+        "time@2018-12-30 17:06:43"
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path / "run")
+
+
+@pytest.fixture
+def started(run):
+    run.start(load_recipe("demo"), {"workers": 1})
+    return run
+
+
+def test_a_started_run_holds_recipe_versions_and_command(started):
+    assert started.holds_a_run
+    assert started.recipe()["name"] == "demo"
+    text = started.environment_file.read_text()
+    assert '"keras": "3.' in text
+    assert '"command"' in text
+
+
+def test_rows_come_back_as_they_were_written(started):
+    started.write_checkpoint_row(40, 1.0, 12.5, 4000)
+    assert started.checkpoint_rows() == []  # the checkpoint itself is not there
+    started.checkpoint(40).touch()
+    (row,) = started.checkpoint_rows()
+    assert (row["step"], row["epoch"], row["seconds"], row["images"]) == (40, 1, 12.5, 4000)
+
+
+def test_a_resumed_run_forgets_what_came_after_its_checkpoint(started):
+    for step in (0, 40, 80):
+        started.checkpoint(step).touch()
+        started.write_checkpoint_row(step, 0.0, 1.0, 0)
+    started.drop_after(40)
+    assert [row["step"] for row in started.checkpoint_rows()] == [0, 40]
+
+
+def test_a_free_folder_is_taken(run):
+    run.check_free(resume=False, overwrite=False)
+    run.path.mkdir()
+    run.check_free(resume=False, overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((False, False), "holds a run already; --resume goes on with it, --overwrite deletes it"),
+        ((True, True), "give one of them"),
+    ],
+)
+def test_a_run_is_not_run_over(started, flags, message):
+    with pytest.raises(UserError, match=message):
+        started.check_free(*flags)
+
+
+def test_there_has_to_be_a_run_to_resume(run):
+    with pytest.raises(UserError, match="holds no run to resume"):
+        run.check_free(resume=True, overwrite=False)
+
+
+def test_other_files_are_not_touched(run):
+    run.path.mkdir()
+    (run.path / "thesis.tex").touch()
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match="files that are not a run's"):
+            run.check_free(resume=False, overwrite=overwrite)
+
+
+def test_overwriting_starts_from_nothing(started):
+    started.checkpoint(40).touch()
+    started.start(load_recipe("demo"), {}, overwrite=True)
+    assert list(started.checkpoints.iterdir()) == []
