@@ -53,8 +53,9 @@ def main() -> None:
 def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     """Trains a recipe's model and evaluates its checkpoints."""
     team = workers.join()
+    now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
     recipe, data, schedule, run = workers.together(
-        lambda: prepare(team, recipe_name, data_dir, run_dir, resume, overwrite)
+        lambda: prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite)
     )
 
     from callbacks.broadcast import BroadcastFromFirst
@@ -68,7 +69,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
-    devices.set_policy(policy, recipe.seed)
+    devices.set_numerics(policy, recipe.seed, recipe.xla)
     net = workers.together(lambda: model.build(recipe))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
 
@@ -104,7 +105,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         scribe.conclude()
 
 
-def prepare(team, recipe_name, data_dir, run_dir, resume, overwrite):
+def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):
     """Reads and checks all that a run needs, before anything is created."""
     from training.data import find_data
     from training.run_folder import RunFolder
@@ -115,11 +116,10 @@ def prepare(team, recipe_name, data_dir, run_dir, resume, overwrite):
             raise UserError(f"--data_dir is missing; recipe '{recipe.name}' needs records on disk")
         from datasets.digits import prepare_digits
 
-        data_dir = prepare_digits(Path("data") / recipe.embedded_data)
+        data_dir = prepare_digits(Path(__file__).parent / "data" / recipe.embedded_data)
     data = find_data(data_dir, recipe)
     schedule = recipe.schedule(team.size, data.images)
-    name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunFolder(run_dir or Path("runs") / name)
+    run = RunFolder(run_dir or Path("runs") / f"{recipe.name}-{now}")
     run.check_free(resume, overwrite)
     return recipe, data, schedule, run
 

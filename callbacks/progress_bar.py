@@ -1,5 +1,6 @@
 """One bar for the whole run, over all phases."""
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,7 +26,9 @@ class ProgressBar(StepCallback):
 
     def __init__(self, total_steps: int, initial_step: int = 0, **options: Any):
         super().__init__(initial_step)
-        options = {"unit": "step", "dynamic_ncols": True, "smoothing": 0.05, **options}
+        # Under horovodrun the bar goes through a pipe, where each refresh is a line.
+        seconds = 0.1 if sys.stderr.isatty() else 10.0
+        options = {"unit": "step", "mininterval": seconds, "smoothing": 0.05, **options}
         if not workers.current().is_first:
             options["disable"] = True
         self.bar: tqdm = tqdm(total=total_steps, initial=initial_step, **options)

@@ -34,8 +34,6 @@ def prepare_devices(workers: Workers) -> int:
         own = gpus[workers.local_rank % len(gpus)]
         tf.config.set_visible_devices(own, "GPU")
         tf.config.experimental.set_memory_growth(own, True)
-        # XLA cannot compile Horovod's all-reduce; auto-clustering leaves it out.
-        tf.config.optimizer.set_jit("autoclustering")
     else:
         _keep_freed_memory()
         tf.config.threading.set_intra_op_parallelism_threads(threads)
@@ -71,7 +69,13 @@ def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | No
     return recipes, None
 
 
-def set_policy(policy: str, seed: int) -> None:
-    """Makes `policy` Keras's default, and `seed` that of initial weights."""
+def set_numerics(policy: str, seed: int, xla: bool) -> None:
+    """Makes `policy` Keras's default and `seed` that of initial weights.
+
+    XLA, where asked for, comes as auto-clustering: `jit_compile` would have it compile
+    Horovod's all-reduce, too, and it cannot.
+    """
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
+    if xla:
+        tf.config.optimizer.set_jit("autoclustering")

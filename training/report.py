@@ -42,7 +42,7 @@ def draw_accuracy(run: RunFolder, path: Path) -> None:
         )
     axes.set(xlabel="seconds of training", ylabel="accuracy, %", xlim=(0, None), ylim=(0, 106))
     axes.set_title(f"{run.recipe()['name']}: accuracy against wall-clock time", loc="left")
-    axes.legend(loc="lower right", framealpha=0.9)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=120)
 
 

@@ -116,7 +116,7 @@ class Scribe:
                 self.run.drop_after(done)
             else:
                 self.run.start(recipe, {"workers": team.size, "policy": policy}, overwrite)
-            self._scalars = tf.summary.create_file_writer(str(self.run.tensorboard))
+            self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
                 f"{self.schedule.total_steps:,} steps into {self.run.path}"
@@ -127,6 +127,10 @@ class Scribe:
                 self.say(f"going on after step {done}")
         workers.gather(None)  # nobody writes or reads before the folder is there
         return done
+
+    def open(self) -> None:
+        """Opens the TensorBoard log; the other files are opened for each line."""
+        self._scalars = tf.summary.create_file_writer(str(self.run.tensorboard))
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""

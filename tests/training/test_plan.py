@@ -35,7 +35,7 @@ def test_the_json_has_the_published_schedule(run_process):
 def test_the_table_names_all_phases(run_process):
     ran = run_process("recipe.py", "plan", "--recipe", "demo")
     assert ran.returncode == 0, ran.stderr
-    for words in ("0 to 2", "2 to 8", "linear", "exp", "28 x 28", "20/train"):
+    for words in ("0 to 2", "2 to 9", "linear", "exp", "28 x 28", "20/train"):
         assert words in ran.stdout
 
 
