@@ -31,7 +31,7 @@ setup: $(READY)
 
 $(READY): requirements.txt
 	@test -n "$(PYTHON)" && "$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' \
-	  || { echo "make: Python 3.11 is needed, found '$$("$(PYTHON)" -V 2>&1)'; install python3.11 or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	  || { echo "make: Python 3.11 is needed, found $(if $(PYTHON),$$("$(PYTHON)" -V 2>&1),none); install python3.11 or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null \
 	  || { echo "make: Python has no venv module; install python3.11-venv" >&2; exit 1; }
 	@command -v g++ >/dev/null \

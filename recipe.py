@@ -98,7 +98,8 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
                 batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
             )
             del batches
-            gc.collect()  # the last stage's graph and buffers go before the next one's come
+            net.train_function = None
+            gc.collect()  # this stage's graph and buffers go before the next one's come
         evaluate_checkpoints(run, recipe, data, team, threads, scribe)
     if team.is_first:
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)

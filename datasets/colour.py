@@ -9,6 +9,7 @@ import importlib
 import math
 import os
 import sys
+import warnings
 from typing import Any
 
 import tensorflow as tf
@@ -41,7 +42,9 @@ def import_addons() -> Any:
         for name, stand_in in STAND_INS.items():
             sys.modules[name] = importlib.import_module(stand_in)
         tf.__dict__["keras"] = sys.modules["tensorflow.keras"]
-        return importlib.import_module("tensorflow_addons")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its end of life is known here
+            return importlib.import_module("tensorflow_addons")
     finally:
         tf.__dict__["keras"] = keras_of_tensorflow
         for name, module in before.items():
@@ -76,6 +79,7 @@ def jitter(image: Any, seed: Any, settings: ColourJitter) -> Any:
         lower_saturation=1 - settings.saturation,
         upper_saturation=1 + settings.saturation,
     )
-    return tf.image.stateless_random_contrast(
-        image, 1 - settings.contrast, 1 + settings.contrast, contrast_seed
-    )
+    if settings.contrast:  # TensorFlow refuses a range of none
+        low, high = 1 - settings.contrast, 1 + settings.contrast
+        image = tf.image.stateless_random_contrast(image, low, high, contrast_seed)
+    return image

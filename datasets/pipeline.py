@@ -106,10 +106,11 @@ def training_pipeline(
         chosen = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names), seed=order)
         if by_file:
             chosen = chosen.shard(workers, rank)
+        at_once = min(16, len(names))
         records = chosen.interleave(
             tf.data.TFRecordDataset,
-            cycle_length=min(16, len(names)),
-            num_parallel_calls=threads,
+            cycle_length=at_once,
+            num_parallel_calls=min(threads, at_once),
             deterministic=True,
         )
         if not by_file:

@@ -71,8 +71,6 @@ def test_crops_have_the_area_and_the_aspect_of_the_formula(gradient):
     assert fits.max() < 0.95  # an aspect up to 4 : 3 cannot fill 3 : 2
     assert 0.68 < min(aspects) < 0.85
     assert 1.2 < max(aspects) < 1.45
-    # Uniform between a quarter and what still fits.
-    assert np.mean(fits) == pytest.approx(0.57, abs=0.06)
 
 
 def test_the_same_seed_gives_the_same_crop_eagerly_and_mapped(gradient):
@@ -123,7 +121,7 @@ def test_only_a_recipe_that_asks_for_colour_loads_addons(run_process):
         "import sys, tensorflow as tf\n"
         "from datasets.augmentation import load\n"
         "from datasets.settings import Augmentation\n"
-        "jpeg = tf.io.encode_jpeg(tf.zeros((40, 40, 3), tf.uint8) + 100)\n"
+        "jpeg = tf.io.encode_jpeg(tf.constant([[[200, 100, 50]] * 40] * 40, tf.uint8))\n"
         "load(jpeg, (1, 2), 32, 32, Augmentation())\n"
         "assert 'tensorflow_addons' not in sys.modules\n"
         "colour = Augmentation(colour={})\n"
