@@ -97,6 +97,14 @@ class _Distributed:
         reduced = iter(workers.allreduce_gradients(present, **self._all_reduce_options))
         return [None if g is None else next(reduced) for g in grads]
 
+    def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
+        """Keras sends each update through tf.distribute, which never lets go of the
+        graph that it was traced in: some 12 MB a phase for a small model. A Horovod
+        worker has one device and needs none of it.
+        """
+        for gradient, variable in zip(grads, variables, strict=True):
+            self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
+
 
 class _EachStep(_Distributed):
     """All-reduce before everything else that `apply` does."""
@@ -144,6 +152,9 @@ def _copy(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
         copy = _subclass(type(optimizer), kind, options).from_config(optimizer.get_config())
     if kind is _AgreedScale:
         copy.inner_optimizer = _copy(inner, options)
+    else:  # averages nothing by itself
+        plain = _subclass(type(inner), _Distributed, options)
+        copy.inner_optimizer = plain.from_config(inner.get_config())
     return copy
 
 
