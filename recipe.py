@@ -164,7 +164,8 @@ def speak(message: str, shared: bool) -> None:
     team = workers.current()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
-        time.sleep(team.rank)  # where several meet the same, the first one ends the job
+        # Where several meet the same, the first to end has the launcher end the others.
+        time.sleep(0 if team.is_first else 4 + team.rank)
     if team.is_first or not shared:
         click.echo(f"recipe.py: error: {message}", err=True)
 
