@@ -63,7 +63,7 @@ def test_a_step_outside_the_run_is_refused():
     [
         (["--recipe", "nope"], "recipe 'nope': neither a preset"),
         (["--recipe", "demo", "--at", "1,x"], "--at: received '1,x'"),
-        (["--recipe", "demo", "--workers", "100"], "phase 1, key 'batch_size': received 100"),
+        (["--recipe", "demo", "--workers", "100"], "phase 1, key 'batch_size': received 50,"),
         (["--recipe", "demo", "--workers", "0"], "Invalid value for '--workers'"),
     ],
 )
