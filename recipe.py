@@ -17,6 +17,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import get_args
 
 import click
 from click_default_group import DefaultGroup
@@ -25,13 +26,12 @@ from training import workers
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.plan import plan as plan_of
 from training.plan import print_plan
-from training.recipes import load_recipe, presets
+from training.recipes import Policy, load_recipe, presets
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if os.path.exists("/dev/nvidiactl") else "3")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if workers.has_gpu_driver() else "3")
 
-POLICIES = ("float32", "mixed_float16", "mixed_bfloat16", "bfloat16")
 RECIPE = click.option(
     "--recipe", "recipe_name", required=True, metavar="NAME|FILE",
     help=f"A preset ({', '.join(presets())}) or a .yaml, .json or .py file.",
@@ -47,7 +47,7 @@ def main() -> None:
 @RECIPE
 @click.option("--data_dir", type=Path, help="Folder of the records (of `160`, `320`, ...).")
 @click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
-@click.option("--policy", type=click.Choice(POLICIES), help="Keras dtype policy.")
+@click.option("--policy", type=click.Choice(get_args(Policy)), help="Keras dtype policy.")
 @click.option("--resume", is_flag=True, help="Go on with the run in --run_dir.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
 def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
@@ -93,13 +93,14 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     with in_plain_words():
         for stage in schedule.stages(done):
             batches = stage_pipeline(stage, recipe, data, team, threads)
-            net.make_train_function(force=True)  # one trace a stage, at its own static shape
             net.fit(
                 batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
             )
             del batches
+            # The next stage is traced anew, at its own static shape; Keras would reuse this
+            # one's trace. Its graph and buffers go before the next one's come.
             net.train_function = None
-            gc.collect()  # this stage's graph and buffers go before the next one's come
+            gc.collect()
         evaluate_checkpoints(run, recipe, data, team, threads, scribe)
     if team.is_first:
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)

@@ -184,9 +184,9 @@ def evaluation_pipeline(
     return dataset.with_options(_options(threads))
 
 
-def _seed_of(seed: int, step: int) -> int:
-    """A seed for the pass that begins at a global step: a hash, below 2 ** 31."""
-    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0] >> 1)
+def _seed_of(seed: int, number: int) -> int:
+    """A seed of its own for each number (a step, a rank): a hash, below 2 ** 31."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
 def _options(threads: int) -> tf.data.Options:

@@ -23,6 +23,7 @@ from training.phases import Schedule, Strategy, explain
 
 PRESETS = Path(__file__).resolve().parent.parent / "recipes"
 
+Policy = Literal["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"]
 Channels = tuple[float, float, float]
 
 
@@ -79,7 +80,7 @@ class Recipe(Settings):
     l2_variables: Literal["kernels", "all"] = "kernels"
     loss_scale: Positive | Literal["dynamic"] = 256.0
     label_smoothing: Fraction = 0.0
-    policy: Literal["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"] = "mixed_float16"
+    policy: Policy = "mixed_float16"
     xla: bool = False
     augmentation: Augmentation = Augmentation()
     evaluation: Evaluation = Evaluation()
