@@ -13,7 +13,6 @@ import time
 STARTED = time.monotonic()  # the clock counts imports, data loading and tracing
 
 import gc
-import json
 import os
 import sys
 from pathlib import Path
@@ -23,24 +22,21 @@ import click
 from click_default_group import DefaultGroup
 
 from training import workers
+from training.commands import RECIPE, plan
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
-from training.plan import plan as plan_of
-from training.plan import print_plan
-from training.recipes import Policy, load_recipe, presets
+from training.recipes import Policy, load_recipe
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if workers.has_gpu_driver() else "3")
 
-RECIPE = click.option(
-    "--recipe", "recipe_name", required=True, metavar="NAME|FILE",
-    help=f"A preset ({', '.join(presets())}) or a .yaml, .json or .py file.",
-)  # fmt: skip
-
 
 @click.group(cls=DefaultGroup, default="train")
 def main() -> None:
     """Trains image classifiers in phases; `train` is the default command."""
+
+
+main.add_command(plan)
 
 
 @main.command()
@@ -124,25 +120,6 @@ def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):
     run = RunFolder(run_dir or Path("runs") / f"{recipe.name}-{now}")
     run.check_free(resume, overwrite)
     return recipe, data, schedule, run
-
-
-@main.command()
-@RECIPE
-@click.option("--workers", "count", type=click.IntRange(1), help="By default the recipe's.")
-@click.option("--at", default="", help="Global steps, as in 0,1,625.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(recipe_name, count, at, as_json):
-    """Prints a recipe's schedule; needs no data and no TensorFlow."""
-    recipe = load_recipe(recipe_name)
-    try:
-        steps = [int(step) for step in at.split(",") if step.strip()]
-    except ValueError:
-        raise UserError(f"--at: received {at!r}; give whole numbers, as in 0,1,625") from None
-    found = plan_of(recipe.schedule(count or recipe.workers), steps)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-    else:
-        print_plan(found)
 
 
 def run() -> int:
