@@ -127,6 +127,37 @@ def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
     assert float(last["top5"]) == pytest.approx((ranks < 5).mean(), abs=1e-6)
 
 
+def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
+    """The recipe's own policy, which a machine without a GPU uses only when asked."""
+    strategy = [
+        STRATEGY[0] | {"epoch": [0, 0.1]},
+        STRATEGY[2] | {"epoch": [0.1, 0.15], "lr": [0.1, 0.05]},
+    ]
+    recipe = changed(small, tmp_path / "half.yaml", training_strategy=strategy, log_every=4)
+    ran = run_process(
+        "recipe.py", "--recipe", recipe, "--data_dir", digits, "--run_dir", tmp_path / "run",
+        "--policy", "mixed_float16", workers=2,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 worker(s), mixed_float16" in ran.stdout
+    found = rows(tmp_path / "run" / "train.csv")
+    assert [r["step"] for r in found] == ["4", "8"]
+    assert all(np.isfinite(float(r["total_loss"])) for r in found)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    first, last = (
+        keras.saving.load_model(checkpoints / f"step-{step:08d}.keras", compile=False)
+        for step in (0, 8)
+    )
+    convolutions = [layer for layer in last.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.dtype_policy.name for layer in convolutions} == {"mixed_float16"}
+    kernels = [
+        (a, b) for a, b in zip(first.weights, last.weights, strict=True) if "kernel" in a.path
+    ]
+    assert all(np.isfinite(b).all() and not np.array_equal(a, b) for a, b in kernels)
+    result = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert {layer.dtype_policy.name for layer in result.layers} == {"float32"}
+
+
 def test_the_model_is_plain(two_workers, run_process, tmp_path):
     shutil.copy(two_workers[0] / "model.keras", tmp_path)
     code = (
@@ -146,7 +177,17 @@ def test_it_ends_by_saying_where_things_are(two_workers):
         assert str(folder / name) in ran.stdout
         assert (folder / name).stat().st_size > 0
     assert "float32, not in the recipe's mixed_float16" in ran.stdout
-    assert list((folder / "tensorboard").glob("events*"))
+    (events,) = (folder / "tensorboard").glob("events*")
+    scalars = {
+        (value.tag, event.step): value.simple_value
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    for row in rows(folder / "train.csv"):
+        assert scalars["train/top5", int(row["step"])] == pytest.approx(float(row["top5"]), 1e-5)
+    for row in rows(folder / "evaluation.csv"):
+        top1 = scalars["validation/top1", int(row["step"])]
+        assert top1 == pytest.approx(float(row["top1"]), 1e-5)
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == "small"
 
 

@@ -10,7 +10,7 @@ from callbacks.step_checkpoint import save_whole
 from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
-from training import recipes
+from training import devices, recipes
 from training.errors import UserError
 from training.evaluation import accuracy_metrics
 
@@ -22,7 +22,7 @@ def build(recipe: recipes.Recipe) -> keras.Model:
         UserError: a model or an argument that is not known.
     """
     try:
-        return build_model(
+        model = build_model(
             recipe.model,
             (None, None),
             recipe.classes,
@@ -32,6 +32,8 @@ def build(recipe: recipes.Recipe) -> keras.Model:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
+    devices.avoid_overrun(model)
+    return model
 
 
 def make_optimizer(settings: recipes.Optimizer) -> keras.optimizers.Optimizer:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +130,17 @@ class Scribe:
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
-        self._scalars = tf.summary.create_file_writer(str(self.run.tensorboard))
+        writer = tf.summary.create_file_writer(str(self.run.tensorboard))
+
+        def write(group: str, row: Mapping[str, Any], names: Iterable[str]) -> None:
+            # One record for all of a row: an op for each would cost ten times as much.
+            summary = tf.compat.v1.Summary()
+            for name in sorted(names):
+                summary.value.add(tag=f"{group}/{name}", simple_value=row[name])
+            with writer.as_default(step=row["step"]):
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+        self._scalars = write
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -142,10 +152,7 @@ class Scribe:
         def note(report: dict[str, Any]) -> None:
             row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
             self.say(self.run.write_train_row(row))
-            with self._scalars.as_default(step=row["step"]):
-                for name, value in row.items():
-                    if name not in ("step", "cross_entropy"):
-                        tf.summary.scalar(f"train/{name}", value)
+            self._scalars("train", row, set(row) - {"step", "cross_entropy"})
             phase = self.schedule.phases.index(self.schedule.phase_at(row["step"] - 1)) + 1
             bar.show({**row, "phase": f"{phase}/{len(self.schedule.phases)}"})
 
@@ -161,9 +168,7 @@ class Scribe:
 
     def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
         self.say(self.run.write_evaluation_row(count, row))
-        with self._scalars.as_default(step=row["step"]):
-            for name in ("top1", "top5", "loss"):
-                tf.summary.scalar(f"validation/{name}", row[name])
+        self._scalars("validation", row, ("top1", "top5", "loss"))
 
     def conclude(self) -> None:
         """Draws the picture and says where everything is."""
