@@ -1,5 +1,6 @@
 """The run folder: what is in it, and where. Nothing else knows its layout."""
 
+import contextlib
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from training.clock import BUCKETS
 from training.errors import UserError
 from training.recipes import Recipe
 
@@ -27,6 +29,7 @@ EVALUATION_COLUMNS = (
     "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size",
     "images_per_second", "time",
 )  # fmt: skip
+CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS)
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
 
@@ -61,6 +64,7 @@ class RunFolder:
         self.train_csv = self.path / "train.csv"
         self.log = self.path / "train.log"
         self.checkpoints_csv = self.path / "checkpoints.csv"
+        self.clock_csv = self.path / "clock.csv"
         self.evaluation_csv = self.path / "evaluation.csv"
         self.model = self.path / "model.keras"
         self.picture = self.path / "accuracy_vs_time.png"
@@ -139,6 +143,21 @@ class RunFolder:
         row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
         _append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
 
+    def write_clock_row(
+        self, step: int, event: str, images: int, buckets: Mapping[str, float]
+    ) -> None:
+        """Notes the seconds in each bucket after `step` steps.
+
+        Args:
+            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
+        """
+        _append(self.clock_csv, CLOCK_COLUMNS, {"step": step, "event": event, "images": images,
+                                                **buckets})  # fmt: skip
+
+    def clock_rows(self) -> list[dict[str, Any]]:
+        """The rows of clock.csv; none in a run from before there was one."""
+        return _read(self.clock_csv)
+
     def checkpoint_rows(self) -> list[dict[str, Any]]:
         """The checkpoints that are there, by step, as they were noted when written."""
         rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
@@ -156,6 +175,7 @@ class RunFolder:
             (self.train_csv, TRAIN_COLUMNS),
             (self.checkpoints_csv, CHECKPOINT_COLUMNS),
             (self.evaluation_csv, EVALUATION_COLUMNS),
+            (self.clock_csv, CLOCK_COLUMNS),
         ):
             kept = [row for row in _read(path) if row["step"] <= step]
             path.unlink(missing_ok=True)
@@ -177,13 +197,17 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return [
-            {key: value if key == "time" else _number(value) for key, value in row.items()}
+            {key: _value(value) for key, value in row.items() if key is not None}
             for row in csv.DictReader(file)
         ]
 
 
-def _number(text: str) -> int | float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+def _value(text: str | None) -> Any:
+    """A cell as int, float or, where it is neither, as text."""
+    for kind in (int, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return kind(text)  # type: ignore[arg-type]
+    return text
 
 
 def _utc() -> str:
