@@ -22,7 +22,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import workers
-from training.commands import RECIPE, plan
+from training.commands import RECIPE, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.recipes import Policy, load_recipe
 
@@ -37,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(plan)
+main.add_command(report)
 
 
 @main.command()

@@ -1,9 +1,11 @@
 """The commands beside `train`: their options, and nothing that is slow to import."""
 
 import json
+from pathlib import Path
 
 import click
 
+from training.clock import CLOCKS
 from training.errors import UserError
 from training.plan import plan as plan_of
 from training.plan import print_plan
@@ -32,3 +34,31 @@ def plan(recipe_name, count, at, as_json):
         click.echo(json.dumps(found, indent=2))
     else:
         print_plan(found)
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=Path, metavar="RUN...")
+@click.option("--target", metavar="top5=93", help="Accuracy in percent; 93 % top-5 for ImageNet.")
+@click.option("--price", type=click.FloatRange(0), help="Of an hour of all workers.")
+@click.option("--clock", type=click.Choice(list(CLOCKS)), help="By default DAWNBench's.")
+@click.option("--output", type=Path, help="Folder to save to; by default that of the one run.")
+@click.option("--dawnbench", type=Path, metavar="DIR", help="Write the entry's JSON and TSV.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def report(runs, target, price, clock, output, dawnbench, as_json):
+    """Tells how long runs took to what accuracy; a RUN is a folder, a log or a .tsv entry."""
+    from rich.console import Console
+
+    from training import report as reports
+    from training.accuracy_clock import parse_target
+    from training.dawnbench import write_entry
+
+    wanted = parse_target(target) if target else None
+    records, figures, saved = reports.report(runs, wanted, price, clock, output)
+    entries = [write_entry(record, dawnbench, price) for record in records] if dawnbench else []
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    console = Console(width=120, highlight=False)
+    reports.print_report(figures, saved, console)
+    for about, curve in entries:
+        console.print(f"{curve} and {about.name}; author and codeURL are yours to fill in")

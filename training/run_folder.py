@@ -124,6 +124,10 @@ class RunFolder:
     def recipe(self) -> Mapping[str, Any]:
         return yaml.safe_load(self.recipe_file.read_text())
 
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: command, workers, policy, versions."""
+        return json.loads(self.environment_file.read_text())
+
     def write_train_row(self, row: Mapping[str, Any]) -> str:
         """Adds a row to train.csv and its line to the log; returns the line."""
         _append(self.train_csv, TRAIN_COLUMNS, row)
@@ -158,10 +162,14 @@ class RunFolder:
         """The rows of clock.csv; none in a run from before there was one."""
         return _read(self.clock_csv)
 
-    def checkpoint_rows(self) -> list[dict[str, Any]]:
-        """The checkpoints that are there, by step, as they were noted when written."""
+    def noted_checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints by step, as they were noted when written."""
         rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
-        return [rows[step] for step in sorted(rows) if self.checkpoint(step).exists()]
+        return [rows[step] for step in sorted(rows)]
+
+    def checkpoint_rows(self) -> list[dict[str, Any]]:
+        """Those of the noted checkpoints that are there."""
+        return [row for row in self.noted_checkpoints() if self.checkpoint(row["step"]).exists()]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
         return _read(self.evaluation_csv)

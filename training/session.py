@@ -119,7 +119,8 @@ class Scribe:
             if resume:
                 self.run.drop_after(done)
             else:
-                self.run.start(recipe, {"workers": team.size, "policy": policy}, overwrite)
+                settings = {"workers": team.size, "policy": policy, "images": self.schedule.images}
+                self.run.start(recipe, settings, overwrite)
             self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
@@ -177,11 +178,11 @@ class Scribe:
                 tf.summary.scalar(f"validation/{name}", row[name])
 
     def conclude(self) -> None:
-        """Draws the picture and says where everything is."""
-        from training.report import draw_accuracy
+        """Saves the report with its pictures and says where everything is."""
+        from training.report import report
 
         self.note_time(self.schedule.total_steps, "end")
-        draw_accuracy(self.run, self.run.picture)
+        report([self.run.path])
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
