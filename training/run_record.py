@@ -196,6 +196,7 @@ def read_run_folder(run: RunFolder) -> RunRecord:
             "classes": recipe.classes,
             "images": max(schedule.images.values()),
             "checkpoint_every": recipe.checkpoint_every,
+            "written": len(written),
             "total_steps": schedule.total_steps,
             "epochs": schedule.phases[-1].phase.epoch[1],
             "strategy": [p.model_dump(mode="json") for p in recipe.training_strategy.root],
@@ -266,7 +267,7 @@ def _phases(
                 phase.phase.image_size[0],
                 phase.phase.epoch,
                 rate,
-            )  # fmt: skip
+            )
         )
     return found
 
