@@ -9,7 +9,8 @@ from training.clock import CLOCKS
 from training.errors import UserError
 from training.run_record import Checkpoint, RunRecord
 
-METRICS = ("top1", "top5")
+LABELS = {"top1": "top-1", "top5": "top-5"}
+METRICS = tuple(LABELS)
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Target:
     value: float
 
     def __str__(self) -> str:
-        return f"{self.metric} {100 * self.value:g} %"
+        return f"{LABELS[self.metric]} {100 * self.value:g} %"
 
     def is_met(self, checkpoint: Checkpoint) -> bool:
         # A fraction that was written with six digits is the target's own value or not.

@@ -36,7 +36,7 @@ def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
     rounds up to a target.
     """
     images, total = record.facts.get("images"), record.facts.get("total_steps")
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for checkpoint in record.checkpoints:
         epoch = checkpoint.epoch or 0.0
         if images and checkpoint.images is not None:
@@ -134,7 +134,7 @@ def read_entry(path: Path) -> RunRecord:
     if not rows:
         raise UserError(f"{path}: holds no checkpoints")
     about = _about(path.with_suffix(".json"))
-    misc = about.get("misc") if isinstance(about.get("misc"), dict) else {}
+    misc: dict[str, Any] = about["misc"] if isinstance(about.get("misc"), dict) else {}
     workers = misc.get("workers") or _workers_of(str(about.get("hardware", "")))
     images = misc.get("images") or IMAGENET
     schedule, steps = _steps(misc, workers, images, [row[0] for row in rows])
@@ -161,6 +161,7 @@ def read_entry(path: Path) -> RunRecord:
             for step, (epoch, time, top1, top5) in zip(steps, rows, strict=True)
         ),
         phases=tuple(_phases(schedule, steps, seconds)) if schedule else (),
+        schedule=schedule,
         workers=workers,
         totals={"dawnbench": seconds[-1]},
         timelines={"dawnbench": (steps, seconds)} if schedule else {},

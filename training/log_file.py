@@ -150,7 +150,8 @@ def _strategy(text: str) -> list[PhaseRecord]:
             block = blocks[int(np.searchsorted(ends, phase["epoch"][0], side="right"))]
             found.append(
                 PhaseRecord(
-                    *phase["steps"],
+                    phase["steps"][0],
+                    phase["steps"][1],
                     block["batch_size"],
                     block["image_size"][0],
                     tuple(phase["epoch"]),

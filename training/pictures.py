@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from training.accuracy_clock import Target, time_to
+from training.accuracy_clock import LABELS, Target, time_to
 from training.clock import BUCKETS
 from training.run_record import PhaseRecord, RunRecord
 
@@ -64,22 +64,23 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
                     [100 * getattr(c, metric) for c in record.checkpoints],
                     **_line(i), label=record.name,
                 )  # fmt: skip
-        title = f"{_label(metric)} on the validation set against wall-clock time"
+        title = f"{LABELS[metric]} on the validation set against wall-clock time"
     if target:
-        axes.axhline(100 * target.value, color=BLACK, linewidth=1, linestyle=(0, (6, 3)))
-        axes.annotate(
-            f"target {_label(target.metric)} {100 * target.value:g} %",
-            (0, 100 * target.value), xytext=(4, 3), textcoords="offset points",
-            xycoords=("axes fraction", "data"), fontsize=8,
+        axes.axhline(
+            100 * target.value, color=BLACK, linewidth=1, linestyle=(0, (6, 3)),
+            label=f"target: {target}",
         )  # fmt: skip
-        for record in records:
-            found = time_to(target, record.checkpoints, clock)
-            if found["reached"]:
-                axes.plot(
-                    found["seconds"] / length, 100 * found[target.metric],
-                    marker="*", markersize=15, color="#F0E442", markeredgecolor=BLACK, zorder=5,
-                )  # fmt: skip
-    axes.set(ylabel="accuracy, %", xlim=(0, None), ylim=(0, 104))
+        reached = [time_to(target, record.checkpoints, clock) for record in records]
+        reached = [found for found in reached if found["reached"]]
+        if reached:
+            axes.plot(
+                [found["seconds"] / length for found in reached],
+                [100 * found[target.metric] for found in reached],
+                marker="*", markersize=15, color="#F0E442", markeredgecolor=BLACK, zorder=5,
+                linestyle="", label="first checkpoint there",
+            )  # fmt: skip
+    last = max(record.totals[clock] for record in records) / length
+    axes.set(ylabel="accuracy, %", xlim=(0, 1.01 * last), ylim=(0, 110), yticks=range(0, 101, 20))
     axes.set_xlabel(f"{unit} (clock: {clock})")
     axes.set_title(title, loc="left")
     axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
@@ -90,14 +91,22 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
 
 def _draw_one_run(axes: Axes, record: RunRecord, clock: str, length: float) -> None:
     if clock in record.timelines:
+        labels: list[list[Any]] = []
         for number, phase in enumerate(record.phases):
             begin, end = (record.seconds_at(s, clock) / length for s in (phase.first, phase.end))
             begin = begin if number else 0.0
             axes.axvspan(begin, end, color=SHADES[number % 2], linewidth=0, zorder=-1)
-            axes.annotate(
-                f"{phase.image_size} px\n{phase.batch_size}", ((begin + end) / 2, 1.5),
-                ha="center", va="bottom", fontsize=8, color="#444444",
-            )  # fmt: skip
+            label = f"{phase.image_size} px\nbatch {phase.batch_size}"
+            if labels and labels[-1][0] == label:
+                labels[-1][2] = end  # phases of one stage share their label
+            else:
+                labels.append([label, begin, end])
+        for label, begin, end in labels:
+            if end - begin > 0.05 * record.totals[clock] / length:
+                axes.annotate(
+                    label, ((begin + end) / 2, 1.5), ha="center", va="bottom", fontsize=8,
+                    color="#444444",
+                )  # fmt: skip
         windows = [row for row in record.windows if row["step"]]
         if windows:
             axes.plot(
@@ -108,10 +117,10 @@ def _draw_one_run(axes: Axes, record: RunRecord, clock: str, length: float) -> N
     seconds = [c.seconds[clock] / length for c in record.checkpoints]
     for i, metric in enumerate(("top5", "top1")):
         values = [100 * getattr(c, metric) for c in record.checkpoints]
-        axes.plot(seconds, values, **_line(1 - i), label=f"{_label(metric)} on the validation set")
+        axes.plot(seconds, values, **_line(1 - i), label=f"{LABELS[metric]} on the validation set")
         axes.annotate(
             f"{values[-1]:.2f} %", (seconds[-1], values[-1]), ha="right", color=COLOURS[1 - i],
-            xytext=(0, 8 if metric == "top5" else -15), textcoords="offset points",
+            xytext=(0, 6 if metric == "top5" else -15), textcoords="offset points",
         )  # fmt: skip
 
 
@@ -132,13 +141,21 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
     for i, record in enumerate(records):
         line = _line(i) | {"marker": ""}
         for axes, (key, _) in zip(rows, panels, strict=True):
-            if key in ("batch_size", "image_size") and record.phases:
+            if key == "learning_rate" and record.schedule:
+                steps = np.linspace(0, record.schedule.total_steps, 500).round().astype(int)
+                rates = [record.schedule.learning_rate(int(step)) for step in steps]
+                axes.plot(steps, rates, **line, label=record.name)
+            elif key in ("batch_size", "image_size") and record.phases:
                 axes.plot(*_stairs(record.phases, key), **line, label=record.name)
             elif record.windows:
                 values = [row[key] for row in record.windows]
                 steps = [row["step"] for row in record.windows]
                 axes.plot(steps, values, **line, label=record.name)
+            elif key == "images_per_second" and record.phases:
+                # The rates of whole phases, where they are all there is.
+                axes.plot(*_stairs(record.phases, key), **line, label=record.name)
     for axes, (_, label) in zip(rows, panels, strict=True):
+        axes.margins(x=0.005, y=0.12)
         axes.set(ylabel=label, ylim=(0, None), xlim=(0, None))
         axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
     rows[-1].set_xlabel("steps")
@@ -156,7 +173,7 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
 
 def _stairs(phases: Sequence[PhaseRecord], key: str) -> tuple[Any, Any]:
     steps = np.array([(phase.first, phase.end) for phase in phases]).ravel()
-    return steps, np.repeat([getattr(phase, key) for phase in phases], 2)
+    return steps, np.repeat(np.array([getattr(phase, key) for phase in phases], float), 2)
 
 
 def draw_buckets(records: Sequence[RunRecord]) -> Figure:
@@ -171,7 +188,7 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     for name, colour, hatch in zip(BUCKETS, colours, HATCHES, strict=True):
         widths = np.array([(record.buckets or {})[name] for record in shown]) / length
         axes.barh(range(len(shown)), widths, left=left, color=colour, hatch=hatch, height=0.6,
-                  edgecolor=BLACK, linewidth=0.5, label=name)  # fmt: skip
+                  edgecolor=BLACK, linewidth=0.5, label=name.replace("_", "-"))  # fmt: skip
         for i, width in enumerate(widths):
             share = width * length / sum((shown[i].buckets or {}).values())
             if share >= 0.06:
@@ -186,10 +203,6 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     axes.set_title("where the time went", loc="left")
     figure.legend(loc="outside lower center", ncols=len(BUCKETS), frameon=False)
     return figure
-
-
-def _label(metric: str) -> str:
-    return {"top1": "top-1", "top5": "top-5"}[metric]
 
 
 def _line(number: int) -> dict[str, Any]:

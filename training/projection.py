@@ -32,9 +32,9 @@ def project(
             a checkpoint's step, that is written.
 
     Returns:
-        Plain data ready for JSON: `phases` with `steps`, `images_per_second`, `how`
-        (measured, interpolated, extrapolated, or scaled to other workers), `seconds` by bucket, `until` (seconds
-        since the start) and `cost`; `totals` by clock; `cost` of everything; `at`.
+        Plain data ready for JSON: `phases` with `steps`, `images_per_second`, `how` (measured,
+        interpolated, extrapolated, or scaled to other workers), `seconds` by bucket, `until`
+        (seconds since the start) and `cost`; `totals` by clock; `cost` of everything; `at`.
 
     Raises:
         UserError: rates of another model, or too far from what the recipe needs.
@@ -69,20 +69,15 @@ def project(
                 "image_size": [height, width],
                 "batch_size": phase.phase.batch_size,
                 "images": schedule.images_between(phase.first, phase.end),
-                "images_per_second": phase.phase.batch_size * schedule.workers / step
-                if step
-                else None,
+                "images_per_second": phase.phase.batch_size * schedule.workers / step,
                 "how": how,
                 "seconds": seconds,
                 "until": now,
                 "cost": cost(sum(seconds.values()), price),
             }
         )
-    by_bucket = {
-        name: sum(p["seconds"][name] for p in phases)
-        for name in ("tracing", "steps", "checkpoints")
-    }
-    dawnbench = throughput.start_up_seconds + by_bucket["tracing"] + by_bucket["steps"]
+    training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))
+    dawnbench = throughput.start_up_seconds + tracing + training
 
     def seconds_at(step: int) -> float:
         first, begun, each = max(p for p in points if p[0] <= min(step, last))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from training.accuracy_clock import (
+    LABELS,
     Target,
     choose_clock,
     repeats,
@@ -44,7 +46,10 @@ def report(
     Raises:
         UserError: a run that cannot be read or compared, a folder that cannot be written.
     """
-    records = [read_record(path) for path in paths]
+    for path in paths:
+        if [other.resolve() for other in paths].count(path.resolve()) > 1:
+            raise UserError(f"{path}: named twice; a run is no repeat of itself")
+    records = _told_apart([read_record(path) for path in paths])
     if target is None and all(record.facts.get("classes") == 1000 for record in records):
         target = IMAGENET_TARGET
     clock = choose_clock(records, clock)
@@ -60,6 +65,15 @@ def report(
     if output is None and len(records) == 1 and records[0].kind == "run folder":
         output = records[0].source
     return records, figures, _save(records, figures, clock, target, output) if output else []
+
+
+def _told_apart(records: list[RunRecord]) -> list[RunRecord]:
+    """The records, those of the same name renamed to their paths."""
+    names = [record.name for record in records]
+    return [
+        replace(record, name=str(record.source)) if names.count(record.name) > 1 else record
+        for record in records
+    ]
 
 
 def _save(
@@ -145,7 +159,7 @@ def _print_run(run: dict[str, Any], console: Console) -> None:
         console.print("  " + target_words(run["target"], run["at_most"]))
     for name, point in (
         *([("final", run["final"])] if "final" in run else []),
-        *((f"best {metric}", point) for metric, point in run.get("best", {}).items()),
+        *((f"best {LABELS[metric]}", point) for metric, point in run.get("best", {}).items()),
     ):
         console.print(
             f"  {name}: {point['top1']:.2%} top-1, {point['top5']:.2%} top-5 after "
@@ -211,7 +225,7 @@ def _print_comparison(figures: dict[str, Any], console: Console) -> None:
             )
         elif "reached" in group:
             words.append("the target in none of them")
-        for metric, name in (("top1", "top-1"), ("top5", "top-5")):
+        for metric, name in LABELS.items():
             if metric in group:
                 words.append(f"final {name} {_range(group[metric], '{:.2%}'.format)}")
         words.append(f"whole run {_range(group['total'], time_words)}")

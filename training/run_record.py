@@ -74,6 +74,7 @@ class RunRecord:
         checkpoints: those that were evaluated, by step.
         windows: rows of train.csv, or what the log's train lines say.
         phases: in order; empty where they are not known.
+        schedule: of the whole strategy, where that is known.
         workers: how many; None where not recorded.
         at_most: clocks under which the times are upper bounds.
         totals: seconds of the whole run by clock.
@@ -91,6 +92,7 @@ class RunRecord:
     checkpoints: tuple[Checkpoint, ...]
     windows: tuple[Mapping[str, Any], ...] = ()
     phases: tuple[PhaseRecord, ...] = ()
+    schedule: Schedule | None = None
     workers: int | None = None
     at_most: frozenset[str] = frozenset()
     totals: Mapping[str, float] = field(default_factory=dict)
@@ -183,6 +185,7 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         checkpoints=(),
         windows=tuple(windows),
         phases=tuple(_phases(schedule, times, windows)),
+        schedule=schedule,
         workers=workers,
         at_most=frozenset() if times else frozenset({"dawnbench"}),
         totals=totals,

@@ -169,7 +169,7 @@ class Throughput(Settings):
                 f"'all_reduce' to tell those of {workers}; give --workers {self.workers}"
             )
         change = self.all_reduce.seconds(workers) - self.all_reduce.seconds(self.workers)
-        return max(step + change, 0.0), EXTRAPOLATED if how == EXTRAPOLATED else SCALED
+        return max(step + change, 1e-9), EXTRAPOLATED if how == EXTRAPOLATED else SCALED
 
     def _words(self) -> str:
         return f"throughput of {self.hardware}" if self.hardware else "throughput"
