@@ -31,6 +31,7 @@ from callbacks.stage_clock import wait_for_device
 from callbacks.step_checkpoint import save_whole
 from training import devices, model, workers
 from training.commands import RECIPE
+from training.errors import USER_ERRORS, UserError
 from training.recipes import Recipe, load_recipe
 
 
@@ -86,13 +87,13 @@ def _settings(recipe: Recipe) -> list[tuple[int, int]]:
     """The different (image size, batch size) of a recipe, in its order.
 
     Raises:
-        click.UsageError: an image that is not square; a table of rates holds none.
+        UserError: an image that is not square; a table of rates holds none.
     """
     found: dict[tuple[int, int], None] = {}
     for phase in recipe.training_strategy.root:
         height, width = phase.image_size
         if height != width:
-            raise click.UsageError(f"image size {height} x {width}: only squares are measured")
+            raise UserError(f"image size {height} x {width}: only squares are measured")
         found[height, phase.batch_size] = None
     return list(found)
 
@@ -130,4 +131,7 @@ def _seconds_to_save(net: keras.Model) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except USER_ERRORS as error:
+        sys.exit(f"throughput.py: error: {error}")

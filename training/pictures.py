@@ -142,9 +142,9 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
         line = _line(i) | {"marker": ""}
         for axes, (key, _) in zip(rows, panels, strict=True):
             if key == "learning_rate" and record.schedule:
-                steps = np.linspace(0, record.schedule.total_steps, 500).round().astype(int)
-                rates = [record.schedule.learning_rate(int(step)) for step in steps]
-                axes.plot(steps, rates, **line, label=record.name)
+                whole = np.linspace(0, record.schedule.total_steps, 500).round().astype(int)
+                rates = [record.schedule.learning_rate(int(step)) for step in whole]
+                axes.plot(whole, rates, **line, label=record.name)
             elif key in ("batch_size", "image_size") and record.phases:
                 axes.plot(*_stairs(record.phases, key), **line, label=record.name)
             elif record.windows:
