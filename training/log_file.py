@@ -68,7 +68,10 @@ def read_log(path: Path) -> RunRecord:
     finished = re.search(r"Finished in\D*([\d.]+)", text)
     last = max([*steps, *evaluated])
     if finished and last > steps[-1]:
-        steps, seconds = [*steps, last], [*seconds, float(finished[1])]
+        steps, seconds = (
+            [*steps, last],
+            [*seconds, round(float(finished[1]), 2)],
+        )  # as the lines have it
     size = re.search(r"Horovod size:\D*(\d+)", text)
     workers = int(size[1]) if size else None
     remarks = [

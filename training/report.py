@@ -106,9 +106,11 @@ def time_words(seconds: float) -> str:
     """Seconds as people say them: 41.2 s, 104 min 33 s, 2 h 15 min."""
     if seconds < 100:
         return f"{seconds:.1f} s"
+    seconds = round(seconds)
     if seconds < 3 * 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:02.0f} s"
-    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:02.0f} min"
+        return f"{seconds // 60} min {seconds % 60:02} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min"
 
 
 def _or_dash(value: Any, form: str) -> str:
