@@ -27,6 +27,7 @@ from callbacks.broadcast import BroadcastFromFirst
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
 from callbacks.same_weights import SameWeights
+from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.wall_clock import WallClock
 from training import devices, model, workers
@@ -63,6 +64,7 @@ def main(steps: int, repeats: int, batch_size: int, log_every: int) -> None:
         scribe.open()
         bar = ProgressBar(schedule.total_steps, file=nowhere)
         ours = [
+            StageClock(scribe.clock),
             BroadcastFromFirst(),
             PhaseScheduler(schedule),
             SameWeights([0]),

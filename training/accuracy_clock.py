@@ -127,6 +127,7 @@ def summarize(
         "workers": record.workers,
         "clock": clock,
         "at_most": clock in record.at_most,
+        "price_per_hour": price,
         "evaluation": record.evaluation,
         "checkpoints": len(checkpoints),
         "total": {"seconds": total, "hours": total / 3600, "cost": cost(total, price)},

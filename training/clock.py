@@ -11,6 +11,7 @@ Three clocks are in use, and no two runs should be compared by different ones:
 """
 
 import contextlib
+import threading
 import time
 from collections.abc import Iterator, Mapping
 
@@ -39,7 +40,7 @@ class TimeBuckets:
     """Divides a run's seconds: at every moment exactly one bucket is filling.
 
     The buckets hence add up to the time since the start. Switching costs a look at the
-    time; nothing waits for a device.
+    time; nothing waits for a device. Another thread may ask for the state.
 
     Args:
         started: the `time.monotonic()` at which the run started; the first bucket,
@@ -58,15 +59,21 @@ class TimeBuckets:
         self._seconds = dict.fromkeys(BUCKETS, 0.0)
         self._filling = "start_up"
         self._since = started
+        self._lock = threading.Lock()
 
     def switch(self, bucket: str) -> str:
         """Fills `bucket` from now on; returns the one that was filling."""
         if bucket not in BUCKETS:
             raise ValueError(f"`bucket` must be one of {list(BUCKETS)}. Received: {bucket!r}")
+        with self._lock:
+            self._settle()
+            before, self._filling = self._filling, bucket
+        return before
+
+    def _settle(self) -> None:
         now = time.monotonic()
         self._seconds[self._filling] += now - self._since
-        before, self._filling, self._since = self._filling, bucket, now
-        return before
+        self._since = now
 
     @contextlib.contextmanager
     def during(self, bucket: str) -> Iterator[None]:
@@ -79,18 +86,21 @@ class TimeBuckets:
 
     def move(self, seconds: float, source: str, target: str) -> None:
         """Moves seconds between buckets that were counted in the wrong one."""
-        self._seconds[source] -= seconds
-        self._seconds[target] += seconds
+        with self._lock:
+            self._seconds[source] -= seconds
+            self._seconds[target] += seconds
 
     def state(self) -> dict[str, float]:
         """Seconds in each bucket by now; JSON, for a checkpoint."""
-        self.switch(self._filling)
-        return dict(self._seconds)
+        with self._lock:
+            self._settle()
+            return dict(self._seconds)
 
     def restore(self, state: Mapping[str, float]) -> None:
         """Goes on from the `state` of an earlier process: its seconds are added.
 
         What that process did after the state was taken is not counted.
         """
-        for name in BUCKETS:
-            self._seconds[name] += float(state.get(name, 0.0))
+        with self._lock:
+            for name in BUCKETS:
+                self._seconds[name] += float(state.get(name, 0.0))

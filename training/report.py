@@ -1,7 +1,7 @@
 """What runs reached after how long: figures, tables and pictures. No TensorFlow."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ def report(
     Args:
         paths: run folders, logs or DAWNBench entries.
         target: an accuracy; for ImageNet runs the competition's 93 % top-5 by default.
-        price: of an hour of all workers.
+        price: of an hour of all workers; by default an entry's own.
         clock: one of `CLOCKS`; by default DAWNBench's.
         output: where to save; by default the run folder, if there is one and only one.
 
@@ -53,12 +53,14 @@ def report(
     if target is None and all(record.facts.get("classes") == 1000 for record in records):
         target = IMAGENET_TARGET
     clock = choose_clock(records, clock)
-    summaries = [summarize(record, clock, target, price) for record in records]
+    summaries = [
+        summarize(record, clock, target, record.facts.get("price") if price is None else price)
+        for record in records
+    ]
     figures = {
         "clock": clock,
         "counts": list(CLOCKS[clock]),
         "target": target and str(target),
-        "price_per_hour": price,
         "runs": summaries,
         "repeats": repeats(records, summaries),
     }
@@ -111,6 +113,11 @@ def time_words(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60:02} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def bucket_words(buckets: Mapping[str, float]) -> str:
+    """The buckets in a line: start-up 3.1 s, data 0.5 s, ..."""
+    return ", ".join(f"{n.replace('_', '-')} {time_words(buckets[n])}" for n in BUCKETS)
 
 
 def _or_dash(value: Any, form: str) -> str:

@@ -207,14 +207,15 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return [
             {key: _value(value) for key, value in row.items() if key is not None}
             for row in csv.DictReader(file)
+            if None not in row.values()  # the line that is being written
         ]
 
 
-def _value(text: str | None) -> Any:
+def _value(text: str) -> int | float | str:
     """A cell as int, float or, where it is neither, as text."""
     for kind in (int, float):
-        with contextlib.suppress(TypeError, ValueError):
-            return kind(text)  # type: ignore[arg-type]
+        with contextlib.suppress(ValueError):
+            return kind(text)
     return text
 
 

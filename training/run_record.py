@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from pydantic import ValidationError
 
 from training.clock import BUCKETS, CLOCKS, seconds_on
 from training.errors import UserError
 from training.phases import Schedule, explain
 from training.recipes import Recipe
-from training.run_folder import EVALUATION_COLUMNS, RunFolder
+from training.run_folder import RunFolder
 
 MADE_BEFORE = (
     "no clock.csv: the run was made before there was one, so its time in buckets is not known; "
@@ -123,7 +124,13 @@ def read_record(path: Path) -> RunRecord:
     from training import dawnbench, log_file
 
     if path.is_dir():
-        return read_run_folder(RunFolder(path))
+        try:
+            return read_run_folder(RunFolder(path))
+        except UserError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise UserError(f"{path}: a file of this run is damaged ({reason})") from None
     if not path.exists():
         raise UserError(f"{path}: no such file or folder; name a run folder, a log or a .tsv")
     if path.suffix in (".tsv", ".json"):
@@ -165,7 +172,7 @@ def read_run_folder(run: RunFolder) -> RunRecord:
     else:
         remarks.append(MADE_BEFORE)
         timelines["dawnbench"], totals["dawnbench"] = timelines["everything"], totals["everything"]
-    evaluated, evaluation = _evaluations(run, recipe)
+    evaluated, evaluation = _evaluations(run)
     if not written:
         remarks.append("the run has no checkpoints yet, so nothing to evaluate")
     elif not evaluated:
@@ -295,15 +302,14 @@ def rate_of_windows(
     return images / total if total > 0 else None
 
 
-def _evaluations(run: RunFolder, recipe: Recipe) -> tuple[list[dict[str, Any]], str]:
+def _evaluations(run: RunFolder) -> tuple[list[dict[str, Any]], str]:
     """The evaluation that is reported, one row a step, and its description.
 
-    Where checkpoints were evaluated in several ways, it is the plain centre crop: the
-    way of most rows among those without further choices.
+    Where checkpoints were evaluated in several ways, it is a plain centre crop, and of
+    these the size that most of them have.
     """
-    rows = run.evaluation_rows()
     ways: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in rows:
+    for row in run.evaluation_rows():
         ways.setdefault(_way(row), {})[row["step"]] = row
     if not ways:
         return [], "none yet"
@@ -314,10 +320,6 @@ def _evaluations(run: RunFolder, recipe: Recipe) -> tuple[list[dict[str, Any]], 
 
 
 def _way(row: Mapping[str, Any]) -> str:
-    """How a row's checkpoint was evaluated: its size, and columns beyond the known."""
-    choices = [
-        str(value) if isinstance(value, str) else key
-        for key, value in row.items()
-        if key not in EVALUATION_COLUMNS and value not in (None, "", 0, "False", "plain", "none")
-    ]
-    return f"{row['image_size']} px, " + (", ".join(choices) or "plain centre crop")
+    """How a row's checkpoint was evaluated; rows from before `crop` are plain."""
+    crop = row.get("crop") or "centre"
+    return f"{row['image_size']} px, " + ("plain centre crop" if crop == "centre" else str(crop))

@@ -179,7 +179,7 @@ class Scribe:
 
     def conclude(self) -> None:
         """Saves the report with its pictures and says where everything is."""
-        from training.report import report
+        from training.report import bucket_words, report
 
         self.note_time(self.schedule.total_steps, "end")
         report([self.run.path])
@@ -187,6 +187,7 @@ class Scribe:
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
             f"{rows[-1]['seconds']:.0f} s of training\n"
+            f"  time     {bucket_words(self.clock.state())}\n"
             f"  model    {self.run.model}\n"
             f"  log      {self.run.log}\n"
             f"  picture  {self.run.picture}"

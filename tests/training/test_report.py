@@ -243,14 +243,14 @@ def test_the_plain_centre_crop_is_the_one_reported(clocked):
     with clocked.evaluation_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with clocked.evaluation_csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "choices"])
+        writer = csv.DictWriter(file, [*rows[0], "crop"])
         writer.writeheader()
         for row in rows:
-            writer.writerow({**row, "choices": "plain"})
-            writer.writerow({**row, "choices": "flip", "top1": 0.99})
+            writer.writerow({**row, "crop": "centre"})
+            writer.writerow({**row, "crop": "centre+flip", "top1": 0.99})
     record = read_record(clocked.path)
     assert [c.top1 for c in record.checkpoints] == [0.01, 0.5, 0.6]
-    assert record.evaluation == "288 px, plain centre crop (also there: 288 px, flip)"
+    assert record.evaluation == "288 px, plain centre crop (also there: 288 px, centre+flip)"
 
 
 def no_run(tmp_path):
@@ -263,6 +263,12 @@ def nothing_there(tmp_path):
 
 def no_checkpoints(tmp_path):
     return [write_run(tmp_path / "r", []).path], "r: nothing to report; the run has no checkpoints"
+
+
+def damaged(tmp_path):
+    run = write_run(tmp_path / "r", POINTS)
+    run.environment_file.write_text("{")
+    return [run.path], "r: a file of this run is damaged (JSONDecodeError"
 
 
 def not_a_log(tmp_path):
@@ -306,8 +312,8 @@ def cannot_be_saved(tmp_path):
     return [run.path, "--output", tmp_path / "file"], "file: the report cannot be saved"
 
 
-MISTAKES = [no_run, nothing_there, no_checkpoints, not_a_log, log_cut_short, other_tsv, fraction,
-            other_metric, clock_not_known, twice, cannot_be_saved]  # fmt: skip
+MISTAKES = [no_run, nothing_there, no_checkpoints, damaged, not_a_log, log_cut_short,
+            other_tsv, fraction, other_metric, clock_not_known, twice, cannot_be_saved]  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
