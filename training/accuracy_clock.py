@@ -52,20 +52,18 @@ def choose_clock(records: Sequence[RunRecord], asked: str | None) -> str:
     Raises:
         UserError: a run does not know the clock, naming those that it knows.
     """
-    common = [clock for clock in CLOCKS if all(clock in r.clocks for r in records)]
     if asked is None:
-        for clock in ("dawnbench", "everything", "training"):
-            if clock in common:
-                return clock
+        common = [clock for clock in CLOCKS if all(clock in record.clocks for record in records)]
+        if not common:
+            known = "; ".join(f"{r.source}: {', '.join(r.clocks)}" for r in records)
+            raise UserError(f"no clock is known of all runs, so they cannot be compared ({known})")
+        return next(clock for clock in ("dawnbench", *CLOCKS) if clock in common)
     for record in records:
-        if asked is not None and asked not in record.clocks:
+        if asked not in record.clocks:
             raise UserError(
                 f"{record.source}: its times are known by the clock {' or '.join(record.clocks)} "
                 f"only, not by {asked}"
             )
-    if asked is None:
-        known = "; ".join(f"{r.source}: {', '.join(r.clocks)}" for r in records)
-        raise UserError(f"no clock is known of all runs, so they cannot be compared ({known})")
     return asked
 
 

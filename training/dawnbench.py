@@ -79,6 +79,7 @@ def entry(record: RunRecord, price: float | None = None) -> dict[str, Any]:
         "policy": environment.get("policy"),
         "evaluation": record.evaluation,
         "images": record.facts.get("images"),
+        "classes": record.facts.get("classes"),
         "save_checkpoints_steps": record.facts.get("checkpoint_every"),
         "training_strategy": record.facts.get("strategy"),
     }
@@ -168,7 +169,7 @@ def read_entry(path: Path) -> RunRecord:
         evaluation=misc.get("evaluation") or "not recorded",
         remarks=tuple(remarks),
         settings=("entry", path.resolve()),
-        facts={"price": about.get("costPerHour")},
+        facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
     )
 
 

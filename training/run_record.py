@@ -4,7 +4,7 @@ A record is read from a run folder, from a log in the original's format, or from
 DAWNBench entry, so that a run of today stands beside a published one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -158,33 +158,9 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         raise UserError(
             f"{run.path}: nothing to report; the run has no checkpoints and no {run.train_csv.name}"
         )
-    remarks = []
     times = _whole_clock(run.clock_rows(), written)
-    timelines = {"everything": _timeline(written, windows, "seconds")}
-    totals = {"everything": timelines["everything"][1][-1]}
-    if times:
-        steps = [row["step"] for row in times if row["event"] != "end"]
-        for clock in CLOCKS:
-            timelines[clock] = (
-                steps, [seconds_on(clock, row) for row in times if row["event"] != "end"]
-            )  # fmt: skip
-            totals[clock] = seconds_on(clock, times[-1])
-    else:
-        remarks.append(MADE_BEFORE)
-        timelines["dawnbench"], totals["dawnbench"] = timelines["everything"], totals["everything"]
+    timelines, totals = _clocks(times, written, windows)
     evaluated, evaluation = _evaluations(run)
-    if not written:
-        remarks.append("the run has no checkpoints yet, so nothing to evaluate")
-    elif not evaluated:
-        remarks.append(
-            "no checkpoint is evaluated yet; "
-            f"`python recipe.py evaluate --run_dir {run.path}` does it"
-        )
-    elif len(evaluated) < len(written):
-        remarks.append(f"{len(written) - len(evaluated)} checkpoint(s) not evaluated yet")
-    done = max(row["step"] for row in (*windows, *written))
-    if done < schedule.total_steps:
-        remarks.append(f"the run has done {done:,} of its {schedule.total_steps:,} steps")
     record = RunRecord(
         name=_name(recipe.name, run.path),
         source=run.path,
@@ -196,10 +172,10 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         workers=workers,
         at_most=frozenset() if times else frozenset({"dawnbench"}),
         totals=totals,
-        buckets={name: times[-1][name] for name in BUCKETS} if times else None,
+        buckets={name: max(row[name] for row in times) for name in BUCKETS} if times else None,
         timelines=timelines,
         evaluation=evaluation,
-        remarks=tuple(remarks),
+        remarks=tuple(_remarks(run, schedule, times, written, windows, evaluated)),
         settings=(workers, recipe.model_copy(update={"seed": 0, "name": ""}).model_dump_json()),
         facts={
             "model": recipe.model,
@@ -226,6 +202,53 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         for row in evaluated
     ]
     return replace(record, checkpoints=tuple(checkpoints))
+
+
+def _clocks(
+    times: list[dict[str, Any]], written: list[dict[str, Any]], windows: list[dict[str, Any]]
+) -> tuple[dict[str, tuple[list[float], list[float]]], dict[str, float]]:
+    """Timelines and totals by clock: all of them by clock.csv, else those without buckets."""
+    timelines = {"everything": _timeline(written, windows, "seconds")}
+    totals = {"everything": max(timelines["everything"][1])}
+    if not times:
+        return (
+            {**timelines, "dawnbench": timelines["everything"]},
+            {**totals, "dawnbench": totals["everything"]},
+        )
+    # Where a phase ends at a checkpoint, the time is that of the checkpoint.
+    by_event = sorted(
+        (r for r in times if r["event"] != "end"), key=lambda r: r["event"] != "phase"
+    )
+    rows = {row["step"]: row for row in by_event}
+    for clock in CLOCKS:
+        steps = sorted(rows)
+        timelines[clock] = steps, [seconds_on(clock, rows[step]) for step in steps]
+        totals[clock] = max(seconds_on(clock, row) for row in times)
+    return timelines, totals
+
+
+def _remarks(
+    run: RunFolder,
+    schedule: Schedule,
+    times: list[dict[str, Any]],
+    written: list[dict[str, Any]],
+    windows: list[dict[str, Any]],
+    evaluated: list[dict[str, Any]],
+) -> Iterator[str]:
+    if not times:
+        yield MADE_BEFORE
+    if not written:
+        yield "the run has no checkpoints yet, so nothing to evaluate"
+    elif not evaluated:
+        yield (
+            "no checkpoint is evaluated yet; "
+            f"`python recipe.py evaluate --run_dir {run.path}` does it"
+        )
+    elif len(evaluated) < len(written):
+        yield f"{len(written) - len(evaluated)} checkpoint(s) not evaluated yet"
+    done = max(row["step"] for row in (*windows, *written))
+    if done < schedule.total_steps:
+        yield f"the run has done {done:,} of its {schedule.total_steps:,} steps"
 
 
 def _name(recipe: str, path: Path) -> str:
