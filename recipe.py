@@ -22,7 +22,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import workers
-from training.commands import RECIPE, plan
+from training.commands import RECIPE, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.recipes import Policy, load_recipe
 
@@ -37,6 +37,7 @@ def main() -> None:
 
 
 main.add_command(plan)
+main.add_command(report)
 
 
 @main.command()
@@ -58,6 +59,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     from callbacks.phase_scheduler import PhaseScheduler
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
+    from callbacks.stage_clock import StageClock
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.wall_clock import WallClock
     from training import devices, model
@@ -72,13 +74,15 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     scribe = Scribe(run, schedule, started=STARTED)
     done = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
     bar = ProgressBar(schedule.total_steps, initial_step=done)
+    phases = [p.first for p in schedule.phases]
     callbacks = [
+        StageClock(scribe.clock, phases, scribe.note_time, initial_step=done),
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
-        SameWeights([p.first for p in schedule.phases] + [done], initial_step=done),
+        SameWeights([*phases, done], initial_step=done),
         StepCheckpoint(
             run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
-            on_saved=scribe.note_checkpoint, initial_step=done,
+            on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
         ),
         WallClock(
             scribe.note_training(bar), recipe.log_every, schedule,
@@ -86,6 +90,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         ),
         bar,
     ]  # fmt: skip
+    scribe.clock.switch("data")
     with in_plain_words():
         for stage in schedule.stages(done):
             batches = stage_pipeline(stage, recipe, data, team, threads)
@@ -97,8 +102,10 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
             # one's trace. Its graph and buffers go before the next one's come.
             net.train_function = None
             gc.collect()
+        scribe.clock.switch("evaluation")
         evaluate_checkpoints(run, recipe, data, team, threads, scribe)
     if team.is_first:
+        scribe.clock.switch("checkpoints")
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
         scribe.conclude()
 

@@ -31,6 +31,7 @@ from callbacks.broadcast import BroadcastFromFirst
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
 from callbacks.same_weights import SameWeights
+from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.wall_clock import WallClock
 from training import devices, model, workers
@@ -104,6 +105,7 @@ def main(pairs: int, block: int, batch_size: int) -> None:
         scribe.open()
         bar = ProgressBar(schedule.total_steps, file=nowhere)
         callbacks = [
+            StageClock(scribe.clock),
             BroadcastFromFirst(),
             PhaseScheduler(schedule),
             SameWeights([0]),

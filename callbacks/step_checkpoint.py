@@ -7,8 +7,10 @@ from typing import Any
 
 import keras
 
+from callbacks.stage_clock import wait_for_device
 from callbacks.step_callback import StepCallback
 from training import workers
+from training.clock import TimeBuckets
 
 
 def average_moving_statistics(model: keras.Model) -> None:
@@ -49,6 +51,7 @@ class StepCheckpoint(StepCallback):
         on_saved: called on rank 0 with the step and the path of each checkpoint.
         initial_step: steps that are done before the first `fit`; where there are any,
             that step's checkpoint is not written again.
+        clock: buckets of time, of which writing fills `checkpoints`.
 
     Raises:
         ValueError: `every` below 1, or a path without the field.
@@ -65,6 +68,7 @@ class StepCheckpoint(StepCallback):
         last_step: int | None = None,
         on_saved: Callable[[int, Path], None] | None = None,
         initial_step: int = 0,
+        clock: TimeBuckets | None = None,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -75,6 +79,7 @@ class StepCheckpoint(StepCallback):
         self.every = every
         self.last_step = last_step
         self.on_saved = on_saved
+        self.clock = clock
 
     def before_step(self, step: int) -> None:
         if step % self.every == 0 and (step != self.initial_step or step == 0):
@@ -85,6 +90,14 @@ class StepCheckpoint(StepCallback):
             self._save(step)
 
     def _save(self, step: int) -> None:
+        if self.clock is None:
+            self._write(step)
+            return
+        wait_for_device(self.model)  # saving waits, too; the steps' time is not its own
+        with self.clock.during("checkpoints"):
+            self._write(step)
+
+    def _write(self, step: int) -> None:
         average_moving_statistics(self.model)
         if workers.current().is_first:
             path = Path(self.path.format(step=step))

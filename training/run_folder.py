@@ -1,5 +1,6 @@
 """The run folder: what is in it, and where. Nothing else knows its layout."""
 
+import contextlib
 import csv
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from training.clock import BUCKETS
 from training.errors import UserError
 from training.recipes import Recipe
 
@@ -27,6 +29,7 @@ EVALUATION_COLUMNS = (
     "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size",
     "images_per_second", "time",
 )  # fmt: skip
+CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS)
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
 
@@ -61,6 +64,7 @@ class RunFolder:
         self.train_csv = self.path / "train.csv"
         self.log = self.path / "train.log"
         self.checkpoints_csv = self.path / "checkpoints.csv"
+        self.clock_csv = self.path / "clock.csv"
         self.evaluation_csv = self.path / "evaluation.csv"
         self.model = self.path / "model.keras"
         self.picture = self.path / "accuracy_vs_time.png"
@@ -120,6 +124,10 @@ class RunFolder:
     def recipe(self) -> Mapping[str, Any]:
         return yaml.safe_load(self.recipe_file.read_text())
 
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: command, workers, policy, versions."""
+        return json.loads(self.environment_file.read_text())
+
     def write_train_row(self, row: Mapping[str, Any]) -> str:
         """Adds a row to train.csv and its line to the log; returns the line."""
         _append(self.train_csv, TRAIN_COLUMNS, row)
@@ -139,10 +147,29 @@ class RunFolder:
         row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
         _append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
 
-    def checkpoint_rows(self) -> list[dict[str, Any]]:
-        """The checkpoints that are there, by step, as they were noted when written."""
+    def write_clock_row(
+        self, step: int, event: str, images: int, buckets: Mapping[str, float]
+    ) -> None:
+        """Notes the seconds in each bucket after `step` steps.
+
+        Args:
+            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
+        """
+        _append(self.clock_csv, CLOCK_COLUMNS, {"step": step, "event": event, "images": images,
+                                                **buckets})  # fmt: skip
+
+    def clock_rows(self) -> list[dict[str, Any]]:
+        """The rows of clock.csv; none in a run from before there was one."""
+        return _read(self.clock_csv)
+
+    def noted_checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints by step, as they were noted when written."""
         rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
-        return [rows[step] for step in sorted(rows) if self.checkpoint(step).exists()]
+        return [rows[step] for step in sorted(rows)]
+
+    def checkpoint_rows(self) -> list[dict[str, Any]]:
+        """Those of the noted checkpoints that are there."""
+        return [row for row in self.noted_checkpoints() if self.checkpoint(row["step"]).exists()]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
         return _read(self.evaluation_csv)
@@ -156,6 +183,7 @@ class RunFolder:
             (self.train_csv, TRAIN_COLUMNS),
             (self.checkpoints_csv, CHECKPOINT_COLUMNS),
             (self.evaluation_csv, EVALUATION_COLUMNS),
+            (self.clock_csv, CLOCK_COLUMNS),
         ):
             kept = [row for row in _read(path) if row["step"] <= step]
             path.unlink(missing_ok=True)
@@ -177,13 +205,18 @@ def _read(path: Path) -> list[dict[str, Any]]:
         return []
     with path.open(newline="") as file:
         return [
-            {key: value if key == "time" else _number(value) for key, value in row.items()}
+            {key: _value(value) for key, value in row.items() if key is not None}
             for row in csv.DictReader(file)
+            if None not in row.values()  # the line that is being written
         ]
 
 
-def _number(text: str) -> int | float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+def _value(text: str) -> int | float | str:
+    """A cell as int, float or, where it is neither, as text."""
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _utc() -> str:

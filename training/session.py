@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from callbacks.progress_bar import ProgressBar
 from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipeline
 from training import model, workers
+from training.clock import TimeBuckets
 from training.data import RunData
 from training.errors import OtherWorkerEnded, UserError
 from training.evaluation import Evaluator
@@ -85,6 +86,7 @@ class Scribe:
         self.run = run
         self.schedule = schedule
         self.started = started
+        self.clock = TimeBuckets(started)
         self._scalars: Any = None
 
     def begin(
@@ -110,12 +112,15 @@ class Scribe:
         if rows:
             done = rows[-1]["step"]
             self.started -= rows[-1]["seconds"]
+            times = [row for row in self.run.clock_rows() if row["step"] <= done]
+            self.clock.restore(times[-1] if times else {})
             model.resume(net, self.run.checkpoint(done))
         if team.is_first:
             if resume:
                 self.run.drop_after(done)
             else:
-                self.run.start(recipe, {"workers": team.size, "policy": policy}, overwrite)
+                settings = {"workers": team.size, "policy": policy, "images": self.schedule.images}
+                self.run.start(recipe, settings, overwrite)
             self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
@@ -165,20 +170,29 @@ class Scribe:
             time.monotonic() - self.started,
             self.schedule.images_between(0, step),
         )
+        self.note_time(step, "checkpoint")
+
+    def note_time(self, step: int, event: str = "phase") -> None:
+        """Adds a row to clock.csv, on rank 0."""
+        if workers.current().is_first:
+            images = self.schedule.images_between(0, step)
+            self.run.write_clock_row(step, event, images, self.clock.state())
 
     def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
         self.say(self.run.write_evaluation_row(count, row))
         self._scalars("validation", row, ("top1", "top5", "loss"))
 
     def conclude(self) -> None:
-        """Draws the picture and says where everything is."""
-        from training.report import draw_accuracy
+        """Saves the report with its pictures and says where everything is."""
+        from training.report import bucket_words, report
 
-        draw_accuracy(self.run, self.run.picture)
+        self.note_time(self.schedule.total_steps, "end")
+        report([self.run.path])
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
             f"{rows[-1]['seconds']:.0f} s of training\n"
+            f"  time     {bucket_words(self.clock.state())}\n"
             f"  model    {self.run.model}\n"
             f"  log      {self.run.log}\n"
             f"  picture  {self.run.picture}"
