@@ -118,7 +118,9 @@ def centre_crop(jpeg: Any, height: Any, width: Any = None) -> Any:
 
     def crop_only() -> Any:
         corner = (shape - crop) // 2
-        return tf.image.decode_and_crop_jpeg(jpeg, tf.concat([corner, crop], 0), channels=3, **EXACT)
+        return tf.image.decode_and_crop_jpeg(
+            jpeg, tf.concat([corner, crop], 0), channels=3, **EXACT
+        )
 
     def enlarge() -> Any:
         scale = tf.reduce_max(crop / shape)

@@ -2,16 +2,13 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-# Losses are added as whole multiples of this: float32's step at 1 to 2. Whole numbers have
-# one sum in whatever order and shares they are added; floats have not.
-LOSS_UNIT = 2.0**-23
+from training.tally import LOSS_UNIT, Tally
 
 
 def accuracy_metrics() -> list[keras.metrics.Metric]:
@@ -20,37 +17,6 @@ def accuracy_metrics() -> list[keras.metrics.Metric]:
         keras.metrics.SparseCategoricalAccuracy(name="top1"),
         keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
     ]
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What was counted over some images; tallies of disjoint images add up.
-
-    Attributes:
-        images: how many.
-        top1, top5: how many have their label first, or among the first five.
-        loss: sum of their cross-entropies, in units of `LOSS_UNIT`.
-        not_finite: how many have a logit that is no finite number. They count as wrong.
-    """
-
-    images: int = 0
-    top1: int = 0
-    top5: int = 0
-    loss: int = 0
-    not_finite: int = 0
-
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
-
-    def figures(self) -> dict[str, Any]:
-        """`top1` and `top5` as fractions, `loss` (mean cross-entropy) and `images`."""
-        loss = self.loss * LOSS_UNIT / self.images if not self.not_finite else float("nan")
-        return {
-            "top1": self.top1 / self.images,
-            "top5": self.top5 / self.images,
-            "loss": loss,
-            "images": self.images,
-        }
 
 
 def count(logits: Any, labels: Any) -> Any:
@@ -117,7 +83,7 @@ class Evaluator:
         """
         began = time.monotonic()
         self.load(checkpoint)
-        total = tf.zeros(len(astuple(Tally())), tf.int64)
+        total = tf.zeros(Tally.FIELDS, tf.int64)
         for images, labels in self.batches(share, shares):
             total = self.step(total, images, labels)
         return Tally(*total.numpy().tolist()), time.monotonic() - began
