@@ -88,10 +88,10 @@ def _prepare(
             f"or {run.checkpoints_csv.name} does not list what it holds"
         )
     recipe = _with_choices(load_recipe(run.recipe_file), choices)
-    noted = run.environment().get("data_dir")
-    if data_dir is None and noted is None:
+    root = data_dir or run.environment().get("data_dir")
+    if root is None:
         raise UserError(f"--data_dir is missing; {run.environment_file} does not name the run's")
-    records = find_validation(Path(data_dir or noted), recipe)
+    records = find_validation(Path(root), recipe)
     check_classes(records, run.classes())
     return recipe, records
 

@@ -189,8 +189,10 @@ class Scribe:
         """Draws the picture and says where everything is."""
         from training.report import draw_accuracy
 
-        draw_accuracy(self.run, self.run.picture)
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
+        if not rows:
+            return  # no checkpoint could be read
+        draw_accuracy(self.run, self.run.picture)
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
             f"{rows[-1]['seconds']:.0f} s of training\n"
