@@ -11,8 +11,8 @@ import tensorflow as tf
 from pydantic import ValidationError
 from tqdm.auto import tqdm
 
-from datasets.evaluation import evaluation_pipeline
 from datasets.settings import Evaluation
+from datasets.validation import evaluation_pipeline
 from training import devices, model, workers
 from training.data import Records, check_classes, find_validation
 from training.errors import RunError, UserError

@@ -17,7 +17,7 @@ def recipe(**changes):
     return load_recipe("demo").model_copy(update=small)
 
 
-def trained(recipe, policy="float32", steps=3, path=None):
+def trained(recipe, policy="float32", steps=0, path=None):
     """A model after a few steps, the weights after each, and its checkpoint."""
     keras.utils.set_random_seed(1)
     net = model.build(recipe)
@@ -32,7 +32,7 @@ def trained(recipe, policy="float32", steps=3, path=None):
 
 
 def test_the_weights_are_those_that_were_saved(tmp_path):
-    saved, _ = trained(recipe(), path=tmp_path / "a.keras")
+    saved, _ = trained(recipe(), steps=1, path=tmp_path / "a.keras")
     net = model.build(recipe())
     load_weights(net, tmp_path / "a.keras")
     for a, b in zip(net.variables, saved.variables, strict=True):
@@ -45,7 +45,7 @@ def test_the_weights_are_those_that_were_saved(tmp_path):
 def test_the_average_is_the_formulas_and_fit_leaves_the_weights_alone(tmp_path, policy, loss_scale):
     """avg <- 0.9 avg + 0.1 w, and w itself after the first step (Keras's rule)."""
     averaged = recipe(ema=0.9, loss_scale=loss_scale)
-    saved, seen = trained(averaged, policy, path=tmp_path / "a.keras")
+    saved, seen = trained(averaged, policy, steps=3, path=tmp_path / "a.keras")
     expected = seen[0]
     for weights in seen[1:]:
         expected = [0.9 * a + 0.1 * w for a, w in zip(expected, weights, strict=True)]
@@ -67,7 +67,7 @@ def test_the_average_is_the_formulas_and_fit_leaves_the_weights_alone(tmp_path, 
 
 def test_before_the_first_step_the_average_is_the_weights(tmp_path):
     averaged = recipe(ema=0.9)
-    saved, _ = trained(averaged, steps=0, path=tmp_path / "a.keras")
+    saved, _ = trained(averaged, path=tmp_path / "a.keras")
     net = model.build(averaged)
     load_weights(net, tmp_path / "a.keras", model.averaging_optimizer(averaged, net))
     for a, b in zip(net.variables, saved.variables, strict=True):
