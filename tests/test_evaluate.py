@@ -67,7 +67,7 @@ def figures(run):
 def kill_one_worker(command, run, root):
     """Kills one of two workers once a row is there; returns when both have ended."""
     launcher = Path(sys.executable).parent / "horovodrun"
-    process = psutil.Popen(
+    process = subprocess.Popen(
         [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
@@ -75,7 +75,7 @@ def kill_one_worker(command, run, root):
         until = time.monotonic() + 60
         while not run.evaluation_rows() and time.monotonic() < until:
             time.sleep(0.005)
-        started = process.children(recursive=True)
+        started = psutil.Process(process.pid).children(recursive=True)
         found = [p for p in started if p.cmdline()[1:3] == ["recipe.py", "evaluate"]]
         found[-1].kill()
         process.wait(60)
