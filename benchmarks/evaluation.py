@@ -19,8 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,7 +33,8 @@ from training.errors import UserError
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 
-# What a worker says of the figures in evaluation.csv that hold for any number of workers.
+ROOT = Path(__file__).resolve().parent.parent
+# The columns of evaluation.csv that hold for any number of workers.
 FIGURES = ("step", "top1", "top5", "loss", "images", "image_size", "crop")
 
 

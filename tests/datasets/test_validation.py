@@ -96,7 +96,7 @@ def test_shares_are_disjoint_and_together_everything(files, shares, rectangular)
 
 
 def test_files_that_hold_another_number_of_images_are_not_evaluated_in_silence(files):
-    with pytest.raises(tf.errors.FailedPreconditionError, match="77 elements .* only 40"):
+    with pytest.raises(tf.errors.FailedPreconditionError, match="only 40 elements"):
         evaluate(files[:1], batch_size=10)
 
 
