@@ -2,6 +2,7 @@
 
     python recipe.py --recipe demo
     horovodrun -np 8 python recipe.py --recipe imagenet104 --data_dir DIR --run_dir RUN
+    horovodrun -np 8 python recipe.py evaluate --run_dir RUN
     python recipe.py plan --recipe imagenet104 --workers 8 --at 0,625
 
 A run goes through `train` from top to bottom: join the workers, read the recipe and
@@ -22,7 +23,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import workers
-from training.commands import RECIPE, plan, report
+from training.commands import RECIPE, evaluate, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.recipes import Policy, load_recipe
 
@@ -38,6 +39,7 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(report)
+main.add_command(evaluate)
 
 
 @main.command()
@@ -63,7 +65,8 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.wall_clock import WallClock
     from training import devices, model
-    from training.session import Scribe, evaluate_checkpoints, in_plain_words, stage_pipeline
+    from training.evaluation_run import evaluate_trained
+    from training.session import Scribe, in_plain_words, stage_pipeline
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
@@ -71,7 +74,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     net = workers.together(lambda: model.build(recipe))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
 
-    scribe = Scribe(run, schedule, started=STARTED)
+    scribe = Scribe(run, schedule, STARTED, data)
     done = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
     bar = ProgressBar(schedule.total_steps, initial_step=done)
     phases = [p.first for p in schedule.phases]
@@ -103,11 +106,13 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
             net.train_function = None
             gc.collect()
         scribe.clock.switch("evaluation")
-        evaluate_checkpoints(run, recipe, data, team, threads, scribe)
+        problems = evaluate_trained(run, recipe, data.validation, team, threads, scribe)
     if team.is_first:
         scribe.clock.switch("checkpoints")
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
         scribe.conclude()
+    if problems:
+        raise RunError(problems)
 
 
 def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):

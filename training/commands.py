@@ -7,6 +7,7 @@ import click
 
 from training.clock import CLOCKS
 from training.errors import UserError
+from training.liveness import PATIENCE
 from training.plan import plan as plan_of
 from training.plan import print_plan
 from training.recipes import load_recipe, presets
@@ -82,3 +83,23 @@ def report(runs, target, price, clock, output, dawnbench, as_json):
     reports.print_report(figures, saved, console)
     for about, curve in entries:
         console.print(f"{curve} and {about.name}; author and codeURL are yours to fill in")
+
+
+@click.command()
+@click.option("--run_dir", required=True, type=Path, help="The run's folder.")
+@click.option("--data_dir", type=Path, help="Folder of the records; by default the run's own.")
+@click.option("--follow", is_flag=True, help="Go on as checkpoints appear, until the run ends.")
+@click.option(
+    "--patience", default=PATIENCE, show_default=True, type=click.FloatRange(min=0, min_open=True),
+    help="Seconds without a sign of life after which a followed run is given up.",
+)  # fmt: skip
+@click.option("--image_size", type=click.IntRange(1), help="Short side of the crop in pixels.")
+@click.option("--batch_size", type=click.IntRange(1), help="Images at once, on each worker.")
+@click.option("--rectangular/--square", default=None, help="Crop near the image's own aspect.")
+@click.option("--flip/--no_flip", default=None, help="Average with the mirror image.")
+@click.option("--ema/--no_ema", default=None, help="Use the average of the weights.")
+def evaluate(run_dir, data_dir, follow, patience, **choices):
+    """Evaluates a run's checkpoints; the choices are the recipe's, where none is given."""
+    from training.evaluation_run import evaluate_run
+
+    evaluate_run(run_dir, data_dir, follow, patience, choices)

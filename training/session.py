@@ -12,12 +12,13 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from callbacks.progress_bar import ProgressBar
-from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipeline
+from datasets.pipeline import LABEL_OUTSIDE, training_pipeline
+from datasets.settings import Evaluation
 from training import model, workers
 from training.clock import TimeBuckets
 from training.data import RunData
 from training.errors import OtherWorkerEnded, UserError
-from training.evaluation import Evaluator
+from training.liveness import Heartbeat
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
 from training.run_folder import RunFolder
@@ -80,13 +81,18 @@ class Scribe:
         run: the run's folder.
         schedule: the run's schedule.
         started: the `time.monotonic()` at which this process started.
+        data: the run's records, noted with the run.
     """
 
-    def __init__(self, run: RunFolder, schedule: Schedule, started: float):
+    def __init__(
+        self, run: RunFolder, schedule: Schedule, started: float, data: RunData | None = None
+    ):
         self.run = run
         self.schedule = schedule
         self.started = started
         self.clock = TimeBuckets(started)
+        self.data = data
+        self._heartbeat = Heartbeat(run)
         self._scalars: Any = None
 
     def begin(
@@ -120,7 +126,12 @@ class Scribe:
                 self.run.drop_after(done)
             else:
                 settings = {"workers": team.size, "policy": policy, "images": self.schedule.images}
+                if self.data:
+                    settings["data_dir"] = str(self.data.root)
                 self.run.start(recipe, settings, overwrite)
+                if self.data:
+                    self.run.write_classes(self.data.validation.classes)
+            self._heartbeat.start()
             self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
@@ -178,17 +189,27 @@ class Scribe:
             images = self.schedule.images_between(0, step)
             self.run.write_clock_row(step, event, images, self.clock.state())
 
-    def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
-        self.say(self.run.write_evaluation_row(count, row))
-        self._scalars("validation", row, ("top1", "top5", "loss"))
+    def end_training(self) -> None:
+        """The last checkpoint is written; what follows is evaluation."""
+        if workers.current().is_first:
+            self._heartbeat.trained()
+
+    def note_evaluations(self, settings: Evaluation) -> None:
+        """Shows TensorBoard, on rank 0, what all workers have evaluated."""
+        if workers.current().is_first:
+            for row in self.run.evaluation_rows():
+                if (row["image_size"], row["crop"]) == (settings.image_size, settings.crop):
+                    self._scalars("validation", row, ("top1", "top5", "loss"))
 
     def conclude(self) -> None:
         """Saves the report with its pictures and says where everything is."""
         from training.report import bucket_words, report
 
         self.note_time(self.schedule.total_steps, "end")
-        report([self.run.path])
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
+        if not rows:
+            return  # no checkpoint could be read
+        report([self.run.path])
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
             f"{rows[-1]['seconds']:.0f} s of training\n"
@@ -197,35 +218,3 @@ class Scribe:
             f"  log      {self.run.log}\n"
             f"  picture  {self.run.picture}"
         )
-
-
-def evaluate_checkpoints(
-    run: RunFolder, recipe: Recipe, data: RunData, team: Workers, threads: int, scribe: Scribe
-) -> None:
-    """Evaluates every checkpoint on the whole validation set, number i on worker i mod N."""
-    rows = workers.from_first(run.checkpoint_rows())
-    known = {row["step"] for row in workers.from_first(run.evaluation_rows())}
-    missing = [(count, row) for count, row in enumerate(rows) if row["step"] not in known]
-    validation = data.validation
-    evaluator = Evaluator(
-        model.build(recipe),
-        evaluation_pipeline(
-            validation.files,
-            recipe.evaluation,
-            recipe.classes,
-            validation.images,
-            validation.label_offset,
-            threads,
-        ),
-    )
-    for first in range(0, len(missing), team.size):
-        own = missing[first + team.rank : first + team.rank + 1]
-        found = [
-            (count, {**row, **evaluator.evaluate(run.checkpoint(row["step"]))})
-            for count, row in own
-        ]
-        for result in workers.gather(found):
-            for count, row in result:
-                if team.is_first:
-                    row["image_size"] = recipe.evaluation.image_size
-                    scribe.note_evaluation(count, row)
