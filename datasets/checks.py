@@ -9,7 +9,7 @@ import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -210,36 +210,6 @@ def _hash_pixels(image: Image.Image) -> int:
     factor = max(1, min(image.size) // _SMALL)
     small = image.convert("RGB").reduce(factor)
     return _hash(f"{image.size}".encode() + small.tobytes())
-
-
-def shard_sets(
-    paths: Iterable[tuple[Path, str, int, int]], listed: Iterable[str], folder: Path
-) -> Iterator[Finding]:
-    """Files that are missing, or not of the set.
-
-    Args:
-        paths: each file with its prefix, its number and the number of files in its set.
-        listed: names that the manifest lists.
-        folder: that they are in.
-    """
-    paths, listed = list(paths), set(listed)
-    names = {path.name for path, *_ in paths}
-    for name in sorted(listed - names):
-        yield Finding("missing", str(folder / name), None, "the manifest lists it")
-    if listed:
-        for name in sorted(names - listed):
-            yield Finding("unlisted", str(folder / name), None, "the manifest does not list it")
-    for prefix in sorted({prefix for _, prefix, *_ in paths}):
-        own = [(number, count) for _, p, number, count in paths if p == prefix and count]
-        counts = sorted({count for _, count in own})
-        if len(counts) > 1:
-            detail = f"'{prefix}' mixes sets of {' and '.join(map(str, counts))} files"
-            yield Finding("unlisted", str(folder), None, detail)
-        elif counts and not listed:
-            gone = sorted(set(range(counts[0])) - {number for number, _ in own})
-            if gone:
-                detail = f"{len(gone)} of the {counts[0]} '{prefix}' files, first number {gone[0]}"
-                yield Finding("missing", str(folder), None, detail)
 
 
 def check_labels(

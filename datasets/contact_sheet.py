@@ -51,11 +51,14 @@ def draw_samples(
     labels = np.unique(np.concatenate([report.labels for report in there[folder]]))
     chosen = labels[np.unique(np.linspace(0, len(labels) - 1, CLASSES).round().astype(int))]
 
+    columns = (IMAGES + 1) * len(splits) - 1  # an empty one between two splits
     figure, axes = pyplot.subplots(
-        len(chosen), IMAGES * len(splits), squeeze=False,
-        figsize=(1.6 + 0.8 * IMAGES * len(splits), 0.7 + 0.8 * len(chosen)),
+        len(chosen), columns, squeeze=False,
+        figsize=(0.8 * columns, 0.8 * len(chosen)),
         gridspec_kw={"wspace": 0.06, "hspace": 0.06},
     )  # fmt: skip
+    for axis in axes.flat:
+        axis.axis("off")
     draw = random.Random(seed)
     for row, label in zip(axes, chosen.tolist(), strict=True):
         name = names.get(folder, {}).get(label, "")
@@ -64,15 +67,13 @@ def draw_samples(
             ha="right", va="center", fontsize=7,
         )  # fmt: skip
         for number, own in enumerate(splits.values()):
-            images = _sample(own, label, draw)
-            for column, axis in enumerate(row[number * IMAGES : (number + 1) * IMAGES]):
-                axis.axis("off")
-                if column < len(images):
-                    axis.imshow(images[column])
+            for column, image in enumerate(_sample(own, label, draw)):
+                row[number * (IMAGES + 1) + column].imshow(image)
     for number, prefix in enumerate(splits):
-        axes[0][number * IMAGES].set_title(prefix, fontsize=9, loc="left")
-    shown = f"{len(chosen)} of {len(labels)}" if len(chosen) < len(labels) else f"{len(labels)}"
-    figure.suptitle(f"{folder}: {shown} classes", fontsize=9)
+        title = f"{folder.name}/{prefix}"
+        axes[0][number * (IMAGES + 1)].set_title(title, fontsize=9, loc="left")
+    if len(chosen) < len(labels):
+        figure.text(0.5, 0.08, f"{len(chosen)} of {len(labels)} classes", ha="center", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
     pyplot.close(figure)

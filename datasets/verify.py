@@ -10,7 +10,6 @@ nothing is wrong, 1 where something is, 2 at a mistake on the command line.
 import contextlib
 import itertools
 import json
-import re
 import sys
 import time
 from collections import Counter
@@ -28,26 +27,12 @@ from rich.table import Table
 from tqdm import tqdm
 
 from datasets import checks
-from datasets.checks import LISTED, Finding, ShardJob, ShardReport
+from datasets.checks import LISTED, Finding, ShardReport
 from datasets.errors import DataError
-from datasets.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest
+from datasets.folders import Folder, find_folders
 from datasets.processes import available, run_jobs
 from datasets.survey import Survey, offset_of
-from datasets.tfds import LABEL_OFFSET, DatasetInfo, read_dataset_info
-
-_NUMBERED = re.compile(r"(.+?)" + NUMBERED)
-_UNNUMBERED = re.compile(r"([^.]+?)[-_.].*\.tfrecords?|([^.]+)\.tfrecords?")
-
-
-@dataclass(frozen=True)
-class Folder:
-    """A folder of records, before any of them is read."""
-
-    path: Path
-    jobs: tuple[ShardJob, ...]
-    manifest: Manifest | None
-    info: DatasetInfo | None
-    findings: tuple[Finding, ...]
+from datasets.tfds import LABEL_OFFSET
 
 
 @dataclass
@@ -95,59 +80,6 @@ class Verified:
             self.counts[finding.kind] += 1
             if self.counts[finding.kind] <= 10 * LISTED:
                 self.findings.append(finding)
-
-
-def find_folders(root: Path) -> list[Folder]:
-    """The folders of records at `root` and right below it.
-
-    Raises:
-        DataError: no such folder, or none of records.
-    """
-    if not root.is_dir():
-        raise DataError(f"'{root}': there is no such folder")
-    candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    folders = [folder for path in candidates if (folder := read_folder(path)) is not None]
-    if not folders:
-        raise DataError(
-            f"'{root}' holds no records, nor do its folders; files like "
-            "'train-00000-of-00008' in it or in folders like '160' would do"
-        )
-    return folders
-
-
-def read_folder(path: Path) -> Folder | None:
-    """A folder's shards and manifest, with what is wrong at first sight; None if it has none."""
-    findings = []
-    manifest = None
-    try:
-        manifest = read_manifest(path)
-    except DataError as error:
-        findings.append(Finding("manifest", str(path), None, str(error).split("\n")[0]))
-    expected = {
-        name: shard
-        for split in (manifest.splits.values() if manifest else ())
-        for name, shard in split.shards.items()
-    }
-    files = []
-    for file in sorted(path.iterdir()):
-        if not file.is_file() or file.name.startswith("."):
-            continue
-        if match := _NUMBERED.fullmatch(file.name):
-            prefix = match[1] if ".tfrecord-" not in file.name else match[1].rpartition("-")[2]
-            files.append((file, prefix, int(match[2]), int(match[3])))
-        elif match := _UNNUMBERED.fullmatch(file.name):
-            files.append((file, match[1] or match[2], 0, 0))
-    if not files and not expected:
-        return None
-    if (path / UNFINISHED).exists():
-        detail = "its build did not end; the same build command goes on with it"
-        findings.append(Finding("missing", str(path), None, detail))
-    findings.extend(checks.shard_sets(files, expected, path))
-    size = manifest.size if manifest else None
-    jobs = tuple(
-        ShardJob(file, prefix, size, expected.get(file.name)) for file, prefix, *_ in files
-    )
-    return Folder(path, jobs, manifest, read_dataset_info(path), tuple(findings))
 
 
 def verify(
