@@ -14,12 +14,15 @@ import numpy as np
 import tensorflow as tf
 
 from datasets.augmentation import load, shift_and_flip
+from datasets.schema import CLASSIC, RecordKeys
 from datasets.settings import Augmentation
 
 LABEL_OUTSIDE = "label outside the classes"
 
 
-def parse(record: Any, classes: int, label_offset: int = 1) -> tuple[Any, Any]:
+def parse(
+    record: Any, classes: int, label_offset: int = 1, keys: RecordKeys = CLASSIC
+) -> tuple[Any, Any]:
     """The JPEG (scalar string) and the label (scalar int32, from 0) of a record.
 
     Raises:
@@ -29,16 +32,16 @@ def parse(record: Any, classes: int, label_offset: int = 1) -> tuple[Any, Any]:
     features = tf.io.parse_single_example(
         record,
         {
-            "image/encoded": tf.io.FixedLenFeature((), tf.string),
-            "image/class/label": tf.io.FixedLenFeature((), tf.int64),
-            "image/filename": tf.io.FixedLenFeature((), tf.string, default_value=""),
+            keys.image: tf.io.FixedLenFeature((), tf.string),
+            keys.label: tf.io.FixedLenFeature((), tf.int64),
+            keys.filename: tf.io.FixedLenFeature((), tf.string, default_value=""),
         },
     )
-    label = features["image/class/label"]
+    label = features[keys.label]
     inside = tf.logical_and(label >= label_offset, label < classes + label_offset)
-    found = [LABEL_OUTSIDE, label, features["image/filename"]]
+    found = [LABEL_OUTSIDE, label, features[keys.filename]]
     with tf.control_dependencies([tf.debugging.Assert(inside, found)]):
-        return features["image/encoded"], tf.cast(label - label_offset, tf.int32)
+        return features[keys.image], tf.cast(label - label_offset, tf.int32)
 
 
 def shards_by_file(files: int, workers: int) -> bool:
@@ -61,6 +64,7 @@ def training_pipeline(
     classes: int,
     augmentation: Augmentation,
     label_offset: int = 1,
+    keys: RecordKeys = CLASSIC,
     seed: int = 0,
     first_step: int = 0,
     done_steps: int = 0,
@@ -85,6 +89,7 @@ def training_pipeline(
         classes: number of classes.
         augmentation: which augmentations.
         label_offset: the label that the first class has in the records.
+        keys: the records' schema.
         seed: of the order and of the augmentation.
         first_step: global step at which the stage begins.
         done_steps: steps of the stage to leave out, since a resumed run has done
@@ -121,7 +126,7 @@ def training_pipeline(
     own_seed = _seed_of(seed, rank)
 
     def prepare(index: Any, record: Any) -> tuple[Any, Any]:
-        jpeg, label = parse(record, classes, label_offset)
+        jpeg, label = parse(record, classes, label_offset, keys)
         return load(jpeg, (own_seed, index), *image_size, augmentation), label
 
     def finish(step: Any, batch: tuple[Any, Any]) -> tuple[Any, Any]:

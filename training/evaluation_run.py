@@ -158,6 +158,7 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
             threads,
             share,
             shares,
+            records.keys,
         )
 
     return Evaluator(

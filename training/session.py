@@ -41,6 +41,7 @@ def stage_pipeline(
         classes=recipe.classes,
         augmentation=recipe.augmentation,
         label_offset=records.label_offset,
+        keys=records.keys,
         seed=recipe.seed,
         first_step=stage.first,
         rank=team.rank,
@@ -65,7 +66,7 @@ def in_plain_words() -> Iterator[None]:
         if found:
             raise UserError(
                 f"image '{found[2]}': label {found[1]} is outside the recipe's classes; "
-                "does `classes` fit the data, and do its labels begin at 1?"
+                "do `classes` and, where it has one, the manifest's label_offset fit the data?"
             ) from None
         if isinstance(error, tf.errors.DataLossError):
             raise UserError(f"a record is damaged: {error.message.splitlines()[0]}") from None
