@@ -60,7 +60,18 @@ check: setup
 	ruff format --check .
 	mypy
 
+# The toolkit sees what is installed in .venv, as it does in an image for SageMaker.
+.venv-sagemaker/.ready: requirements-sagemaker.txt | setup
+	@echo "Setting up .venv-sagemaker, for the tests of SageMaker"
+	@"$(PYTHON)" -m venv --clear --without-pip .venv-sagemaker
+	@python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-sagemaker/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@.venv-sagemaker/bin/python -m pip install --quiet --requirement $< \
+	  || { echo "make: without the toolkit, the tests of SageMaker are skipped; does it lack python3.11-dev?" >&2; exit 1; }
+	@touch $@
+
 test: setup check
+	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
 	python -m pytest
 
 .venv-backends/.ready: requirements-backends.txt
@@ -72,4 +83,4 @@ test-backends: setup .venv-backends/.ready
 	python -m pytest tests/backends
 
 clean:
-	rm -rf $(VENV) .venv-backends
+	rm -rf $(VENV) .venv-backends .venv-sagemaker
