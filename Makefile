@@ -18,13 +18,14 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends clean
+.PHONY: help setup demo test check test-backends test-launch clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
 	@echo "make test           style, types and tests"
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
+	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -82,5 +83,13 @@ test: setup check
 test-backends: setup .venv-backends/.ready
 	python -m pytest tests/backends
 
+.venv-launch/.ready: docs/sagemaker/requirements.txt
+	"$(PYTHON)" -m venv .venv-launch
+	.venv-launch/bin/pip install --quiet --requirement $<
+	@touch $@
+
+test-launch: setup .venv-launch/.ready
+	python -m pytest tests/docs
+
 clean:
-	rm -rf $(VENV) .venv-backends .venv-sagemaker
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch

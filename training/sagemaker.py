@@ -4,8 +4,8 @@
 
 prints the regular expressions that draw the log's figures in SageMaker's console.
 
-SageMaker's training toolkit starts `recipe.py` with the job's hyperparameters as
-arguments and its folders as variables; their list is
+SageMaker's training toolkit, and the drivers of its Python SDK, start `recipe.py` with
+the job's hyperparameters as arguments and its folders as variables; their list is
 https://github.com/aws/sagemaker-training-toolkit/blob/master/ENVIRONMENT_VARIABLES.md.
 """
 
@@ -26,6 +26,8 @@ from training.errors import UserError
 from training.run_folder import RunFolder
 
 CHANNEL = "SM_CHANNEL_"
+# Channels that the SDK adds where it uploads the source.
+NOT_DATA = ("code", "sm_drivers")
 # The SDK's TensorFlow estimator adds it to the hyperparameters of every job.
 NOT_OURS = ("model_dir",)
 
@@ -45,8 +47,7 @@ class Job:
 
     Attributes:
         hyperparameters: by name, with their JSON types.
-        arguments: the hyperparameters as the toolkit puts them on the command line.
-        channels: the folder of each input channel.
+        channels: the folder of each input channel that the user named.
         model_dir: what is in here becomes the job's model artifact.
         output_dir: what is in here becomes the job's other output.
         failure_file: its text becomes the failed job's reason.
@@ -56,7 +57,6 @@ class Job:
     """
 
     hyperparameters: dict[str, Any]
-    arguments: list[str]
     channels: dict[str, Path]
     model_dir: Path
     output_dir: Path
@@ -113,11 +113,11 @@ def read_job(environ: Mapping[str, str]) -> Job | None:
     host = environ.get("SM_CURRENT_HOST", "localhost")
     return Job(
         hyperparameters=_json(environ, "SM_HPS", {}),
-        arguments=_json(environ, "SM_USER_ARGS", []),
         channels={
-            name.removeprefix(CHANNEL).lower(): Path(folder)
-            for name, folder in sorted(environ.items())
-            if name.startswith(CHANNEL)
+            name: Path(folder)
+            for variable, folder in sorted(environ.items())
+            if variable.startswith(CHANNEL)
+            and (name := variable.removeprefix(CHANNEL).lower()) not in NOT_DATA
         },
         model_dir=model_dir,
         output_dir=Path(environ.get("SM_OUTPUT_DATA_DIR", output / "data")),
@@ -165,13 +165,13 @@ def command_line(given: Sequence[str], job: Job | None) -> dict[str, Any]:
         "resume": settings.get("resume", left_behind and not settings.get("overwrite")),
     }
     args = list(given)
-    if args == job.arguments:
+    if sorted(args[::2]) == sorted(f"--{name}" for name in job.hyperparameters):
         args = ["train", *_as_arguments(settings)]
     return {"args": args, "default_map": {"train": defaults}}
 
 
 def _as_arguments(hyperparameters: Mapping[str, Any]) -> Iterator[str]:
-    """The toolkit writes a flag as `--resume True`, which click does not take."""
+    """SageMaker gives a flag a value, as in `--resume True`, which click does not take."""
     for name, value in hyperparameters.items():
         if value is not False:
             yield f"--{name}"

@@ -27,7 +27,6 @@ VARIABLES = {
     "SM_CHANNELS": '["training"]',
     "SM_CHANNEL_TRAINING": "/opt/ml/input/data/training",
     "SM_HPS": '{"policy":"float32","recipe":"cifar10"}',
-    "SM_USER_ARGS": '["--policy","float32","--recipe","cifar10"]',
     "SM_NUM_GPUS": "1",
     "SM_HOSTS": '["algo-1"]',
     "SM_CURRENT_HOST": "algo-1",
@@ -37,13 +36,6 @@ ARGUMENTS = ["--policy", "float32", "--recipe", "cifar10"]
 
 def job(**changes):
     return read_job(VARIABLES | changes)
-
-
-def with_hyperparameters(**hyperparameters):
-    """As the toolkit would hand them over (its `mapping.to_cmd_args`)."""
-    pairs = [(f"--{name}", str(value)) for name, value in sorted(hyperparameters.items())]
-    arguments = [part for pair in pairs for part in pair]
-    return arguments, job(SM_HPS=json.dumps(hyperparameters), SM_USER_ARGS=json.dumps(arguments))
 
 
 def test_outside_sagemaker_nothing_changes():
@@ -72,11 +64,16 @@ def test_a_command_line_of_ones_own_stays():
     assert found["default_map"]["train"]["recipe_name"] == "cifar10"
 
 
-def test_flags_and_what_is_not_an_option():
-    """The toolkit writes `--overwrite True`; the TensorFlow estimator adds model_dir."""
-    arguments, found = with_hyperparameters(
-        recipe="demo", overwrite=True, resume=False, workers=4, model_dir="s3://bucket/model"
-    )
+@pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("true", "false")])
+def test_flags_and_what_is_not_an_option(yes, no):
+    """The toolkit writes Python's True and the SDK's drivers JSON's; the TensorFlow
+    estimator adds model_dir."""
+    arguments = [
+        "--model_dir", "s3://bucket/model", "--overwrite", yes, "--recipe", "demo",
+        "--resume", no, "--workers", "4",
+    ]  # fmt: skip
+    found = job(SM_HPS=json.dumps({"recipe": "demo", "overwrite": True, "resume": False,
+                                   "workers": 4, "model_dir": "s3://bucket/model"}))  # fmt: skip
     assert command_line(arguments, found)["args"] == ["train", "--recipe", "demo", "--overwrite"]
     assert found.workers == 4
 
@@ -85,6 +82,7 @@ def test_flags_and_what_is_not_an_option():
     ("channels", "expected"),
     [
         ({}, None),
+        ({"code": "/in/code", "sm_drivers": "/in/sm_drivers"}, None),
         ({"records": "/in/records"}, "/in/records"),
         ({"training": "/in/training", "recipes": "/in/recipes"}, "/in/training"),
         ({"160": "/in/160", "320": "/in/320"}, "/in"),
