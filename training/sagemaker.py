@@ -196,7 +196,7 @@ def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
         return None
     if len(job.hosts) > 1:
         raise UserError(
-            f"SM_HOSTS: {len(job.hosts)} hosts, each with a process that knows nothing of the "
+            f"SM_HOSTS: {len(job.hosts)} hosts, and the process on {job.host} knows nothing of the "
             "others; launch the job with MPI, or on one host (docs/sagemaker.md)"
         )
     if job.workers == 1:
