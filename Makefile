@@ -18,13 +18,14 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends clean
+.PHONY: help setup demo test check test-backends test-launch clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
 	@echo "make test           style, types and tests"
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
+	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -60,7 +61,18 @@ check: setup
 	ruff format --check .
 	mypy
 
+# The toolkit sees what is installed in .venv, as it does in an image for SageMaker.
+.venv-sagemaker/.ready: requirements-sagemaker.txt | setup
+	@echo "Setting up .venv-sagemaker, for the tests of SageMaker"
+	@"$(PYTHON)" -m venv --clear --without-pip .venv-sagemaker
+	@python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-sagemaker/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@.venv-sagemaker/bin/python -m pip install --quiet --requirement $< \
+	  || { echo "make: without the toolkit, the tests of SageMaker are skipped; does it lack python3.11-dev?" >&2; exit 1; }
+	@touch $@
+
 test: setup check
+	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
 	python -m pytest
 
 .venv-backends/.ready: requirements-backends.txt
@@ -71,5 +83,13 @@ test: setup check
 test-backends: setup .venv-backends/.ready
 	python -m pytest tests/backends
 
+.venv-launch/.ready: docs/sagemaker/requirements.txt
+	"$(PYTHON)" -m venv .venv-launch
+	.venv-launch/bin/pip install --quiet --requirement $<
+	@touch $@
+
+test-launch: setup .venv-launch/.ready
+	python -m pytest tests/docs
+
 clean:
-	rm -rf $(VENV) .venv-backends
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch

@@ -22,7 +22,7 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import workers
+from training import sagemaker, workers
 from training.commands import RECIPE, evaluate, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
 from training.recipes import Policy, load_recipe
@@ -56,6 +56,8 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     recipe, data, schedule, run = workers.together(
         lambda: prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite)
     )
+    if team.is_first:
+        sagemaker.deliver_at_end(run)
 
     from callbacks.broadcast import BroadcastFromFirst
     from callbacks.phase_scheduler import PhaseScheduler
@@ -137,7 +139,7 @@ def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):
 def run() -> int:
     """Runs the command line; a user's mistake becomes one message and status 2."""
     try:
-        main()
+        main(**sagemaker.start())
     except USER_ERRORS as error:
         speak(str(error), shared=getattr(error, "shared", False))
         return 2
@@ -158,6 +160,7 @@ def speak(message: str, shared: bool) -> None:
         time.sleep(0 if team.is_first else 4 + team.rank)
     if team.is_first or not shared:
         click.echo(f"recipe.py: error: {message}", err=True)
+        sagemaker.note_failure(message)
 
 
 if __name__ == "__main__":
