@@ -18,13 +18,14 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends clean
+.PHONY: help setup demo test check test-backends bench-peers clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
 	@echo "make test           style, types and tests"
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
+	@echo "make bench-peers    set up the input pipelines that ours is compared with"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -73,5 +74,15 @@ test: setup check
 test-backends: setup .venv-backends/.ready
 	python -m pytest tests/backends
 
+.venv-peers/.ready: requirements-peers.txt
+	"$(PYTHON)" -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --requirement $<
+	@# FFCV is compiled; where it cannot be, the benchmark's table says that it is missing.
+	@.venv-peers/bin/pip install --quiet ffcv==1.0.2 > .venv-peers/ffcv.log 2>&1 \
+	  || echo "make: FFCV did not compile (it wants pkg-config, libturbojpeg0-dev and libopencv-dev): .venv-peers/ffcv.log"
+	@touch $@
+
+bench-peers: setup .venv-peers/.ready
+
 clean:
-	rm -rf $(VENV) .venv-backends
+	rm -rf $(VENV) .venv-backends .venv-peers

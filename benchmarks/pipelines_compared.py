@@ -139,7 +139,8 @@ def torchvision(settings: dict[str, Any]) -> Passes:
         # A torchvision that was built for GPUs, beside a torch that was not, misses its own
         # compiled ops. Its transforms of PIL images, which are all that runs here, use none.
         ops = torch.library.Library("torchvision", "DEF")
-        ops.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        for name in ("nms", "qnms"):
+            ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         for name in [name for name in sys.modules if name.startswith("torchvision")]:
             del sys.modules[name]
         import torchvision
