@@ -207,6 +207,8 @@ class Scribe:
 
     def conclude_synthetic(self) -> None:
         """Says, instead of `conclude`, what a run on synthetic data is good for."""
+        self.end_training()
+        self.note_time(self.schedule.total_steps, "end")
         if workers.current().is_first:
             self.note(
                 "Synthetic data: nothing was learnt, evaluated or saved as a model. The rates in "
