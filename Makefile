@@ -18,7 +18,7 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends test-launch clean
+.PHONY: help setup demo test check test-backends test-launch bench-peers clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
@@ -26,6 +26,7 @@ help:
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
 	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
+	@echo "make bench-peers    set up the input pipelines that ours is compared with"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -50,6 +51,8 @@ $(READY): requirements.txt
 	  "$$(grep '^horovod' requirements.txt)" > $(VENV)/horovod.log 2>&1 \
 	  || { tail -n 30 $(VENV)/horovod.log >&2; echo "make: Horovod did not compile; the whole log is in $(VENV)/horovod.log" >&2; exit 1; }
 	@pip check
+	@echo "  the JPEG decoder of the input pipelines, compiled for this machine"
+	@python -m datasets.fused_jpeg 2> $(VENV)/fused_jpeg.log || tail -n 1 $(VENV)/fused_jpeg.log >&2
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -91,5 +94,15 @@ test-backends: setup .venv-backends/.ready
 test-launch: setup .venv-launch/.ready
 	python -m pytest tests/docs
 
+.venv-peers/.ready: requirements-peers.txt
+	"$(PYTHON)" -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --requirement $<
+	@# FFCV is compiled; where it cannot be, the benchmark's table says that it is missing.
+	@.venv-peers/bin/pip install --quiet ffcv==1.0.2 > .venv-peers/ffcv.log 2>&1 \
+	  || echo "make: FFCV did not compile (it wants pkg-config, libturbojpeg0-dev and libopencv-dev): .venv-peers/ffcv.log"
+	@touch $@
+
+bench-peers: setup .venv-peers/.ready
+
 clean:
-	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers

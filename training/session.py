@@ -163,6 +163,10 @@ class Scribe:
         """Prints a line above the progress bar."""
         tqdm.write(line)
 
+    def note(self, line: str) -> None:
+        """Prints a line and adds it to the log; on rank 0 only."""
+        self.say(self.run.write_line(line))
+
     def note_training(self, bar: ProgressBar) -> Callable[[dict[str, Any]], None]:
         """What `WallClock` reports to: train.csv, the log, TensorBoard and the bar."""
 
@@ -201,6 +205,16 @@ class Scribe:
             for row in self.run.evaluation_rows():
                 if (row["image_size"], row["crop"]) == (settings.image_size, settings.crop):
                     self._scalars("validation", row, ("top1", "top5", "loss"))
+
+    def conclude_synthetic(self) -> None:
+        """Says, instead of `conclude`, what a run on synthetic data is good for."""
+        self.end_training()
+        self.note_time(self.schedule.total_steps, "end")
+        if workers.current().is_first:
+            self.note(
+                "Synthetic data: nothing was learnt, evaluated or saved as a model. The rates in "
+                f"{self.run.train_csv} are what the model reaches without an input pipeline."
+            )
 
     def conclude(self) -> None:
         """Saves the report with its pictures and says where everything is."""
