@@ -135,7 +135,7 @@ def test_refusals(changes, message):
 def test_what_a_broken_run_left_is_delivered(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)
-    for path in (run.recipe_file, run.log, run.checkpoint(60)):
+    for path in (run.recipe_file, run.log, run.checkpoint(60), run.path / ".train.csv"):
         path.write_text(path.name)
     out = tmp_path / "out"
     sagemaker.deliver(run, job(SM_MODEL_DIR=str(tmp_path / "model"), SM_OUTPUT_DATA_DIR=str(out)))
