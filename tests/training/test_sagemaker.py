@@ -217,7 +217,7 @@ def container(root, tmp_path):
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
             return subprocess.run(
-                [TRAIN], env=environment, capture_output=True, text=True, timeout=170
+                [TRAIN], env=environment, capture_output=True, text=True, timeout=300
             )
 
         def configure(self, hyperparameters, channels):
