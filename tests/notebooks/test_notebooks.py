@@ -65,7 +65,7 @@ def run(path):
     """As Jupyter opens it: from its own folder."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, resources=resources, env=dict(os.environ)).execute()
+    NotebookClient(notebook, timeout=300, resources=resources, env=dict(os.environ)).execute()
     return text_of(notebook)
 
 
