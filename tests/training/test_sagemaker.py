@@ -256,7 +256,7 @@ def test_the_toolkit_runs_a_recipe_to_an_artifact(container, root, digits, tmp_p
     recipe |= {
         "training_strategy": [{**phase, "epoch": [0, 0.25]}],
         "evaluation": {**recipe["evaluation"], "image_size": 20, "data_dir": "20"},
-        "model_arguments": {"widths": [4, 8, 16]},
+        "model_arguments": {"widths": [16, 16, 16]},
         "log_every": 5,
         "checkpoint_every": 10,
         "name": "ten-steps",
