@@ -7,7 +7,7 @@ processes. The little of it that writing needs is here: the protobuf wire format
 
 import functools
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import google_crc32c
 
@@ -23,6 +23,7 @@ def make_example(
     synset: str,
     text: str = "",
     filename: bytes = b"",
+    boxes: Sequence[Sequence[float]] = (),
 ) -> bytes:
     """A serialised `tf.Example` with all the keys of ImageNet's records.
 
@@ -34,8 +35,10 @@ def make_example(
         synset: name of the class folder.
         text: the class in words, where they are known.
         filename: of the source file, without its folders.
+        boxes: bounding boxes as (xmin, ymin, xmax, ymax), fractions of the sides. Their
+            label in the record is that of the image.
 
-    The bounding boxes are empty. Equal arguments give equal bytes.
+    Equal arguments give equal bytes.
     """
     features = {
         "image/encoded": _bytes(encoded),
@@ -46,22 +49,29 @@ def make_example(
         "image/class/text": _bytes(text.encode()),
         "image/filename": _bytes(filename),
     }
-    return _field(1, _entries(features) + _same_in_all())
+    return _field(1, _entries(features) + _same_in_all() + _box_entries(boxes, label))
 
 
 @functools.cache
 def _same_in_all() -> bytes:
-    no_floats = _field(2, b"")
     return _entries(
         {
             "image/colorspace": _bytes(b"RGB"),
             "image/channels": _ints([3]),
             "image/format": _bytes(b"JPEG"),
-            "image/object/bbox/xmin": no_floats,
-            "image/object/bbox/xmax": no_floats,
-            "image/object/bbox/ymin": no_floats,
-            "image/object/bbox/ymax": no_floats,
-            "image/object/bbox/label": _ints([]),
+        }
+    )
+
+
+def _box_entries(boxes: Sequence[Sequence[float]], label: int) -> bytes:
+    xmin, ymin, xmax, ymax = zip(*boxes, strict=True) if boxes else ((), (), (), ())
+    return _entries(
+        {
+            "image/object/bbox/xmin": _floats(xmin),
+            "image/object/bbox/xmax": _floats(xmax),
+            "image/object/bbox/ymin": _floats(ymin),
+            "image/object/bbox/ymax": _floats(ymax),
+            "image/object/bbox/label": _ints([label] * len(boxes)),
         }
     )
 
@@ -100,6 +110,11 @@ def _bytes(value: bytes) -> bytes:
 def _ints(values: Iterable[int]) -> bytes:
     packed = b"".join(map(_varint, values))
     return _field(3, _field(1, packed) if packed else b"")
+
+
+def _floats(values: Sequence[float]) -> bytes:
+    packed = struct.pack(f"<{len(values)}f", *values)
+    return _field(2, _field(1, packed) if packed else b"")
 
 
 def _entries(features: Mapping[str, bytes]) -> bytes:

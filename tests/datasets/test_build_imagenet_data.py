@@ -13,9 +13,11 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image, JpegImagePlugin
 
-from datasets.build_imagenet_data import build, convert, main, resized, shard_counts
+from datasets.build_imagenet_data import build, main
 from datasets.errors import DataError
+from datasets.images import convert, resized
 from datasets.manifest import count_images, read_manifest, shard_files
+from datasets.shards import shard_counts
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
