@@ -22,6 +22,7 @@ import hashlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,10 +41,19 @@ from datasets.build_folder import (
     prepare_output,
     write_rejected,
 )
+from datasets.build_plan import BuildPlan, plan_build
 from datasets.errors import DataError
 from datasets.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
 from datasets.records import LABEL_OFFSET
-from datasets.shards import BuildStopped, Job, Settings, shard_counts, write_shards
+from datasets.shards import (
+    BuildStopped,
+    Job,
+    Settings,
+    make_jobs,
+    settings_for,
+    shard_counts,
+    write_shards,
+)
 from datasets.sources.layouts import LAYOUTS, read_source
 from datasets.sources.source import Source
 
@@ -153,41 +163,6 @@ def default_processes() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def settings_for(source: Source, sizes: tuple[int, ...], quality: int, enlarge: bool) -> Settings:
-    """What is made of a source's images.
-
-    Raises:
-        DataError: no sizes, or sizes that a set which is resized already has not.
-    """
-    if not sizes and not source.sizes:
-        raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
-    if missing := [size for size in sizes if source.sizes and size not in source.sizes]:
-        raise DataError(
-            f"--sizes: received {missing[0]}; '{source.root}' is resized already, "
-            f"to {', '.join(map(str, source.sizes))}"
-        )
-    labels = {name: label for label, name in enumerate(source.classes, LABEL_OFFSET)}
-    return Settings(
-        source.root, sizes or source.sizes, quality, enlarge, bool(source.sizes), labels,
-        source.words,
-    )  # fmt: skip
-
-
-def make_jobs(source: Source, output: Path, counts: Mapping[str, int]) -> list[Job]:
-    """A job for each shard: a stretch of its split's images."""
-    jobs = []
-    for prefix, count in counts.items():
-        images = source.images[prefix]
-        boxes = source.boxes.get(prefix, {})
-        for index in range(count):
-            part = images[index * len(images) // count : (index + 1) * len(images) // count]
-            stems = [os.path.splitext(image.name)[0] for image in part] if boxes else []
-            keys = (key for stem in stems for key in (stem, stem.split("/", 1)[1]))
-            mine = {key: boxes[key] for key in keys if key in boxes}
-            jobs.append(Job(output, shard_name(prefix, index, count), part, mine))
-    return jobs
-
-
 def _digest(value: Any) -> str:
     text = json.dumps(value)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -290,6 +265,28 @@ def parse_sizes(text: str) -> tuple[int, ...]:
         ) from None
 
 
+def _plan(
+    source: str,
+    sizes: tuple[int, ...],
+    *,
+    quality: int,
+    seed: int,
+    processes: int | None,
+    layout: str | None,
+    class_names: str | None,
+    bboxes: Sequence[str],
+    enlarge: bool,
+    max_rejected: float,
+    **_: Any,
+) -> BuildPlan:
+    processes = default_processes() if processes is None else processes
+    check_settings(sizes, quality, processes, max_rejected)
+    begin = time.perf_counter()
+    found = read_source(source, seed, layout, class_names=class_names, boxes=bboxes, progress=True)
+    seconds = time.perf_counter() - begin
+    return plan_build(found, settings_for(found, sizes, quality, enlarge), processes, seconds)
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--source", required=True, help="Folder of the set; see the module's head.")
 @click.option("--output", required=True, help="Data root; <size>/ folders are made in it.")
@@ -305,10 +302,14 @@ def parse_sizes(text: str) -> tuple[int, ...]:
 @click.option("--enlarge", is_flag=True, help="Enlarge images smaller than a size.")
 @click.option("--max_rejected", type=float, default=0.001, help="Unreadable fraction to accept.")
 @click.option("--overwrite", is_flag=True, help="Replace records in the size folders.")
-def main(source: str, output: str, sizes: str | None, **settings: Any) -> None:
+@click.option("--plan", is_flag=True, help="Build nothing: try a sample, tell time and memory.")
+def main(source: str, output: str, sizes: str | None, plan: bool, **settings: Any) -> None:
     """Resizes a set of images and writes it as ImageNet's classic records."""
     try:
         short_sides = parse_sizes(sizes) if sizes else ()
+        if plan:
+            click.echo(_plan(source, short_sides, **settings))
+            return
         manifests = build(source, output, short_sides, **settings)
     except DataError as error:
         click.echo(f"error: {error}", err=True)

@@ -16,10 +16,10 @@ from typing import Any
 
 from datasets.errors import DataError
 from datasets.images import convert, keep, reason, stored_shape
-from datasets.manifest import publish
-from datasets.records import frame, make_example
+from datasets.manifest import publish, shard_name
+from datasets.records import LABEL_OFFSET, frame, make_example
 from datasets.sources.boxes import Box, Boxes, relative_boxes
-from datasets.sources.source import ImageFile, read_bytes
+from datasets.sources.source import ImageFile, Source, read_bytes
 
 IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, as everyone has them
 
@@ -96,6 +96,26 @@ class Settings:
         return out, data
 
 
+def settings_for(source: Source, sizes: tuple[int, ...], quality: int, enlarge: bool) -> Settings:
+    """What is made of a source's images.
+
+    Raises:
+        DataError: no sizes, or sizes that a set which is resized already has not.
+    """
+    if not sizes and not source.sizes:
+        raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
+    if missing := [size for size in sizes if source.sizes and size not in source.sizes]:
+        raise DataError(
+            f"--sizes: received {missing[0]}; '{source.root}' is resized already, "
+            f"to {', '.join(map(str, source.sizes))}"
+        )
+    labels = {name: label for label, name in enumerate(source.classes, LABEL_OFFSET)}
+    return Settings(
+        source.root, sizes or source.sizes, quality, enlarge, bool(source.sizes), labels,
+        source.words,
+    )  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Job:
     """One shard in all sizes: what a process needs to write it."""
@@ -105,9 +125,33 @@ class Job:
     images: tuple[ImageFile, ...]
     boxes: Mapping[str, Boxes]
 
+    @classmethod
+    def of(
+        cls, output: Path, name: str, images: tuple[ImageFile, ...], boxes: Mapping[str, Boxes]
+    ) -> "Job":
+        """A job that carries no boxes but those of its images."""
+        keys = (key for image in images for key in _box_keys(image)) if boxes else ()
+        return cls(output, name, images, {key: boxes[key] for key in keys if key in boxes})
+
     def boxes_of(self, image: ImageFile) -> Boxes | None:
-        stem = os.path.splitext(image.name)[0]
-        return self.boxes.get(stem) or self.boxes.get(stem.split("/", 1)[1])
+        return next((self.boxes[key] for key in _box_keys(image) if key in self.boxes), None)
+
+
+def _box_keys(image: ImageFile) -> tuple[str, str]:
+    """What an image's boxes may be known by."""
+    return os.path.splitext(image.name)[0], os.path.splitext(image.file)[0]
+
+
+def make_jobs(source: Source, output: Path, counts: Mapping[str, int]) -> list[Job]:
+    """A job for each shard: a stretch of its split's images."""
+    jobs = []
+    for prefix, count in counts.items():
+        images = source.images[prefix]
+        for index in range(count):
+            part = images[index * len(images) // count : (index + 1) * len(images) // count]
+            name = shard_name(prefix, index, count)
+            jobs.append(Job.of(output, name, part, source.boxes.get(prefix, {})))
+    return jobs
 
 
 class _ShardFile:
