@@ -1,6 +1,7 @@
 import csv
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tests.datasets.samples import (
     write_tree,
 )
 
+SPLITS = ("train", "val")
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
 
@@ -164,6 +166,42 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     build(source, whole, (200, 100), shards=16, processes=1, progress=False)
     assert snapshot(output) == snapshot(whole)
     assert {path.name for path in (output / "100").glob(".*")} == set(), "temporary files are left"
+
+
+def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
+    source, whole, output = (tmp_path / name for name in ("source", "whole", "out"))
+    write_tree(source, {f"{s}/{c}/0.JPEG": photograph(7, 500, 400) for s in SPLITS for c in "ab"})
+    for number in range(1, 100):
+        for split in SPLITS:
+            first = source / split / "ab"[number % 2] / "0.JPEG"
+            os.link(first, first.with_name(f"{number}.JPEG"))
+    settings = {"source": source, "sizes": "300,150", "shards": 25, "validation_shards": 25}
+    build(source, whole, (300, 150), shards=25, validation_shards=25, progress=False)
+    command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
+    command += [f"--{key}={value}" for key, value in (settings | {"output": output}).items()]
+    moments = random.Random(5)
+    done, lock = output / ".build.done", output / ".build.lock"
+    killed, finished = 0, []
+    while killed < 10:
+        lock.unlink(missing_ok=True)
+        running = subprocess.Popen(
+            command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        _wait_until(lock.exists)
+        time.sleep(moments.uniform(0, 1.2))
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            killed += 1
+        else:  # it was faster than the kill; it is given work again
+            for path in (output / "150").glob("train-*"):
+                path.unlink()
+        running.wait(timeout=30)
+        finished.append(done.read_text().count("\n") if done.exists() else 0)
+    assert max(finished) >= 1, "no build got anywhere"
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+    assert snapshot(output) == snapshot(whole)
+    assert len(snapshot(whole)) == 2 * (25 + 25 + 1) + 1
+    assert not list(output.glob("*/.*")), "temporary files are left"
 
 
 def test_a_finished_build_is_left_alone(tree, built):
