@@ -58,7 +58,7 @@ class BuildPlan:
     def __str__(self) -> str:
         splits = ", ".join(f"{prefix} {count:,}" for prefix, count in self.images.items())
         disk = ", ".join(
-            f"{size}: {self.total * each / 1e9:,.3f} GB"
+            f"{size}: {self.total * each / 1e6:,.1f} MB"
             for size, each in self.bytes_an_image.items()
         )
         memory = self.main_bytes + self.processes * self.process_bytes

@@ -7,7 +7,7 @@ processes. The little of it that writing needs is here: the protobuf wire format
 
 import functools
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import google_crc32c
 
@@ -23,7 +23,7 @@ def make_example(
     synset: str,
     text: str = "",
     filename: bytes = b"",
-    boxes: Sequence[Sequence[float]] = (),
+    boxes: Iterable[Iterable[float]] = (),
 ) -> bytes:
     """A serialised `tf.Example` with all the keys of ImageNet's records.
 
@@ -49,7 +49,9 @@ def make_example(
         "image/class/text": _bytes(text.encode()),
         "image/filename": _bytes(filename),
     }
-    return _field(1, _entries(features) + _same_in_all() + _box_entries(boxes, label))
+    return _field(
+        1, _entries(features) + _same_in_all() + _box_entries(tuple(map(tuple, boxes)), label)
+    )
 
 
 @functools.cache
@@ -63,7 +65,9 @@ def _same_in_all() -> bytes:
     )
 
 
-def _box_entries(boxes: Sequence[Sequence[float]], label: int) -> bytes:
+@functools.lru_cache(maxsize=4096)
+def _box_entries(boxes: tuple[tuple[float, ...], ...], label: int) -> bytes:
+    """Most images have no boxes, and then all of a class share these bytes."""
     xmin, ymin, xmax, ymax = zip(*boxes, strict=True) if boxes else ((), (), (), ())
     return _entries(
         {
@@ -88,8 +92,13 @@ def masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
+_SMALL = [bytes([value]) for value in range(0x80)]
+
+
 def _varint(value: int) -> bytes:
     """Protobuf's variable-length number, for `value >= 0`."""
+    if value <= 0x7F:
+        return _SMALL[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -112,13 +121,16 @@ def _ints(values: Iterable[int]) -> bytes:
     return _field(3, _field(1, packed) if packed else b"")
 
 
-def _floats(values: Sequence[float]) -> bytes:
+def _floats(values: tuple[float, ...]) -> bytes:
     packed = struct.pack(f"<{len(values)}f", *values)
     return _field(2, _field(1, packed) if packed else b"")
 
 
 def _entries(features: Mapping[str, bytes]) -> bytes:
     """The entries of a protobuf map of features."""
-    return b"".join(
-        _field(1, _field(1, key.encode()) + _field(2, value)) for key, value in features.items()
-    )
+    return b"".join(_field(1, _key(key) + _field(2, value)) for key, value in features.items())
+
+
+@functools.cache
+def _key(key: str) -> bytes:
+    return _field(1, key.encode())
