@@ -44,6 +44,7 @@ from datasets.build_folder import (
 from datasets.build_plan import BuildPlan, plan_build
 from datasets.errors import DataError
 from datasets.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
+from datasets.processes import available
 from datasets.records import LABEL_OFFSET
 from datasets.shards import (
     BuildStopped,
@@ -107,7 +108,7 @@ def build(
         BuildStopped: a process died.
     """
     output, sizes = Path(output), tuple(sizes)
-    processes = default_processes() if processes is None else processes
+    processes = available() if processes is None else processes
     check_settings(sizes, quality, processes, max_rejected)
     found = read_source(
         source, seed, layout, class_names=class_names, boxes=bboxes, progress=progress
@@ -157,10 +158,6 @@ def build(
             write_manifest(output / str(size), manifests[size])
             (output / str(size) / UNFINISHED).unlink()
     return manifests
-
-
-def default_processes() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _digest(value: Any) -> str:
@@ -279,7 +276,7 @@ def _plan(
     max_rejected: float,
     **_: Any,
 ) -> BuildPlan:
-    processes = default_processes() if processes is None else processes
+    processes = available() if processes is None else processes
     check_settings(sizes, quality, processes, max_rejected)
     begin = time.perf_counter()
     found = read_source(source, seed, layout, class_names=class_names, boxes=bboxes, progress=True)

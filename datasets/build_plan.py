@@ -1,14 +1,14 @@
 """What a build would take, from a look at the set and a sample of its images."""
 
-import resource
+import functools
+import re
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
+from datasets.processes import run_jobs
 from datasets.shards import Job, Settings, write_shard
 from datasets.sources.source import Source
 
@@ -98,9 +98,8 @@ def plan_build(
         for size in settings.sizes:
             (Path(folder) / str(size)).mkdir()
         jobs = _sample(source, Path(folder), processes)
-        with ProcessPoolExecutor(len(jobs), get_context("spawn")) as pool:
-            trials = [pool.submit(_try, mine, settings, seconds) for mine in jobs]
-            done = [trial.result() for trial in trials]
+        trial = functools.partial(_try, settings=settings, seconds=seconds)
+        done = list(run_jobs(trial, jobs, len(jobs)))
     written = sum(trial.images - trial.rejected for trial in done)
     return BuildPlan(
         layout=source.layout,
@@ -174,5 +173,10 @@ def _try(jobs: Sequence[Job], settings: Settings, seconds: float) -> _Trial:
 
 
 def _most_memory() -> int:
-    """The most resident memory that this process has had, in bytes (Linux counts in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """The most resident memory that this process has had, in bytes.
+
+    Not `getrusage`: what it tells outlives `exec`, so that a new process would begin with
+    the memory of the one that started it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) * 1024  # type: ignore[index]

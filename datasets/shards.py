@@ -1,14 +1,11 @@
 """Shards: their number, and the processes that write them."""
 
 import contextlib
+import functools
 import hashlib
-import multiprocessing
 import os
-import signal
-import threading
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import Any
 from datasets.errors import DataError
 from datasets.images import convert, keep, reason, stored_shape
 from datasets.manifest import publish, shard_name
+from datasets.processes import run_jobs
 from datasets.records import LABEL_OFFSET, frame, make_example
 from datasets.sources.boxes import Box, Boxes, relative_boxes
 from datasets.sources.source import ImageFile, Source, read_bytes
@@ -246,43 +244,10 @@ def write_shards(
     Raises:
         BuildStopped: a process died.
     """
-    if processes == 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield write_shard(job, settings)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(
-        min(processes, len(jobs)), context, _start_process, initargs=(settings,)
-    )
     try:
-        for future in as_completed([pool.submit(_write_in_pool, job) for job in jobs]):
-            yield future.result()
+        yield from run_jobs(functools.partial(write_shard, settings=settings), jobs, processes)
     except BrokenProcessPool:
         raise BuildStopped(
             "a process of the build died (killed, or out of memory?). Finished shards are kept:\n"
             "run the same command again, with fewer --processes if memory was short"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-_settings_of_pool: Settings  # set once in each process of a pool
-
-
-def _start_process(settings: Settings) -> None:
-    """Lets a process of the pool end with the build, at Ctrl-C and at a SIGKILL too."""
-    global _settings_of_pool
-    _settings_of_pool = settings
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _write_in_pool(job: Job) -> dict[str, Any]:
-    return write_shard(job, _settings_of_pool)

@@ -188,7 +188,7 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
             command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
         )
         _wait_until(lock.exists)
-        time.sleep(moments.uniform(0, 1.2))
+        time.sleep(moments.uniform(0, 0.9))
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             killed += 1

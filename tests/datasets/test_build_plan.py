@@ -31,7 +31,8 @@ def test_a_plan_tells_what_the_build_is_and_writes_nothing(source, tmp_path):
         ]
     )
     assert whole == pytest.approx(main_process + 2 * each, abs=2)
-    assert 20 < each < 1000
+    # A process that writes does not carry what this one holds.
+    assert 20 < each < 150
     manifests = build(source, tmp_path / "out", (32, 16), max_rejected=0.01, progress=False)
     planned = {int(s): float(mb) for s, mb in re.findall(r"(\d+): ([\d.]+) MB", rows["disk"])}
     for size, manifest in manifests.items():
