@@ -21,9 +21,10 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import workers
+from training import supervisor, workers
 from training.commands import RECIPE, plan
-from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
+from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
+from training.preemption import SignalWatch
 from training.recipes import Policy, load_recipe
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -48,6 +49,7 @@ main.add_command(plan)
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
 def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     """Trains a recipe's model and evaluates its checkpoints."""
+    watch = SignalWatch().install()
     team = workers.join()
     now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
     recipe, data, schedule, run = workers.together(
@@ -55,37 +57,47 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     )
 
     from callbacks.broadcast import BroadcastFromFirst
+    from callbacks.heartbeat import Heartbeat
     from callbacks.phase_scheduler import PhaseScheduler
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
     from callbacks.step_checkpoint import StepCheckpoint
+    from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
     from training import devices, model
     from training.session import Scribe, evaluate_checkpoints, in_plain_words, stage_pipeline
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
-    devices.set_numerics(policy, recipe.seed, recipe.xla)
+    devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
     net = workers.together(lambda: model.build(recipe))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
 
     scribe = Scribe(run, schedule, started=STARTED)
-    done = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
+    start = scribe.begin(team, recipe, net, policy, data, resume, overwrite, remark)
+    supervisor.tell_how_to_resume(run.path)
+    done = start.step
     bar = ProgressBar(schedule.total_steps, initial_step=done)
+    clock = WallClock(
+        scribe.note_training(bar), recipe.log_every, schedule,
+        initial_step=done, started=scribe.started,
+    )  # fmt: skip
+    checkpoint = StepCheckpoint(
+        run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
+        on_saved=scribe.note_checkpoint, initial_step=done, facts=scribe.facts,
+        stateful={"wall_clock": clock}, warn=scribe.say,
+        resumed=start.checkpoint if start.restores_workers else None,
+    )  # fmt: skip
     callbacks = [
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
         SameWeights([p.first for p in schedule.phases] + [done], initial_step=done),
-        StepCheckpoint(
-            run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
-            on_saved=scribe.note_checkpoint, initial_step=done,
-        ),
-        WallClock(
-            scribe.note_training(bar), recipe.log_every, schedule,
-            initial_step=done, started=scribe.started,
-        ),
+        clock,
         bar,
-    ]  # fmt: skip
+        checkpoint,
+        StopOnSignal(watch, checkpoint, initial_step=done),
+        Heartbeat(supervisor.board, initial_step=done),
+    ]
     with in_plain_words():
         for stage in schedule.stages(done):
             batches = stage_pipeline(stage, recipe, data, team, threads)
@@ -130,8 +142,11 @@ def run() -> int:
         speak(str(error), shared=getattr(error, "shared", False))
         return 2
     except RunError as error:
-        speak(str(error), shared=True)
+        speak(str(error) + supervisor.how_to_resume(), shared=True)
         return 1
+    except Preempted as error:
+        speak(str(error) + supervisor.how_to_resume(), shared=True)
+        return supervisor.STOPPED
     except OtherWorkerEnded:
         return 1
     return 0
@@ -149,4 +164,4 @@ def speak(message: str, shared: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(supervisor.supervise(run))

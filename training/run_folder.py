@@ -4,11 +4,12 @@ import csv
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,17 @@ class RunFolder:
     def recipe(self) -> Mapping[str, Any]:
         return yaml.safe_load(self.recipe_file.read_text())
 
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: command, workers, policy, versions."""
+        return json.loads(self.environment_file.read_text())
+
+    def checkpoint_files(self) -> list[Path]:
+        """The checkpoints that are there, the newest first; not all may be whole."""
+        return sorted(self.checkpoints.glob(f"[!.]*{self.checkpoint_pattern.suffix}"), reverse=True)
+
+    def remove_checkpoint(self, step: int) -> None:
+        self.checkpoint(step).unlink(missing_ok=True)
+
     def write_train_row(self, row: Mapping[str, Any]) -> str:
         """Adds a row to train.csv and its line to the log; returns the line."""
         _append(self.train_csv, TRAIN_COLUMNS, row)
@@ -150,17 +162,64 @@ class RunFolder:
     def train_rows(self) -> list[dict[str, Any]]:
         return _read(self.train_csv)
 
-    def drop_after(self, step: int) -> None:
-        """Forgets what was noted of steps after `step`, which a resumed run does again."""
-        for path, columns in (
+    @property
+    def _tables(self) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+        return (
             (self.train_csv, TRAIN_COLUMNS),
             (self.checkpoints_csv, CHECKPOINT_COLUMNS),
             (self.evaluation_csv, EVALUATION_COLUMNS),
-        ):
+        )
+
+    def drop_after(self, step: int) -> None:
+        """Forgets what was noted of steps after `step`, which a resumed run does again."""
+        for path, columns in self._tables:
             kept = [row for row in _read(path) if row["step"] <= step]
             path.unlink(missing_ok=True)
             for row in kept:
                 _append(path, columns, row)
+        if self.log.exists():
+            lines = self.log.read_text().splitlines(keepends=True)
+            kept_lines = [line for line in lines if not _is_after(step, line)]
+            _replace(self.log, "".join(kept_lines))
+
+    def renumber(self, step_for: Callable[[int], int], workers: int) -> None:
+        """Counts all steps anew, for another number of workers.
+
+        `step_for` gives the new number of an old one, and never falls.
+        """
+        names = {s: step_for(s) for s in (row["step"] for row in _read(self.checkpoints_csv))}
+        # In an order in which no file takes a name that is still another's.
+        for step in sorted(names, reverse=any(new > old for old, new in names.items())):
+            if self.checkpoint(step).exists():
+                os.replace(self.checkpoint(step), self.checkpoint(names[step]))
+        for path, columns in self._tables:
+            rows = {step_for(row["step"]): row for row in _read(path)}
+            path.unlink(missing_ok=True)
+            for step, row in rows.items():
+                _append(path, columns, {**row, "step": step})
+        if self.log.exists():
+            lines = self.log.read_text().splitlines(keepends=True)
+            _replace(self.log, "".join(_renumbered(line, step_for) for line in lines))
+        environment = {**self.environment(), "workers": workers}
+        _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
+
+STEP_OF_LINE = re.compile(r"^(Log @(?:train: steps|eval: count@ *\d+ step)@ *)(\d+)")
+
+
+def _is_after(step: int, line: str) -> bool:
+    found = STEP_OF_LINE.match(line)
+    return found is not None and int(found[2]) > step
+
+
+def _renumbered(line: str, step_for: Callable[[int], int]) -> str:
+    return STEP_OF_LINE.sub(lambda found: f"{found[1]}{step_for(int(found[2]))}", line)
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
 
 
 def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:

@@ -1,9 +1,10 @@
 """The parts of a run that stand between `recipe.py` and the rooms behind it."""
 
 import contextlib
+import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from tqdm.auto import tqdm
 
 from callbacks.progress_bar import ProgressBar
 from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipeline
-from training import model, workers
+from training import checkpoints, model, workers
+from training import resume as resuming
 from training.data import RunData
 from training.errors import OtherWorkerEnded, UserError
 from training.evaluation import Evaluator
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
+from training.resume import Start
 from training.run_folder import RunFolder
 from training.workers import Workers
 
@@ -85,6 +88,7 @@ class Scribe:
         self.run = run
         self.schedule = schedule
         self.started = started
+        self.asked: dict[str, Any] = {}
         self._scalars: Any = None
 
     def begin(
@@ -93,29 +97,42 @@ class Scribe:
         recipe: Recipe,
         net: keras.Model,
         policy: str,
+        data: RunData,
         resume: bool,
         overwrite: bool,
         remark: str | None,
-    ) -> int:
-        """Opens the run folder and, where a run goes on, loads its last checkpoint.
+    ) -> Start:
+        """Opens the run folder and, where a run goes on, loads its last good checkpoint.
 
-        The order of a resume: the last checkpoint's weights and optimizer state, its
-        step, its seconds on the clock; the notes of later steps are dropped.
+        `training/resume.py` says in which order. Rank 0 chooses the checkpoint.
 
         Returns:
-            The number of steps that are done.
+            Where the run begins.
+
+        Raises:
+            SharedUserError: the workers do not agree on what they are to do, or the run
+                to go on with is another one.
         """
-        done = 0
-        rows = self.run.checkpoint_rows() if resume else []
-        if rows:
-            done = rows[-1]["step"]
-            self.started -= rows[-1]["seconds"]
-            model.resume(net, self.run.checkpoint(done))
+        asked = resuming.facts(recipe, data, policy)
+        resuming.agree(team, asked, self.schedule.total_steps)
+        start = workers.together(
+            lambda: (
+                resuming.find_start(self.run, asked, recipe, self.schedule)
+                if resume and team.is_first
+                else Start()
+            )
+        )
+        start = Start.from_json(workers.from_first(start.to_json()))
+        if start.checkpoint:
+            self.started -= start.seconds
+            model.resume(net, start.checkpoint)
+        workers.gather(None)  # all have read it before it may get another name
         if team.is_first:
             if resume:
-                self.run.drop_after(done)
+                start = self._take_up(team, start, recipe)
             else:
-                self.run.start(recipe, {"workers": team.size, "policy": policy}, overwrite)
+                settings = {"workers": team.size, "policy": policy, "facts": asked}
+                self.run.start(recipe, settings, overwrite)
             self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
@@ -123,10 +140,29 @@ class Scribe:
             )
             if remark:
                 self.say(remark)
+            for line in start.remarks:
+                self.say(line)
             if resume:
-                self.say(f"going on after step {done}")
-        workers.gather(None)  # nobody writes or reads before the folder is there
-        return done
+                self.say(f"going on after step {start.step}")
+        self.asked = asked
+        # Nobody writes or reads before the folder is there.
+        return Start.from_json(workers.from_first(start.to_json()))
+
+    def _take_up(self, team: Workers, start: Start, recipe: Recipe) -> Start:
+        """Brings the run folder to the state of the checkpoint."""
+        count = self.run.environment()["workers"]
+        if count != team.size:
+            before = recipe.schedule(count, dict(self.schedule.images))
+            self.run.renumber(
+                lambda step: resuming.step_for(step, before, self.schedule), team.size
+            )
+        self.run.drop_after(start.step)
+        if start.checkpoint is None:
+            return start
+        # A run that was killed may have written the checkpoint, but not yet its row.
+        if start.step not in (row["step"] for row in self.run.checkpoint_rows()):
+            self._note_checkpoint_row(start.step, start.seconds)
+        return dataclasses.replace(start, checkpoint=self.run.checkpoint(start.step))
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
@@ -151,13 +187,29 @@ class Scribe:
 
         return note
 
-    def note_checkpoint(self, step: int, path: Path) -> None:
-        self.run.write_checkpoint_row(
-            step,
-            self.schedule.epoch(step),
-            time.monotonic() - self.started,
-            self.schedule.images_between(0, step),
-        )
+    def facts(self, step: int) -> dict[str, Any]:
+        """What a checkpoint stores for all workers."""
+        return {
+            **self.asked,
+            "workers": self.schedule.workers,
+            "images": self.schedule.images_between(0, step),
+            "seconds": time.monotonic() - self.started,
+        }
+
+    def note_checkpoint(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
+        """Notes a checkpoint that is written, and removes those that may go."""
+        self._note_checkpoint_row(step, facts["seconds"])
+        recipe = self.asked["recipe"]
+        there = [row["step"] for row in self.run.checkpoint_rows()]
+        for old in checkpoints.superseded(
+            there, recipe["checkpoint_every"], self.schedule.total_steps,
+            recipe["keep_newest"], recipe["keep_every"],
+        ):  # fmt: skip
+            self.run.remove_checkpoint(old)
+
+    def _note_checkpoint_row(self, step: int, seconds: float) -> None:
+        images = self.schedule.images_between(0, step)
+        self.run.write_checkpoint_row(step, self.schedule.epoch(step), seconds, images)
 
     def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
         self.say(self.run.write_evaluation_row(count, row))
