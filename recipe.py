@@ -22,7 +22,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import supervisor, workers
-from training.commands import RECIPE, plan
+from training.commands import RECIPE, launch, plan
 from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
 from training.preemption import SignalWatch
 from training.recipes import Policy, load_recipe
@@ -38,6 +38,7 @@ def main() -> None:
 
 
 main.add_command(plan)
+main.add_command(launch)
 
 
 @main.command()

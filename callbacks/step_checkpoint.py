@@ -71,7 +71,7 @@ class StepCheckpoint(StepCallback):
         facts: returns what else to store for all workers, as JSON, for a step.
         stateful: what else to store for each worker, by name.
         resumed: the checkpoint from which each worker's own state is restored when
-            the first `fit` begins.
+            the first `fit` begins; the model's metrics have to be built by then.
         warn: called on rank 0 with a line for the user.
 
     Raises:

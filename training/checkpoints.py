@@ -91,12 +91,29 @@ def write(model: Any, snapshot: Snapshot, path: Path) -> None:
     """
     import keras
 
+    _remember_what_keras_skips()
     with whole(path) as unfinished:
         # Inside the scope, which is this thread's alone, a variable is its snapshot.
         with keras.StatelessScope(state_mapping=snapshot.values):
             model.save(str(unfinished))
         _add(unfinished, snapshot)
         _stamp(unfinished)
+
+
+def _remember_what_keras_skips() -> None:
+    """Mends a slip of Keras 3.15 for this thread, so that it saves inside the scope.
+
+    For every layer that it saves, Keras makes a reference object to see which attributes
+    to leave alone. It means to remember the answer, but looks it up under another name;
+    and the object's variables cannot be made inside a StatelessScope.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.saving import saving_lib
+
+    for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
+        name = f"saving_attr_skiplist_{kind}"
+        if global_state.get_global_attribute(name) is None:
+            global_state.set_global_attribute(name, saving_lib.get_attr_skipset(kind))
 
 
 def _add(path: Path, snapshot: Snapshot) -> None:

@@ -102,7 +102,7 @@ def code_version() -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two `facts`, but for what is free to change."""
-    found = []
+    found: list[str] = []
     for name in ("recipe", "data", "policy"):
         was, given = before.get(name), now.get(name)
         if name == "recipe" and isinstance(was, dict) and isinstance(given, dict):

@@ -127,7 +127,11 @@ class RunFolder:
 
     def checkpoint_files(self) -> list[Path]:
         """The checkpoints that are there, the newest first; not all may be whole."""
-        return sorted(self.checkpoints.glob(f"[!.]*{self.checkpoint_pattern.suffix}"), reverse=True)
+        return sorted(self.checkpoints.glob("step-*.keras"), reverse=True)
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the checkpoints that are there."""
+        return [int(path.stem.removeprefix("step-")) for path in self.checkpoint_files()]
 
     def remove_checkpoint(self, step: int) -> None:
         self.checkpoint(step).unlink(missing_ok=True)

@@ -113,7 +113,7 @@ class Scribe:
             SharedUserError: the workers do not agree on what they are to do, or the run
                 to go on with is another one.
         """
-        asked = resuming.facts(recipe, data, policy)
+        asked = self.asked = resuming.facts(recipe, data, policy)
         resuming.agree(team, asked, self.schedule.total_steps)
         start = workers.together(
             lambda: (
@@ -144,7 +144,6 @@ class Scribe:
                 self.say(line)
             if resume:
                 self.say(f"going on after step {start.step}")
-        self.asked = asked
         # Nobody writes or reads before the folder is there.
         return Start.from_json(workers.from_first(start.to_json()))
 
@@ -200,14 +199,16 @@ class Scribe:
         """Notes a checkpoint that is written, and removes those that may go."""
         self._note_checkpoint_row(step, facts["seconds"])
         recipe = self.asked["recipe"]
-        there = [row["step"] for row in self.run.checkpoint_rows()]
         for old in checkpoints.superseded(
-            there, recipe["checkpoint_every"], self.schedule.total_steps,
+            self.run.checkpoint_steps(), recipe["checkpoint_every"], self.schedule.total_steps,
             recipe["keep_newest"], recipe["keep_every"],
         ):  # fmt: skip
             self.run.remove_checkpoint(old)
 
     def _note_checkpoint_row(self, step: int, seconds: float) -> None:
+        every = self.asked["recipe"]["checkpoint_every"]
+        if step % every and step != self.schedule.total_steps:
+            return  # of a run that was asked to stop; it goes when the next is written
         images = self.schedule.images_between(0, step)
         self.run.write_checkpoint_row(step, self.schedule.epoch(step), seconds, images)
 
