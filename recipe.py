@@ -146,22 +146,24 @@ def run() -> int:
         speak(str(error) + supervisor.how_to_resume(), shared=True)
         return 1
     except Preempted as error:
-        speak(str(error) + supervisor.how_to_resume(), shared=True)
+        speak(str(error) + supervisor.how_to_resume(), shared=True, kind="")
         return supervisor.STOPPED
     except OtherWorkerEnded:
         return 1
     return 0
 
 
-def speak(message: str, shared: bool) -> None:
+def speak(message: str, shared: bool, kind: str = "error: ") -> None:
     """Prints a message once: for all workers on rank 0, or as this worker's own."""
+    from tqdm.auto import tqdm
+
     team = workers.current()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
         # Where several meet the same, the first to end has the launcher end the others.
         time.sleep(0 if team.is_first else 4 + team.rank)
     if team.is_first or not shared:
-        click.echo(f"recipe.py: error: {message}", err=True)
+        tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _add(path: Path, snapshot: Snapshot) -> None:
         for i, array in enumerate(own)
     }
     packed = io.BytesIO()
-    np.savez(packed, allow_pickle=False, **arrays)
+    np.savez(packed, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(STATE, json.dumps({**snapshot.state, "step": snapshot.step}))
         archive.writestr(ARRAYS, packed.getvalue())

@@ -1,5 +1,6 @@
 """The run folder: what is in it, and where. Nothing else knows its layout."""
 
+import contextlib
 import csv
 import json
 import os
@@ -9,7 +10,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -137,9 +138,14 @@ class RunFolder:
         self.checkpoint(step).unlink(missing_ok=True)
 
     def write_train_row(self, row: Mapping[str, Any]) -> str:
-        """Adds a row to train.csv and its line to the log; returns the line."""
-        _append(self.train_csv, TRAIN_COLUMNS, row)
-        return self.write_line(train_line(row))
+        """Adds a row to train.csv and its line to the log, or neither; returns the line.
+
+        Raises:
+            OSError: the disk is full, the folder is gone, ...
+        """
+        with _both_or_neither(self.train_csv, self.log):
+            _append(self.train_csv, TRAIN_COLUMNS, row)
+            return self.write_line(train_line(row))
 
     def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str:
         """Adds a row to evaluation.csv and its line to the log; returns the line."""
@@ -206,6 +212,19 @@ class RunFolder:
             _replace(self.log, "".join(_renumbered(line, step_for) for line in lines))
         environment = {**self.environment(), "workers": workers}
         _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _both_or_neither(*paths: Path) -> Iterator[None]:
+    """Cuts files back to the length that they had, where appending to them fails."""
+    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    try:
+        yield
+    except OSError:
+        for path, size in zip(paths, sizes, strict=True):
+            if path.exists():
+                os.truncate(path, size)
+        raise
 
 
 STEP_OF_LINE = re.compile(r"^(Log @(?:train: steps|eval: count@ *\d+ step)@ *)(\d+)")

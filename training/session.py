@@ -17,12 +17,12 @@ from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipel
 from training import checkpoints, model, workers
 from training import resume as resuming
 from training.data import RunData
-from training.errors import OtherWorkerEnded, UserError
+from training.errors import OtherWorkerEnded, RunError, UserError
 from training.evaluation import Evaluator
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
 from training.resume import Start
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, train_line
 from training.workers import Workers
 
 
@@ -89,6 +89,7 @@ class Scribe:
         self.schedule = schedule
         self.started = started
         self.asked: dict[str, Any] = {}
+        self._owed: list[dict[str, Any]] = []
         self._scalars: Any = None
 
     def begin(
@@ -176,7 +177,9 @@ class Scribe:
 
         def note(report: dict[str, Any]) -> None:
             row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
-            self.say(self.run.write_train_row(row))
+            self.say(train_line(row))
+            self._owed.append(row)
+            self._write_rows()
             with self._scalars.as_default(step=row["step"]):
                 for name, value in row.items():
                     if name not in ("step", "cross_entropy"):
@@ -186,8 +189,20 @@ class Scribe:
 
         return note
 
+    def _write_rows(self) -> None:
+        """Writes the rows of train.csv that are still to be written, as far as it can."""
+        waited = len(self._owed) > 1
+        try:
+            while self._owed:
+                self.run.write_train_row(self._owed[0])
+                del self._owed[0]
+        except OSError as error:
+            if not waited:
+                self.say(f"train.csv could not be written ({error.strerror}); trying again")
+
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint stores for all workers."""
+        self._write_rows()
         return {
             **self.asked,
             "workers": self.schedule.workers,
@@ -222,6 +237,9 @@ class Scribe:
         """Draws the picture and says where everything is."""
         from training.report import draw_accuracy
 
+        self._write_rows()
+        if self._owed:
+            raise RunError(f"{len(self._owed)} rows of {self.run.train_csv} could not be written")
         draw_accuracy(self.run, self.run.picture)
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
         self.say(

@@ -142,7 +142,7 @@ def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     if _horovod() is None:
         return [own]
     packed = io.BytesIO()
-    np.savez(packed, allow_pickle=False, **{str(i): a for i, a in enumerate(own)})
+    np.savez(packed, **{str(i): a for i, a in enumerate(own)})
     gathered = []
     for data in gather_bytes(packed.getvalue()):
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
