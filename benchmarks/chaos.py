@@ -18,6 +18,7 @@ import io
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +26,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -44,18 +45,18 @@ from training.checkpoints import BadCheckpoint, check
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-EVERY = 20  # steps between checkpoints
+EVERY = 10  # steps between checkpoints
 DISK = "8m"
 PATIENCE = 120.0  # seconds until anything that should happen has not
 STRATEGY = [
-    {"epoch": [0, 0.6], "lr": [0.02, 0.1], "lr_method": "linear", "data_dir": "20",
+    {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", "data_dir": "20",
      "batch_size": 20, "image_size": [20, 20]},
-    {"epoch": [0.6, 1.2], "lr": [0.1, 0.02], "lr_method": "exp", "data_dir": "20",
+    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", "data_dir": "20",
      "batch_size": 20, "image_size": [20, 20]},
-    {"epoch": [1.2, 1.8], "lr": [0.02, 0.01], "lr_method": "linear", "data_dir": "28",
+    {"epoch": [0.6, 0.9], "lr": [0.02, 0.01], "lr_method": "linear", "data_dir": "28",
      "batch_size": 25, "image_size": [28, 28]},
 ]  # fmt: skip
-STEPS = 60 + 60 + 48  # 100 steps an epoch at 20 px, 80 at 28
+STEPS = 30 + 30 + 24  # 100 steps an epoch at 20 px, 80 at 28
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Row:
             where the run outlived it, to the first new step.
         equal: the final state of the run that it was part of is bit-identical to the
             undisturbed run's.
+        message: what the run said of the fault.
     """
 
     number: int
@@ -84,6 +86,7 @@ class Row:
     lost: int = 0
     recovered: float = 0.0
     equal: bool | None = None
+    message: str = ""
 
 
 class Job:
@@ -153,6 +156,12 @@ class Job:
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
+
+    def message(self) -> str:
+        """Our own lines in what was said, and the command below each."""
+        lines = re.sub(r"^\[\d+\]<std\w+>:", "", self.said(), flags=re.MULTILINE).splitlines()
+        ours = [i for i, line in enumerate(lines) if "recipe.py: " in line]
+        return "\n".join("\n".join(lines[i : i + 2]) for i in ours)
 
     def said(self) -> str:
         self._log.seek(0)
@@ -265,10 +274,9 @@ KINDS = (
 FAULTS_A_RUN = 5
 
 
-def plan(seed: int, faults: int, with_disk: bool) -> list[tuple[str, int, int]]:
+def plan(seed: int, faults: int, kinds: Sequence[str]) -> list[tuple[str, int, int]]:
     """For each fault: its kind, the step at which it strikes, and a seed of its own."""
     chance = random.Random(seed)
-    kinds = [kind for kind in KINDS if with_disk or kind != "disk_full"]
     order = [kind for _ in range(-(-faults // len(kinds))) for kind in kinds][:faults]
     chance.shuffle(order)
     planned = []
@@ -299,7 +307,7 @@ def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
         row.resumed = reached
         return row
     row.ended = job.wait(lambda: job.ended() is not None, "the end of all processes")
-    row.status = job.ended()
+    row.status, row.message = job.ended(), job.message()
     faults.repair(job)
     row.at = max(row.at, job.step())
     row.resumed = newest_good(job.run)
@@ -321,8 +329,11 @@ def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
 @click.option("--first", default=1, show_default=True, help="Number of the first fault to do.")
 @click.option("--last", type=int, help="Number of the last fault to do; by default all.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--kinds", default=",".join(KINDS), help="Which faults; by default all kinds.")
 @click.option("--out", type=Path, help="Rows as JSON lines; earlier parts are printed, too.")
-def main(faults: int, first: int, last: int | None, seed: int, out: Path | None) -> None:
+def main(
+    faults: int, first: int, last: int | None, seed: int, kinds: str, out: Path | None
+) -> None:
     """Does the damage and prints the table."""
     if (first - 1) % FAULTS_A_RUN:
         raise click.UsageError(f"--first: a run has {FAULTS_A_RUN} faults; begin with its first")
@@ -331,7 +342,8 @@ def main(faults: int, first: int, last: int | None, seed: int, out: Path | None)
     with tempfile.TemporaryDirectory(prefix="chaos-") as name, _disk(Path(name) / "disk") as disk:
         data = prepare_digits(Path(name) / "data")
         recipe = _recipe(Path(name) / "chaos.yaml")
-        planned = plan(seed, faults, with_disk=disk is not None)
+        possible = [kind for kind in kinds.split(",") if disk or kind != "disk_full"]
+        planned = plan(seed, faults, possible)
         last = last or len(planned)
         print(f"undisturbed run of {STEPS} steps", flush=True)
         whole = Job(Path(name) / "undisturbed", data, recipe)

@@ -6,8 +6,9 @@ therefore the child of a small process of its own, which
 - says with one message that the worker died or hangs, and how to go on with the run;
 - ends a worker that hangs, so that the launcher ends the others;
 - dies with it, and it with the launcher: no process stays behind;
-- gives the worker the launcher's SIGTERM. Without a child, horovodrun would stop the
-  worker itself (SIGSTOP) before it could act on the signal, and kill it 5 s later.
+- passes signals on. Where the shell that horovodrun starts has replaced itself by the
+  worker, horovodrun asks only the worker's children to end, and stops (SIGSTOP) and
+  kills the worker itself.
 """
 
 import contextlib
