@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from training import resume, workers
+from training.preemption import SIGNALS
 
 # Exit status of a run that was asked to stop and did: sysexits.h, EX_TEMPFAIL.
 STOPPED = 75
@@ -98,13 +99,19 @@ def _die_with(parent: int) -> None:
 
 
 def _watch(child: int) -> int:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, lambda number, frame: _send(child, number))
+    passed_on: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        passed_on.append(number)
+        _send(child, number)
+
+    for number in SIGNALS:
+        signal.signal(number, pass_on)
     stopped_since: float | None = None
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return _ended(child, os.waitstatus_to_exitcode(status))
+            return _ended(child, os.waitstatus_to_exitcode(status), asked=bool(passed_on))
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
         step, beaten, longest = board.last()
@@ -125,12 +132,13 @@ def _watch(child: int) -> int:
                 return _kill(child)
 
 
-def _ended(child: int, code: int) -> int:
+def _ended(child: int, code: int, asked: bool) -> int:
     if code >= 0:
         return code
     number = -code
-    hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
-    _speak(f"(process {child}) was ended by {signal.Signals(number).name}{hint}")
+    if not asked:  # the launcher ends those that are left, when one has spoken
+        hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
+        _speak(f"(process {child}) was ended by {signal.Signals(number).name}{hint}")
     return 128 + number
 
 
@@ -157,6 +165,6 @@ def _rank() -> int:
 
 
 def _speak(text: str) -> None:
-    print(
-        f"recipe.py: error: worker {_rank()} {text}{how_to_resume()}", file=sys.stderr, flush=True
-    )
+    # A progress bar may stand in the line.
+    message = f"\nrecipe.py: error: worker {_rank()} {text}{how_to_resume()}"
+    print(message, file=sys.stderr, flush=True)
