@@ -2,6 +2,7 @@
 
     python recipe.py --recipe demo
     horovodrun -np 8 python recipe.py --recipe imagenet104 --data_dir DIR --run_dir RUN
+    horovodrun -np 8 python recipe.py evaluate --run_dir RUN
     python recipe.py plan --recipe imagenet104 --workers 8 --at 0,625
 
 A run goes through `train` from top to bottom: join the workers, read the recipe and
@@ -22,7 +23,7 @@ import click
 from click_default_group import DefaultGroup
 
 from training import supervisor, workers
-from training.commands import RECIPE, launch, plan
+from training.commands import RECIPE, evaluate, launch, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
 from training.preemption import SignalWatch
 from training.recipes import Policy, load_recipe
@@ -39,6 +40,8 @@ def main() -> None:
 
 main.add_command(plan)
 main.add_command(launch)
+main.add_command(report)
+main.add_command(evaluate)
 
 
 @main.command()
@@ -62,11 +65,13 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     from callbacks.phase_scheduler import PhaseScheduler
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
+    from callbacks.stage_clock import StageClock
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
     from training import devices, model
-    from training.session import Scribe, evaluate_checkpoints, in_plain_words, stage_pipeline
+    from training.evaluation_run import evaluate_trained
+    from training.session import Scribe, in_plain_words, stage_pipeline
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
@@ -74,31 +79,34 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     net = workers.together(lambda: model.build(recipe))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
 
-    scribe = Scribe(run, schedule, started=STARTED)
-    start = scribe.begin(team, recipe, net, policy, data, resume, overwrite, remark)
+    scribe = Scribe(run, schedule, STARTED, data)
+    start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
     supervisor.tell_how_to_resume(run.path)
     done = start.step
     bar = ProgressBar(schedule.total_steps, initial_step=done)
-    clock = WallClock(
+    wall_clock = WallClock(
         scribe.note_training(bar), recipe.log_every, schedule,
         initial_step=done, started=scribe.started,
     )  # fmt: skip
     checkpoint = StepCheckpoint(
         run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
-        on_saved=scribe.note_checkpoint, initial_step=done, facts=scribe.facts,
-        stateful={"wall_clock": clock}, warn=scribe.say,
+        on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
+        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
         resumed=start.checkpoint if start.restores_workers else None,
     )  # fmt: skip
+    phases = [p.first for p in schedule.phases]
     callbacks = [
+        StageClock(scribe.clock, phases, scribe.note_time, initial_step=done),
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
-        SameWeights([p.first for p in schedule.phases] + [done], initial_step=done),
-        clock,
+        SameWeights([*phases, done], initial_step=done),
+        wall_clock,
         bar,
         checkpoint,
         StopOnSignal(watch, checkpoint, initial_step=done),
         Heartbeat(supervisor.board, initial_step=done),
     ]
+    scribe.clock.switch("data")
     with in_plain_words():
         for stage in schedule.stages(done):
             batches = stage_pipeline(stage, recipe, data, team, threads)
@@ -110,10 +118,14 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
             # one's trace. Its graph and buffers go before the next one's come.
             net.train_function = None
             gc.collect()
-        evaluate_checkpoints(run, recipe, data, team, threads, scribe)
+        scribe.clock.switch("evaluation")
+        problems = evaluate_trained(run, recipe, data.validation, team, threads, scribe)
     if team.is_first:
+        scribe.clock.switch("checkpoints")
         model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
         scribe.conclude()
+    if problems:
+        raise RunError(problems)
 
 
 def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):

@@ -1,24 +1,28 @@
-"""What the run's callbacks cost: a phase under our loop against a bare compiled `fit`.
+"""What the run's callbacks cost: steps with them against steps without, in one `fit`.
 
     python benchmarks/step_overhead.py
 
-Same model, same batches, one process, in turns. The aim is at most 2 % of a step of
+One compiled model, one pipeline, one call of `fit`; our callbacks act in every other
+block of steps, and a block with them is compared with the bare blocks on its two sides,
+so that a machine whose speed drifts slows both. The aim is at most 2 % of a step of
 about 20 ms. Writing checkpoints is left out: it costs by the checkpoint, not by the step.
 """
 
 import contextlib
 import os
-import statistics
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import click
+import keras
+import numpy as np
 import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +31,7 @@ from callbacks.broadcast import BroadcastFromFirst
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
 from callbacks.same_weights import SameWeights
+from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.wall_clock import WallClock
 from training import devices, model, workers
@@ -36,22 +41,59 @@ from training.run_folder import RunFolder
 from training.session import Scribe
 
 
+class EveryOtherBlock(keras.callbacks.Callback):
+    """Passes Keras's calls on to callbacks, those of steps only in every other block.
+
+    Attributes:
+        began: `time.perf_counter()` at which each step began, before the callbacks.
+        inside: seconds that each step spent in the callbacks.
+    """
+
+    def __init__(self, callbacks: list[keras.callbacks.Callback], block: int):
+        super().__init__()
+        self.callbacks = callbacks
+        self.block = block
+        self.began: list[float] = []
+        self.inside: list[float] = []
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        for callback in self.callbacks:
+            callback.set_model(model)
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        for callback in self.callbacks:
+            callback.on_train_begin(logs)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        for callback in self.callbacks:
+            callback.on_epoch_begin(epoch, logs)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        now = time.perf_counter()
+        self.began.append(now)
+        if batch // self.block % 2:
+            for callback in self.callbacks:
+                callback.on_train_batch_begin(batch, logs)
+        self.inside.append(time.perf_counter() - now)
+
+
 @click.command()
-@click.option("--steps", default=50, help="Steps of one measurement.")
-@click.option("--repeats", default=30, help="Measurements of each kind, in turns.")
-@click.option("--batch_size", default=16, help="Sets the length of a step.")
-@click.option("--log_every", default=25, help="Steps between two reports.")
-def main(steps: int, repeats: int, batch_size: int, log_every: int) -> None:
-    """Prints milliseconds a step of both loops, and their ratio."""
+@click.option("--pairs", default=150, help="Blocks with the callbacks, and without.")
+@click.option("--block", default=25, help="Steps of a block, and between two reports.")
+@click.option("--batch_size", default=32, help="Sets the length of a step.")
+def main(pairs: int, block: int, batch_size: int) -> None:
+    """Prints milliseconds a step with and without the callbacks, and their ratio."""
     devices.prepare_devices(workers.current())
-    recipe = load_recipe("demo").model_copy(update={"log_every": log_every})
+    recipe = load_recipe("demo")
     net = model.build(recipe)
     model.compile_for_training(net, recipe, "float32")
     images = tf.random.uniform((batch_size, 28, 28, 3), maxval=256, dtype=tf.int32)
     labels = tf.random.uniform((batch_size,), maxval=10, dtype=tf.int32)
     batches = tf.data.Dataset.from_tensors((tf.cast(images, tf.uint8), labels)).repeat()
+    steps = (2 * pairs + 3) * block + 1  # two blocks to warm up, one bare one at the end
     phase = {
-        "epoch": [0, repeats + 2], "lr": [0.1, 0.01], "lr_method": "exp", "image_size": 28,
+        "epoch": [0, 1], "lr": [0.1, 0.01], "lr_method": "exp", "image_size": 28,
         "batch_size": batch_size, "data_dir": "28",
     }  # fmt: skip
     schedule = Schedule([phase], workers=1, images=steps * batch_size)
@@ -62,41 +104,47 @@ def main(steps: int, repeats: int, batch_size: int, log_every: int) -> None:
         scribe = Scribe(run, schedule, started=time.monotonic())
         scribe.open()
         bar = ProgressBar(schedule.total_steps, file=nowhere)
-        ours = [
+        callbacks = [
+            StageClock(scribe.clock),
             BroadcastFromFirst(),
             PhaseScheduler(schedule),
             SameWeights([0]),
             StepCheckpoint(run.checkpoint_pattern, every=10**9, initial_step=1),
-            WallClock(scribe.note_training(bar), log_every, schedule),
+            WallClock(scribe.note_training(bar), block, schedule),
             bar,
         ]
-        seconds: dict[str, list[float]] = {"bare fit": [], "our loop": []}
+        watch = EveryOtherBlock(callbacks, block)
         with contextlib.redirect_stdout(nowhere):
-            for repeat in range(repeats + 1):
-                for name, callbacks in (("bare fit", []), ("our loop", ours)):
-                    began = time.perf_counter()
-                    net.fit(
-                        batches,
-                        steps_per_epoch=steps,
-                        callbacks=callbacks,
-                        shuffle=False,
-                        verbose=0,
-                    )
-                    if repeat:  # the first round traces and warms up
-                        seconds[name].append((time.perf_counter() - began) / steps)
+            net.fit(batches, steps_per_epoch=steps, callbacks=[watch], shuffle=False, verbose=0)
 
-    table = Table("", "ms a step, median", "fastest", "slowest")
-    for name, values in seconds.items():
-        cells = (statistics.median(values), min(values), max(values))
-        table.add_row(name, *(f"{1000 * cell:.2f}" for cell in cells))
-    ratios = [b / a for a, b in zip(*seconds.values(), strict=True)]
+    blocks = milliseconds(np.diff(watch.began), block)[2:]
+    inside = milliseconds(np.array(watch.inside[:-1]), block)[3::2]
+    bare, ours = blocks[::2], blocks[1::2]
+    ratios = ours / ((bare[:-1] + bare[1:]) / 2)
+    low, high = spread_of_median(ratios)
+    table = Table("milliseconds a step", "median", "fastest", "slowest")
+    for name, values in (("bare", bare), ("with callbacks", ours), ("inside callbacks", inside)):
+        cells = (np.median(values), values.min(), values.max())
+        table.add_row(name, *(f"{cell:.3f}" for cell in cells))
     console = Console(width=100)
     console.print(table)
     console.print(
-        f"our loop / bare fit, turn by turn: median {statistics.median(ratios):.4f} "
-        f"({min(ratios):.4f} to {max(ratios):.4f}); {steps} steps, {repeats} turns, "
-        f"a report every {log_every} steps"
+        f"with callbacks / bare: median {np.median(ratios):.4f}, 95 % interval {low:.4f} to "
+        f"{high:.4f}; {pairs} pairs of blocks of {block} steps, a report in each\n"
+        f"inside callbacks / bare: {np.median(inside) / np.median(bare):.4f}"
     )
+
+
+def milliseconds(seconds: np.ndarray, block: int) -> np.ndarray:
+    """Mean milliseconds a step of each block: shape (steps,) to (steps // block,)."""
+    return 1000 * seconds[: len(seconds) // block * block].reshape(-1, block).mean(axis=1)
+
+
+def spread_of_median(values: np.ndarray, repeats: int = 2000) -> tuple[float, float]:
+    """Bootstrap interval of 95 % of the median of `values`, shape (n,)."""
+    picks = np.random.default_rng(0).choice(values, (repeats, len(values)))
+    low, high = np.percentile(np.median(picks, axis=1), [2.5, 97.5])
+    return float(low), float(high)
 
 
 if __name__ == "__main__":

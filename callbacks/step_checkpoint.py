@@ -1,5 +1,6 @@
 """Checkpoints as training goes."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,9 +8,11 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from callbacks.stage_clock import wait_for_device
 from callbacks.step_callback import StepCallback
 from training import checkpoints, workers
 from training.checkpoints import BackgroundWriter, Snapshot
+from training.clock import TimeBuckets
 from training.errors import RunError
 
 
@@ -68,6 +71,7 @@ class StepCheckpoint(StepCallback):
             the `facts` of each checkpoint when it is there.
         initial_step: steps that are done before the first `fit`; where there are any,
             that step's checkpoint is not written again.
+        clock: buckets of time, of which copying and waiting fill `checkpoints`.
         facts: returns what else to store for all workers, as JSON, for a step.
         stateful: what else to store for each worker, by name.
         resumed: the checkpoint from which each worker's own state is restored when
@@ -91,6 +95,7 @@ class StepCheckpoint(StepCallback):
         last_step: int | None = None,
         on_saved: Callable[[int, Path, Mapping[str, Any]], None] | None = None,
         initial_step: int = 0,
+        clock: TimeBuckets | None = None,
         facts: Callable[[int], dict[str, Any]] | None = None,
         stateful: Mapping[str, Stateful] | None = None,
         resumed: Path | None = None,
@@ -105,6 +110,7 @@ class StepCheckpoint(StepCallback):
         self.every = every
         self.last_step = last_step
         self.on_saved = on_saved
+        self.clock = clock
         self.facts = facts or (lambda step: {})
         self.stateful = stateful or {}
         self.saved_step: int | None = initial_step or None
@@ -128,6 +134,10 @@ class StepCheckpoint(StepCallback):
 
     def save(self, step: int) -> None:
         """Copies the run to the host and begins to write it; a collective."""
+        with self._on_the_clock():
+            self._save(step)
+
+    def _save(self, step: int) -> None:
         self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
         self.saved_step = step
         means = mean_moving_statistics(self.model)
@@ -152,7 +162,14 @@ class StepCheckpoint(StepCallback):
         Raises:
             RunError: on every worker: it could not be written.
         """
-        self._wait(allowed=0)
+        with self._on_the_clock():
+            self._wait(allowed=0)
+
+    def _on_the_clock(self) -> contextlib.AbstractContextManager[None]:
+        if self.clock is None:
+            return contextlib.nullcontext()
+        wait_for_device(self.model)  # copying waits, too; the steps' time is not its own
+        return self.clock.during("checkpoints")
 
     def _wait(self, allowed: int) -> None:
         self._writer.wait()

@@ -109,26 +109,30 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
     return tf.ensure_shape(tf.gather(padded, x, axis=2, batch_dims=1), images.shape)
 
 
-def centre_crop(jpeg: Any, size: int) -> Any:
-    """The `[size, size, 3]` uint8 centre of the image, for evaluation.
+def centre_crop(jpeg: Any, height: Any, width: Any = None) -> Any:
+    """The `[height, width, 3]` uint8 centre of the image, for evaluation; by default a square.
 
-    The image is used at its own resolution; one whose short side is below `size` is
-    enlarged to it first.
+    The image is used at its own resolution; one that is too small is enlarged first,
+    until it just holds the crop.
     """
 
     def crop_only() -> Any:
-        corner = (shape - size) // 2
+        corner = (shape - crop) // 2
         return tf.image.decode_and_crop_jpeg(
-            jpeg, tf.concat([corner, [size, size]], 0), channels=3, **EXACT
+            jpeg, tf.concat([corner, crop], 0), channels=3, **EXACT
         )
 
     def enlarge() -> Any:
-        scale = size / tf.reduce_min(shape)
-        new = tf.maximum(size, tf.cast(tf.round(tf.cast(shape, tf.float64) * scale), tf.int32))
+        scale = tf.reduce_max(crop / shape)
+        new = tf.maximum(crop, tf.cast(tf.round(tf.cast(shape, tf.float64) * scale), tf.int32))
         image = tf.image.resize(tf.io.decode_jpeg(jpeg, channels=3, **EXACT), new)
-        corner = (new - size) // 2
-        return to_uint8(image[corner[0] : corner[0] + size, corner[1] : corner[1] + size])
+        corner = (new - crop) // 2
+        return to_uint8(tf.slice(image, [*tf.unstack(corner), 0], [*tf.unstack(crop), 3]))
 
+    width = height if width is None else width
     shape = tf.io.extract_jpeg_shape(jpeg)[:2]
-    image = tf.cond(tf.reduce_min(shape) >= size, crop_only, enlarge)
-    return tf.ensure_shape(image, (size, size, 3))
+    crop = tf.stack([height, width])
+    image = tf.cond(tf.reduce_all(shape >= crop), crop_only, enlarge)
+    if isinstance(height, int) and isinstance(width, int):
+        return tf.ensure_shape(image, (height, width, 3))
+    return image

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from datasets.augmentation import centre_crop, load, shift_and_flip
-from datasets.settings import Augmentation, Evaluation
+from datasets.augmentation import load, shift_and_flip
+from datasets.settings import Augmentation
 
 LABEL_OUTSIDE = "label outside the classes"
 
@@ -144,44 +144,7 @@ def training_pipeline(
         .map(finish, num_parallel_calls=threads, deterministic=True)
         .prefetch(4)
     )
-    return dataset.with_options(_options(threads))
-
-
-def evaluation_pipeline(
-    files: Sequence[Path],
-    settings: Evaluation,
-    classes: int,
-    images: int,
-    label_offset: int = 1,
-    threads: int = 2,
-) -> tf.data.Dataset:
-    """Every validation image once: centre crops, in the files' order.
-
-    Args:
-        files: the record files.
-        settings: size and batch.
-        classes: number of classes.
-        images: how many the files hold; reading another number of batches fails.
-        label_offset: the label that the first class has in the records.
-        threads: for reading and decoding.
-
-    Returns:
-        Batches of uint8 images `[n, size, size, 3]` and int32 labels `[n]`, where n is
-        the settings' batch size but for the last batch.
-    """
-
-    def prepare(record: Any) -> tuple[Any, Any]:
-        jpeg, label = parse(record, classes, label_offset)
-        return centre_crop(jpeg, settings.image_size), label
-
-    dataset = (
-        tf.data.TFRecordDataset([str(path) for path in files])
-        .map(prepare, num_parallel_calls=threads, deterministic=True)
-        .batch(settings.batch_size)
-        .apply(tf.data.experimental.assert_cardinality(-(-images // settings.batch_size)))
-        .prefetch(4)
-    )
-    return dataset.with_options(_options(threads))
+    return dataset.with_options(options(threads))
 
 
 def _seed_of(seed: int, number: int) -> int:
@@ -189,7 +152,7 @@ def _seed_of(seed: int, number: int) -> int:
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
-def _options(threads: int) -> tf.data.Options:
+def options(threads: int) -> tf.data.Options:
     """A pool of its own for the pipeline: by default each process takes all cores."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads

@@ -56,9 +56,28 @@ class Augmentation(Settings):
 
 
 class Evaluation(Settings):
-    """How a checkpoint is evaluated: one centre crop of every validation image."""
+    """How a checkpoint is evaluated, on every image of the validation set.
+
+    Attributes:
+        image_size: short side of the crop in pixels, apart from any training size.
+        data_dir, prefix: the records.
+        batch_size: images at once, on each worker; the figures do not depend on it.
+        rectangular: crop to a rectangle near the image's own aspect, in batches of like
+            aspect, instead of to the central square.
+        flip: average the logits of each image and of its mirror image.
+        ema: use the average of the weights, which a run keeps where its recipe has `ema`.
+    """
 
     image_size: Count = 288
     data_dir: str = "320"
     prefix: str = "validation"
     batch_size: Count = 128
+    rectangular: bool = False
+    flip: bool = False
+    ema: bool = False
+
+    @property
+    def crop(self) -> str:
+        """The choices in a word: `centre` (the default), `rectangular`, `centre+flip+ema`."""
+        names = ["rectangular" if self.rectangular else "centre"]
+        return "+".join(names + [name for name in ("flip", "ema") if getattr(self, name)])

@@ -1,6 +1,7 @@
 """A whole run as a user starts it, with one worker and with two."""
 
 import csv
+import json
 import re
 import shutil
 
@@ -110,6 +111,41 @@ def test_every_checkpoint_is_there_and_evaluated(two_workers):
     assert {r["images"] for r in found} == {"1000"}
 
 
+def buckets(row):
+    names = ("start_up", "data", "tracing", "steps", "checkpoints", "evaluation")
+    return {name: float(row[name]) for name in names}
+
+
+def test_the_clock_adds_up(two_workers):
+    folder = two_workers[0]
+    found = rows(folder / "clock.csv")
+    assert [(r["step"], r["event"]) for r in found] == [
+        ("0", "checkpoint"), ("20", "phase"), ("30", "checkpoint"), ("40", "phase"),
+        ("60", "phase"), ("60", "checkpoint"), ("80", "phase"), ("80", "checkpoint"),
+        ("80", "end"),
+    ]  # fmt: skip
+    written = {r["step"]: float(r["seconds"]) for r in rows(folder / "checkpoints.csv")}
+    for row in found:
+        if row["event"] == "checkpoint":
+            assert sum(buckets(row).values()) == pytest.approx(written[row["step"]], abs=0.2)
+    assert all(seconds > 0 for seconds in buckets(found[-1]).values())
+
+
+def test_a_run_ends_with_its_report(two_workers, run_process, tmp_path):
+    folder = two_workers[0]
+    for name in ("accuracy_vs_time.svg", "schedule_vs_steps.png", "time_buckets.png"):
+        assert (folder / name).stat().st_size > 0
+    ran = run_process(
+        "recipe.py", "report", folder, "--clock", "everything", "--json", "--output", tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    (found,) = json.loads(ran.stdout)["runs"]
+    last = rows(folder / "clock.csv")[-1]
+    assert found["total"]["seconds"] == pytest.approx(sum(buckets(last).values()))
+    assert [p["steps"] for p in found["phases"]] == [list(steps) for steps in STEPS]
+    assert all(p["images_per_second"] > 0 for p in found["phases"])
+
+
 def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
     """Counted here from the records, with NumPy's ranking of the logits."""
     folder = two_workers[0]
@@ -125,6 +161,37 @@ def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
     (last,) = (r for r in rows(folder / "evaluation.csv") if r["step"] == "80")
     assert float(last["top1"]) == pytest.approx((ranks < 1).mean(), abs=1e-6)
     assert float(last["top5"]) == pytest.approx((ranks < 5).mean(), abs=1e-6)
+
+
+def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
+    """The recipe's own policy, which a machine without a GPU uses only when asked."""
+    strategy = [
+        STRATEGY[0] | {"epoch": [0, 0.1]},
+        STRATEGY[2] | {"epoch": [0.1, 0.15], "lr": [0.1, 0.05]},
+    ]
+    recipe = changed(small, tmp_path / "half.yaml", training_strategy=strategy, log_every=4)
+    ran = run_process(
+        "recipe.py", "--recipe", recipe, "--data_dir", digits, "--run_dir", tmp_path / "run",
+        "--policy", "mixed_float16", workers=2,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "2 worker(s), mixed_float16" in ran.stdout
+    found = rows(tmp_path / "run" / "train.csv")
+    assert [r["step"] for r in found] == ["4", "8"]
+    assert all(np.isfinite(float(r["total_loss"])) for r in found)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    first, last = (
+        keras.saving.load_model(checkpoints / f"step-{step:08d}.keras", compile=False)
+        for step in (0, 8)
+    )
+    convolutions = [layer for layer in last.layers if isinstance(layer, keras.layers.Conv2D)]
+    assert {layer.dtype_policy.name for layer in convolutions} == {"mixed_float16"}
+    kernels = [
+        (a, b) for a, b in zip(first.weights, last.weights, strict=True) if "kernel" in a.path
+    ]
+    assert all(np.isfinite(b).all() and not np.array_equal(a, b) for a, b in kernels)
+    result = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert {layer.dtype_policy.name for layer in result.layers} == {"float32"}
 
 
 def test_the_model_is_plain(two_workers, run_process, tmp_path):
@@ -146,7 +213,17 @@ def test_it_ends_by_saying_where_things_are(two_workers):
         assert str(folder / name) in ran.stdout
         assert (folder / name).stat().st_size > 0
     assert "float32, not in the recipe's mixed_float16" in ran.stdout
-    assert list((folder / "tensorboard").glob("events*"))
+    (events,) = (folder / "tensorboard").glob("events*")
+    scalars = {
+        (value.tag, event.step): value.simple_value
+        for event in tf.compat.v1.train.summary_iterator(str(events))
+        for value in event.summary.value
+    }
+    for row in rows(folder / "train.csv"):
+        assert scalars["train/top5", int(row["step"])] == pytest.approx(float(row["top5"]), 1e-5)
+    for row in rows(folder / "evaluation.csv"):
+        top1 = scalars["validation/top1", int(row["step"])]
+        assert top1 == pytest.approx(float(row["top1"]), 1e-5)
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == "small"
 
 
@@ -176,6 +253,12 @@ def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digit
     for name in ("train.csv", "evaluation.csv"):
         steps = [[r["step"] for r in rows(tmp_path / run / name)] for run in ("whole", "broken")]
         assert steps[0] == steps[1]
+    # The clock goes on from the checkpoint's, like the seconds of the checkpoints.
+    (last,) = (r for r in rows(tmp_path / "broken" / "clock.csv") if r["event"] == "end")
+    *_, written = rows(tmp_path / "broken" / "checkpoints.csv")
+    spent = buckets(last)
+    assert spent["start_up"] > buckets(rows(tmp_path / "whole" / "clock.csv")[0])["start_up"]
+    assert sum(spent.values()) - spent["evaluation"] >= float(written["seconds"]) - 0.2
     for a, b in zip(*(rows(tmp_path / n / "train.csv") for n in ("whole", "broken")), strict=True):
         assert float(a["loss"]) == pytest.approx(float(b["loss"]), rel=1e-2)
 

@@ -1,5 +1,6 @@
 """Where the records of a run are, and how many images they hold. No TensorFlow."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,14 @@ class Records:
         files: the shards, in order.
         images: how many they hold.
         label_offset: the label of the first class in them.
+        classes: names of the classes, in the order of the labels; none where there is no
+            manifest to tell.
     """
 
     files: tuple[Path, ...]
     images: int
     label_offset: int
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -30,10 +34,12 @@ class RunData:
     Attributes:
         training: by `(data_dir, prefix)`.
         validation: those of the recipe's evaluation.
+        root: the folder that holds all of them.
     """
 
     training: dict[tuple[str, str], Records]
     validation: Records
+    root: Path = Path()
 
     @property
     def images(self) -> dict[str, int]:
@@ -49,11 +55,39 @@ def find_data(root: Path, recipe: Recipe) -> RunData:
             number of classes than the recipe's.
     """
     wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
-    evaluation = recipe.evaluation
     return RunData(
         {key: _records(root, *key, recipe.classes) for key in sorted(wanted)},
-        _records(root, evaluation.data_dir, evaluation.prefix, recipe.classes),
+        find_validation(root, recipe),
+        root.resolve(),
     )
+
+
+def find_validation(root: Path, recipe: Recipe) -> Records:
+    """Finds the records of a recipe's evaluation below `root`.
+
+    Raises:
+        DataError: as `find_data`.
+    """
+    return _records(root, recipe.evaluation.data_dir, recipe.evaluation.prefix, recipe.classes)
+
+
+def check_classes(records: Records, trained_on: Sequence[str]) -> None:
+    """Refuses records whose classes are not those that the model was trained on.
+
+    Args:
+        records: to evaluate on.
+        trained_on: names of the model's classes, in the order of its logits; where one of
+            the two is not known, nothing is compared.
+
+    Raises:
+        DataError: naming the first class that differs.
+    """
+    for number, (own, model) in enumerate(zip(records.classes, trained_on, strict=False), 1):
+        if own != model:
+            raise DataError(
+                f"{records.files[0].parent}: its class {number} is '{own}', the model's is "
+                f"'{model}'; name the data that the model was trained on with --data_dir"
+            )
 
 
 def _records(root: Path, data_dir: str, prefix: str, classes: int) -> Records:
@@ -65,4 +99,6 @@ def _records(root: Path, data_dir: str, prefix: str, classes: int) -> Records:
             f"{root / data_dir}: its manifest has {len(manifest.classes)} classes, "
             f"but the recipe has classes: {classes}"
         )
-    return Records(tuple(files), images, manifest.label_offset if manifest else 1)
+    if manifest is None:
+        return Records(tuple(files), images, label_offset=1)
+    return Records(tuple(files), images, manifest.label_offset, manifest.classes)

@@ -56,6 +56,26 @@ def _keep_freed_memory() -> None:
         mallopt(m_top_pad, 2**26)
 
 
+def avoid_overrun(model: keras.Model) -> None:
+    """Has oneDNN use plainer kernels for a model with which its newer ones damage memory.
+
+    The gradient of a strided convolution by its input (oneDNN's `brgconv_strided`, in
+    TensorFlow 2.18.1) writes whole blocks of 8 channels with AVX2 and of 16 with AVX-512,
+    past the end of the buffer where the input has fewer: runs of a model with 4 and 8
+    channels there ended in "corrupted size vs. prev_size", and do not with AVX. Images
+    need no gradient, so their 3 channels do no harm. It has to come before the first
+    convolution runs; a setting of the user's stands.
+    """
+    if any(
+        isinstance(layer, keras.layers.Conv2D)
+        and max(layer.strides) > 1
+        and layer.input.shape[-1] > 3
+        and layer.input.shape[-1] % 16
+        for layer in model.layers
+    ):
+        os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
+
+
 def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | None]:
     """The dtype policy to train with, and a line to say where it is not the recipe's.
 

@@ -10,9 +10,10 @@ from callbacks.step_checkpoint import save_whole
 from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
-from training import recipes
+from training import devices, recipes
 from training.errors import UserError
 from training.evaluation import accuracy_metrics
+from training.weights import load_weights
 
 
 def build(recipe: recipes.Recipe) -> keras.Model:
@@ -22,7 +23,7 @@ def build(recipe: recipes.Recipe) -> keras.Model:
         UserError: a model or an argument that is not known.
     """
     try:
-        return build_model(
+        model = build_model(
             recipe.model,
             (None, None),
             recipe.classes,
@@ -32,10 +33,18 @@ def build(recipe: recipes.Recipe) -> keras.Model:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
+    devices.avoid_overrun(model)
+    return model
 
 
-def make_optimizer(settings: recipes.Optimizer) -> keras.optimizers.Optimizer:
+def make_optimizer(
+    settings: recipes.Optimizer, ema: float | None = None
+) -> keras.optimizers.Optimizer:
     """The recipe's optimizer, for one worker and without a loss scale.
+
+    Args:
+        settings: which one.
+        ema: decay a step of the average of the weights that it keeps, if any.
 
     Raises:
         UserError: an optimizer or an argument that is not known.
@@ -49,8 +58,9 @@ def make_optimizer(settings: recipes.Optimizer) -> keras.optimizers.Optimizer:
                 f"key 'optimizer.name': received {settings.name!r}; use TF1Momentum or the "
                 "name of a Keras optimizer, such as SGD or AdamW"
             )
+    average = {"use_ema": True, "ema_momentum": ema} if ema else {}
     try:
-        return cls(**{"learning_rate": 0.0, **settings.arguments})
+        return cls(**{"learning_rate": 0.0, **average, **settings.arguments})
     except (TypeError, ValueError) as error:
         raise UserError(f"key 'optimizer.arguments': {error}") from None
 
@@ -61,7 +71,7 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     The optimizer averages over the workers. It and the metrics are built, so that the
     first step is traced once and a checkpoint's state finds its place.
     """
-    optimizer = make_optimizer(recipe.optimizer)
+    optimizer = make_optimizer(recipe.optimizer, recipe.ema)
     if policy == "mixed_float16":
         if recipe.loss_scale == "dynamic":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
@@ -82,6 +92,16 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     optimizer.build(model.trainable_variables)
     model.compute_metrics(None, ops.zeros((1,), "int32"), ops.zeros((1, recipe.classes)))
     model.reset_metrics()
+    # Keras puts the average in the place of the weights whenever a `fit` ends, and here
+    # that is the end of a stage.
+    optimizer.finalize_variable_values = lambda variables: None
+
+
+def averaging_optimizer(recipe: recipes.Recipe, model: keras.Model) -> Any:
+    """An optimizer with the variables of the run's, to find the average among them."""
+    optimizer = make_optimizer(recipe.optimizer, recipe.ema)
+    optimizer.build(model.trainable_variables)
+    return optimizer
 
 
 def cross_entropy(smoothing: float) -> Any:
@@ -105,6 +125,7 @@ def resume(model: keras.Model, checkpoint: Path) -> None:
 def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
     """Saves a checkpoint's weights as the run's result: a plain float32 `keras.Model`.
 
+    They are those that the recipe evaluates: with `evaluation.ema`, the average.
     It is not compiled, names no class of this project, and takes RGB images of any
     size on the scale 0 to 255; it loads wherever Keras 3 is.
     """
@@ -114,5 +135,6 @@ def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
         result = build(recipe)
     finally:
         keras.config.set_dtype_policy(trained_under)
-    result.load_weights(str(checkpoint))
+    averaged_by = averaging_optimizer(recipe, result) if recipe.evaluation.ema else None
+    load_weights(result, checkpoint, averaged_by)
     save_whole(result.save, path)

@@ -91,3 +91,39 @@ def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
                 "{} x {}".format(*row["image_size"]),
             )
         console.print(steps)
+    if "projection" in found:
+        _print_projection(found["projection"], console)
+
+
+def _print_projection(found: dict[str, Any], console: Console) -> None:
+    console.print(
+        f"\nA projection, not a run: {found['workers']} worker(s), rates of {found['hardware']}"
+        + (f" ({found['source']})" if found["source"] else "")
+    )
+    table = Table("phase", "pixels", "batch", "images/s", "rate", "tracing, s", "steps, s",
+                  "checkpoints, s", "until, s", "cost")  # fmt: skip
+    for number, phase in enumerate(found["phases"], 1):
+        table.add_row(
+            str(number),
+            "{} x {}".format(*phase["image_size"]),
+            f"{phase['batch_size']} x {found['workers']}",
+            f"{phase['images_per_second']:,.0f}",
+            phase["how"],
+            *(f"{phase['seconds'][name]:,.1f}" for name in ("tracing", "steps", "checkpoints")),
+            f"{phase['until']:,.1f}",
+            "-" if phase["cost"] is None else f"{phase['cost']:.2f}",
+        )
+    console.print(table)
+    words = ", ".join(f"{clock} {seconds:,.1f} s" for clock, seconds in found["totals"].items())
+    console.print(
+        f"by clock: {words}"
+        + (f"; cost {found['cost']:.2f}" if found["cost"] is not None else "")
+        + "; evaluation is not in it"
+    )
+    for row in found["at"]:
+        price = "" if row["cost"] is None else f", cost {row['cost']:.2f}"
+        console.print(f"step {row['step']:,}: {row['seconds']:,.1f} s{price}")
+    if found["extrapolated"]:
+        console.print(
+            "note: some rates lie outside of those measured; docs/projections.md: the rule"
+        )

@@ -57,6 +57,8 @@ class Recipe(Settings):
         l2_variables: which variables decay, `"kernels"` (as the original's) or `"all"`.
         loss_scale: a number (static), or `"dynamic"`; for mixed_float16 only.
         label_smoothing: share of the label spread over all classes.
+        ema: decay a step of an exponential moving average of the weights, as 0.999, which
+            the checkpoints then hold beside the weights; none is kept by default.
         policy: Keras dtype policy on a GPU; a CPU falls back to float32.
         xla: let XLA cluster and compile what it can; for a GPU, not measured here.
         checkpoint_every, log_every: in steps.
@@ -83,6 +85,7 @@ class Recipe(Settings):
     l2_variables: Literal["kernels", "all"] = "kernels"
     loss_scale: Positive | Literal["dynamic"] = 256.0
     label_smoothing: Fraction = 0.0
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     policy: Policy = "mixed_float16"
     xla: bool = False
     augmentation: Augmentation = Augmentation()
@@ -101,6 +104,15 @@ class Recipe(Settings):
     @classmethod
     def _a_bare_strategy_is_a_recipe(cls, data: Any) -> Any:
         return {"training_strategy": data} if isinstance(data, list | tuple) else data
+
+    @model_validator(mode="after")
+    def _an_average_is_kept_to_be_evaluated(self) -> "Recipe":
+        if self.evaluation.ema and self.ema is None:
+            raise ValueError(
+                "evaluation.ema: the run keeps no average of its weights; add `ema: 0.999` "
+                "to the recipe before training"
+            )
+        return self
 
     def schedule(self, workers: int, images: int | dict[str, int] | None = None) -> Schedule:
         """The strategy in steps, for `images` or the recipe's own number of them."""

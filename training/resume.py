@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Start:
         step: steps that are done, counted for the workers that are there now.
         checkpoint: to load; None where nothing is done yet.
         seconds: that the clock shows.
+        clock: its buckets.
         restores_workers: the checkpoint is of as many workers, so that each of them can
             be given what was its own.
         remarks: lines for the user.
@@ -53,6 +54,7 @@ class Start:
     step: int = 0
     checkpoint: Path | None = None
     seconds: float = 0.0
+    clock: dict[str, float] = field(default_factory=dict)
     restores_workers: bool = False
     remarks: tuple[str, ...] = ()
 
@@ -66,7 +68,7 @@ class Start:
         return cls(**{**data, "checkpoint": checkpoint, "remarks": tuple(data["remarks"])})
 
 
-def facts(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
+def facts(recipe: Recipe, data: RunData | None, policy: str) -> dict[str, Any]:
     """What makes a run this run, as JSON: recipe, data and policy."""
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -76,7 +78,7 @@ def facts(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
                 "label_offset": records.label_offset,
                 "files": _digest_of_files(records.files),
             }
-            for (folder, prefix), records in sorted(data.training.items())
+            for (folder, prefix), records in sorted(data.training.items() if data else ())
         },
         "policy": policy,
     }
@@ -191,7 +193,8 @@ def find_start(
                 f"{schedule.total_steps} by the images seen; the rates follow, and are not "
                 "scaled to the new global batch"
             )
-        return Start(step, path, state["seconds"], count == schedule.workers, tuple(remarks))
+        same = count == schedule.workers
+        return Start(step, path, state["seconds"], state["clock"], same, tuple(remarks))
     remarks.append("no checkpoint to go on from; beginning at step 0")
     return Start(remarks=tuple(remarks))
 

@@ -2,21 +2,27 @@
 
 import contextlib
 import csv
+import functools
+import io
 import json
 import os
 import platform
 import re
 import shlex
 import shutil
+import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import filelock
 import yaml
 
+from datasets.settings import Evaluation
+from training.clock import BUCKETS
 from training.errors import UserError
 from training.recipes import Recipe
 
@@ -26,9 +32,10 @@ TRAIN_COLUMNS = (
 )  # fmt: skip
 CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time")
 EVALUATION_COLUMNS = (
-    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size",
+    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop",
     "images_per_second", "time",
 )  # fmt: skip
+CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS)
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
 
@@ -63,7 +70,11 @@ class RunFolder:
         self.train_csv = self.path / "train.csv"
         self.log = self.path / "train.log"
         self.checkpoints_csv = self.path / "checkpoints.csv"
+        self.clock_csv = self.path / "clock.csv"
         self.evaluation_csv = self.path / "evaluation.csv"
+        self.evaluation_shares = self.path / ".evaluation"
+        self.classes_file = self.path / "classes.txt"
+        self.state_file = self.path / "state.json"
         self.model = self.path / "model.keras"
         self.picture = self.path / "accuracy_vs_time.png"
         self.tensorboard = self.path / "tensorboard"
@@ -105,6 +116,7 @@ class RunFolder:
         if overwrite and self.holds_a_run:
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.write_state("training")
         environment = {
             "command": shlex.join([Path(sys.executable).name, *sys.argv]),
             "started": _utc(),
@@ -137,6 +149,34 @@ class RunFolder:
     def remove_checkpoint(self, step: int) -> None:
         self.checkpoint(step).unlink(missing_ok=True)
 
+    def write_classes(self, names: Sequence[str]) -> None:
+        """Notes the names of the classes, a line each, in the order of the logits."""
+        self.classes_file.write_text("".join(f"{name}\n" for name in names))
+
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none where the records did not tell them."""
+        if not self.classes_file.exists():
+            return ()
+        return tuple(self.classes_file.read_text().splitlines())
+
+    def write_state(self, state: str, beat: int = 0) -> None:
+        """Says how the training is: `"training"` or `"trained"`, and that it is alive.
+
+        Args:
+            beat: another number each time; one that stands still is a dead run's.
+        """
+        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        unfinished = self.state_file.with_name(f".{self.state_file.name}")
+        unfinished.write_text(json.dumps({"state": state, **where, "beat": beat, "time": _utc()}))
+        os.replace(unfinished, self.state_file)
+
+    def state(self) -> dict[str, Any]:
+        """What `write_state` wrote last; empty in a run from before there was one."""
+        try:
+            return json.loads(self.state_file.read_text())
+        except FileNotFoundError:
+            return {}
+
     def write_train_row(self, row: Mapping[str, Any]) -> str:
         """Adds a row to train.csv and its line to the log, or neither; returns the line.
 
@@ -147,10 +187,27 @@ class RunFolder:
             _append(self.train_csv, TRAIN_COLUMNS, row)
             return self.write_line(train_line(row))
 
-    def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str:
-        """Adds a row to evaluation.csv and its line to the log; returns the line."""
-        _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
-        return self.write_line(evaluation_line(count, row))
+    @functools.cached_property
+    def evaluation_lock(self) -> filelock.FileLock:
+        """Held to change what has been evaluated; a process that dies lets go of it."""
+        return filelock.FileLock(self.path / ".evaluation.lock")
+
+    def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str | None:
+        """Adds a row to evaluation.csv and its line to the log, unless it is there.
+
+        Several processes may do so at once.
+
+        Returns:
+            The line; None where this checkpoint has been evaluated so by another.
+        """
+        with self.evaluation_lock:
+            rows = self.evaluation_rows()
+            if _evaluation(row) in map(_evaluation, rows):
+                return None
+            if rows and "crop" not in _read(self.evaluation_csv)[0]:  # of an older version
+                _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, rows)
+            _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
+            return self.write_line(evaluation_line(count, row))
 
     def write_line(self, line: str) -> str:
         with self.log.open("a") as file:
@@ -161,13 +218,43 @@ class RunFolder:
         row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
         _append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
 
-    def checkpoint_rows(self) -> list[dict[str, Any]]:
-        """The checkpoints that are there, by step, as they were noted when written."""
+    def write_clock_row(
+        self, step: int, event: str, images: int, buckets: Mapping[str, float]
+    ) -> None:
+        """Notes the seconds in each bucket after `step` steps.
+
+        Args:
+            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
+        """
+        _append(self.clock_csv, CLOCK_COLUMNS, {"step": step, "event": event, "images": images,
+                                                **buckets})  # fmt: skip
+
+    def clock_rows(self) -> list[dict[str, Any]]:
+        """The rows of clock.csv; none in a run from before there was one."""
+        return _read(self.clock_csv)
+
+    def noted_checkpoints(self) -> list[dict[str, Any]]:
+        """The checkpoints by step, as they were noted when written."""
         rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
-        return [rows[step] for step in sorted(rows) if self.checkpoint(step).exists()]
+        return [rows[step] for step in sorted(rows)]
+
+    def checkpoint_rows(self) -> list[dict[str, Any]]:
+        """Those of the noted checkpoints that are there."""
+        return [row for row in self.noted_checkpoints() if self.checkpoint(row["step"]).exists()]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
-        return _read(self.evaluation_csv)
+        """In the order in which they were done. `crop` names the choices of evaluation."""
+        return [{"crop": Evaluation().crop, **row} for row in _read(self.evaluation_csv)]
+
+    def to_evaluate(self, settings: Evaluation) -> list[tuple[int, dict[str, Any]]]:
+        """The numbers and rows of the checkpoints that have not been evaluated so."""
+        done = set(map(_evaluation, self.evaluation_rows()))
+        wanted = {"image_size": settings.image_size, "crop": settings.crop}
+        return [
+            (count, row)
+            for count, row in enumerate(self.noted_checkpoints())
+            if _evaluation({**row, **wanted}) not in done and self.checkpoint(row["step"]).exists()
+        ]
 
     def train_rows(self) -> list[dict[str, Any]]:
         return _read(self.train_csv)
@@ -178,35 +265,32 @@ class RunFolder:
             (self.train_csv, TRAIN_COLUMNS),
             (self.checkpoints_csv, CHECKPOINT_COLUMNS),
             (self.evaluation_csv, EVALUATION_COLUMNS),
+            (self.clock_csv, CLOCK_COLUMNS),
         )
 
     def drop_after(self, step: int) -> None:
         """Forgets what was noted of steps after `step`, which a resumed run does again."""
-        for path, columns in self._tables:
-            kept = [row for row in _read(path) if row["step"] <= step]
-            path.unlink(missing_ok=True)
-            for row in kept:
-                _append(path, columns, row)
+        with self.evaluation_lock:
+            for path, columns in self._tables:
+                _rewrite(path, columns, [row for row in _read(path) if row["step"] <= step])
+            shutil.rmtree(self.evaluation_shares, ignore_errors=True)
         if self.log.exists():
             lines = self.log.read_text().splitlines(keepends=True)
-            kept_lines = [line for line in lines if not _is_after(step, line)]
-            _replace(self.log, "".join(kept_lines))
+            _replace(self.log, "".join(line for line in lines if not _is_after(step, line)))
 
     def renumber(self, step_for: Callable[[int], int], workers: int) -> None:
         """Counts all steps anew, for another number of workers.
 
         `step_for` gives the new number of an old one, and never falls.
         """
-        names = {s: step_for(s) for s in (row["step"] for row in _read(self.checkpoints_csv))}
+        names = {step: step_for(step) for step in self.checkpoint_steps()}
         # In an order in which no file takes a name that is still another's.
         for step in sorted(names, reverse=any(new > old for old, new in names.items())):
-            if self.checkpoint(step).exists():
-                os.replace(self.checkpoint(step), self.checkpoint(names[step]))
-        for path, columns in self._tables:
-            rows = {step_for(row["step"]): row for row in _read(path)}
-            path.unlink(missing_ok=True)
-            for step, row in rows.items():
-                _append(path, columns, {**row, "step": step})
+            os.replace(self.checkpoint(step), self.checkpoint(names[step]))
+        with self.evaluation_lock:
+            for path, columns in self._tables:
+                rows = [{**row, "step": step_for(row["step"])} for row in _read(path)]
+                _rewrite(path, columns, rows)
         if self.log.exists():
             lines = self.log.read_text().splitlines(keepends=True)
             _replace(self.log, "".join(_renumbered(line, step_for) for line in lines))
@@ -245,27 +329,63 @@ def _replace(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
+def _evaluation(row: Mapping[str, Any]) -> tuple[int, int, str]:
+    """What makes two rows of evaluation.csv the same evaluation."""
+    return row["step"], row["image_size"], row["crop"]
+
+
 def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        if new:
-            writer.writeheader()
-        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    """Adds a row in one write, after a last line that a crash has left torn is removed."""
+    _remove_torn_line(path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns, extrasaction="ignore")
+    if not path.exists() or not path.stat().st_size:
+        writer.writeheader()
+    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    with path.open("ab", buffering=0) as file:
+        file.write(text.getvalue().encode())
+
+
+def _remove_torn_line(path: Path) -> None:
+    if not path.exists() or not path.stat().st_size:
+        return
+    with path.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        if file.read() != b"\n":
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _rewrite(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Replaces the rows of a file, at once."""
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.unlink(missing_ok=True)
+    for row in rows:
+        _append(unfinished, columns, row)
+    if unfinished.exists():
+        os.replace(unfinished, path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file, but for a last one that is not whole (yet)."""
     if not path.exists():
         return []
-    with path.open(newline="") as file:
-        return [
-            {key: value if key == "time" else _number(value) for key, value in row.items()}
-            for row in csv.DictReader(file)
-        ]
+    text = path.read_bytes().decode()
+    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
+    return [
+        {key: _value(value) for key, value in row.items() if key is not None}
+        for row in csv.DictReader(whole)
+    ]
 
 
-def _number(text: str) -> int | float:
-    return int(text) if text.lstrip("-").isdigit() else float(text)
+def _value(text: str | None) -> Any:
+    """A cell as int, float or, where it is neither, as text."""
+    for kind in (int, float):
+        with contextlib.suppress(TypeError, ValueError):
+            return kind(text)  # type: ignore[arg-type]
+    return text
 
 
 def _utc() -> str:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,14 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from callbacks.progress_bar import ProgressBar
-from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, training_pipeline
+from datasets.pipeline import LABEL_OUTSIDE, training_pipeline
+from datasets.settings import Evaluation
 from training import checkpoints, model, workers
 from training import resume as resuming
+from training.clock import TimeBuckets
 from training.data import RunData
 from training.errors import OtherWorkerEnded, RunError, UserError
-from training.evaluation import Evaluator
+from training.liveness import Heartbeat
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
 from training.resume import Start
@@ -82,14 +84,20 @@ class Scribe:
         run: the run's folder.
         schedule: the run's schedule.
         started: the `time.monotonic()` at which this process started.
+        data: the run's records, noted with the run.
     """
 
-    def __init__(self, run: RunFolder, schedule: Schedule, started: float):
+    def __init__(
+        self, run: RunFolder, schedule: Schedule, started: float, data: RunData | None = None
+    ):
         self.run = run
         self.schedule = schedule
         self.started = started
         self.asked: dict[str, Any] = {}
         self._owed: list[dict[str, Any]] = []
+        self.clock = TimeBuckets(started)
+        self.data = data
+        self._heartbeat = Heartbeat(run)
         self._scalars: Any = None
 
     def begin(
@@ -98,7 +106,6 @@ class Scribe:
         recipe: Recipe,
         net: keras.Model,
         policy: str,
-        data: RunData,
         resume: bool,
         overwrite: bool,
         remark: str | None,
@@ -114,7 +121,7 @@ class Scribe:
             SharedUserError: the workers do not agree on what they are to do, or the run
                 to go on with is another one.
         """
-        asked = self.asked = resuming.facts(recipe, data, policy)
+        asked = self.asked = resuming.facts(recipe, self.data, policy)
         resuming.agree(team, asked, self.schedule.total_steps)
         start = workers.together(
             lambda: (
@@ -126,14 +133,23 @@ class Scribe:
         start = Start.from_json(workers.from_first(start.to_json()))
         if start.checkpoint:
             self.started -= start.seconds
+            self.clock.restore(start.clock)
             model.resume(net, start.checkpoint)
         workers.gather(None)  # all have read it before it may get another name
         if team.is_first:
             if resume:
                 start = self._take_up(team, start, recipe)
             else:
-                settings = {"workers": team.size, "policy": policy, "facts": asked}
+                settings = {
+                    "workers": team.size, "policy": policy, "images": self.schedule.images,
+                    "facts": asked,
+                }  # fmt: skip
+                if self.data:
+                    settings["data_dir"] = str(self.data.root)
                 self.run.start(recipe, settings, overwrite)
+                if self.data:
+                    self.run.write_classes(self.data.validation.classes)
+            self._heartbeat.start()
             self.open()
             self.say(
                 f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
@@ -161,12 +177,22 @@ class Scribe:
             return start
         # A run that was killed may have written the checkpoint, but not yet its row.
         if start.step not in (row["step"] for row in self.run.checkpoint_rows()):
-            self._note_checkpoint_row(start.step, start.seconds)
+            self._note_checkpoint_row(start.step, start.seconds, start.clock)
         return dataclasses.replace(start, checkpoint=self.run.checkpoint(start.step))
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
-        self._scalars = tf.summary.create_file_writer(str(self.run.tensorboard))
+        writer = tf.summary.create_file_writer(str(self.run.tensorboard))
+
+        def write(group: str, row: Mapping[str, Any], names: Iterable[str]) -> None:
+            # One record for all of a row: an op for each would cost ten times as much.
+            summary = tf.compat.v1.Summary()
+            for name in sorted(names):
+                summary.value.add(tag=f"{group}/{name}", simple_value=row[name])
+            with writer.as_default(step=row["step"]):
+                tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+
+        self._scalars = write
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -180,10 +206,7 @@ class Scribe:
             self.say(train_line(row))
             self._owed.append(row)
             self._write_rows()
-            with self._scalars.as_default(step=row["step"]):
-                for name, value in row.items():
-                    if name not in ("step", "cross_entropy"):
-                        tf.summary.scalar(f"train/{name}", value)
+            self._scalars("train", row, set(row) - {"step", "cross_entropy"})
             phase = self.schedule.phases.index(self.schedule.phase_at(row["step"] - 1)) + 1
             bar.show({**row, "phase": f"{phase}/{len(self.schedule.phases)}"})
 
@@ -208,11 +231,12 @@ class Scribe:
             "workers": self.schedule.workers,
             "images": self.schedule.images_between(0, step),
             "seconds": time.monotonic() - self.started,
+            "clock": self.clock.state(),
         }
 
     def note_checkpoint(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
         """Notes a checkpoint that is written, and removes those that may go."""
-        self._note_checkpoint_row(step, facts["seconds"])
+        self._note_checkpoint_row(step, facts["seconds"], facts["clock"])
         recipe = self.asked["recipe"]
         for old in checkpoints.superseded(
             self.run.checkpoint_steps(), recipe["checkpoint_every"], self.schedule.total_steps,
@@ -220,64 +244,49 @@ class Scribe:
         ):  # fmt: skip
             self.run.remove_checkpoint(old)
 
-    def _note_checkpoint_row(self, step: int, seconds: float) -> None:
+    def _note_checkpoint_row(self, step: int, seconds: float, clock: Mapping[str, float]) -> None:
         every = self.asked["recipe"]["checkpoint_every"]
         if step % every and step != self.schedule.total_steps:
             return  # of a run that was asked to stop; it goes when the next is written
         images = self.schedule.images_between(0, step)
         self.run.write_checkpoint_row(step, self.schedule.epoch(step), seconds, images)
+        self.run.write_clock_row(step, "checkpoint", images, clock)
 
-    def note_evaluation(self, count: int, row: dict[str, Any]) -> None:
-        self.say(self.run.write_evaluation_row(count, row))
-        with self._scalars.as_default(step=row["step"]):
-            for name in ("top1", "top5", "loss"):
-                tf.summary.scalar(f"validation/{name}", row[name])
+    def note_time(self, step: int, event: str = "phase") -> None:
+        """Adds a row to clock.csv, on rank 0."""
+        if workers.current().is_first:
+            images = self.schedule.images_between(0, step)
+            self.run.write_clock_row(step, event, images, self.clock.state())
+
+    def end_training(self) -> None:
+        """The last checkpoint is written; what follows is evaluation."""
+        if workers.current().is_first:
+            self._heartbeat.trained()
+
+    def note_evaluations(self, settings: Evaluation) -> None:
+        """Shows TensorBoard, on rank 0, what all workers have evaluated."""
+        if workers.current().is_first:
+            for row in self.run.evaluation_rows():
+                if (row["image_size"], row["crop"]) == (settings.image_size, settings.crop):
+                    self._scalars("validation", row, ("top1", "top5", "loss"))
 
     def conclude(self) -> None:
-        """Draws the picture and says where everything is."""
-        from training.report import draw_accuracy
+        """Saves the report with its pictures and says where everything is."""
+        from training.report import bucket_words, report
 
         self._write_rows()
         if self._owed:
             raise RunError(f"{len(self._owed)} rows of {self.run.train_csv} could not be written")
-        draw_accuracy(self.run, self.run.picture)
+        self.note_time(self.schedule.total_steps, "end")
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
+        if not rows:
+            return  # no checkpoint could be read
+        report([self.run.path])
         self.say(
             f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
             f"{rows[-1]['seconds']:.0f} s of training\n"
+            f"  time     {bucket_words(self.clock.state())}\n"
             f"  model    {self.run.model}\n"
             f"  log      {self.run.log}\n"
             f"  picture  {self.run.picture}"
         )
-
-
-def evaluate_checkpoints(
-    run: RunFolder, recipe: Recipe, data: RunData, team: Workers, threads: int, scribe: Scribe
-) -> None:
-    """Evaluates every checkpoint on the whole validation set, number i on worker i mod N."""
-    rows = workers.from_first(run.checkpoint_rows())
-    known = {row["step"] for row in workers.from_first(run.evaluation_rows())}
-    missing = [(count, row) for count, row in enumerate(rows) if row["step"] not in known]
-    validation = data.validation
-    evaluator = Evaluator(
-        model.build(recipe),
-        evaluation_pipeline(
-            validation.files,
-            recipe.evaluation,
-            recipe.classes,
-            validation.images,
-            validation.label_offset,
-            threads,
-        ),
-    )
-    for first in range(0, len(missing), team.size):
-        own = missing[first + team.rank : first + team.rank + 1]
-        found = [
-            (count, {**row, **evaluator.evaluate(run.checkpoint(row["step"]))})
-            for count, row in own
-        ]
-        for result in workers.gather(found):
-            for count, row in result:
-                if team.is_first:
-                    row["image_size"] = recipe.evaluation.image_size
-                    scribe.note_evaluation(count, row)

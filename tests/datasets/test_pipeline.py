@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from datasets.pipeline import LABEL_OUTSIDE, evaluation_pipeline, shards_by_file, training_pipeline
-from datasets.settings import Augmentation, Evaluation
+from datasets.pipeline import LABEL_OUTSIDE, shards_by_file, training_pipeline
+from datasets.settings import Augmentation
 
 PLAIN = Augmentation(crop="none", flip=False)
 SIZE = 16
@@ -139,13 +139,6 @@ def test_labels_from_0_are_read_with_their_offset(tmp_path):
         [path], workers=1, batch_size=1, steps=1, steps_per_epoch=1, label_offset=0
     )
     assert labels.numpy().tolist() == [0]
-
-
-def test_evaluation_sees_every_image_once_in_order(files):
-    settings = Evaluation(image_size=SIZE, batch_size=16)
-    found = list(evaluation_pipeline(files, settings, classes=5, images=60))
-    assert [len(labels) for _, labels in found] == [16, 16, 16, 12]
-    assert list(numbers(found)) == list(range(60))
 
 
 @pytest.mark.parametrize(

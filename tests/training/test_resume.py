@@ -51,7 +51,7 @@ def run(tmp_path, asked):
     run = RunFolder(tmp_path / "run")
     run.start(recipe(), {"workers": 2, "facts": asked})
     for step in (0, 10, 20, 30):
-        state = {**asked, "workers": 2, "seconds": step / 10}
+        state = {**asked, "workers": 2, "seconds": step / 10, "clock": {}}
         checkpoints.write(Saved(), Snapshot(step, (), state, [[], []]), run.checkpoint(step))
         run.write_checkpoint_row(step, 0.0, step / 10, 0)
     return run

@@ -1,0 +1,137 @@
+"""Measures images a second on the machine at hand, for `plan --throughput`.
+
+    python benchmarks/throughput.py --recipe cifar10 --output rates.yaml
+    horovodrun -np 2 python benchmarks/throughput.py --recipe cifar10 --output rates.yaml
+
+For each image size and batch of a recipe, its real compiled step with its real
+all-reduce runs on one synthetic batch that stays on the device. The rates hence leave
+out the input pipeline: where that is the slower of the two, a run is slower.
+"""
+
+import os
+import platform
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+STARTED = time.monotonic()
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+import keras
+import numpy as np
+import tensorflow as tf
+import yaml
+
+from callbacks.stage_clock import wait_for_device
+from callbacks.step_checkpoint import save_whole
+from training import devices, model, workers
+from training.commands import RECIPE
+from training.errors import USER_ERRORS, UserError
+from training.recipes import Recipe, load_recipe
+
+
+@click.command()
+@RECIPE
+@click.option("--output", type=Path, required=True, help="The YAML file to write.")
+@click.option("--steps", type=click.IntRange(2), default=30, help="Timed for each of the rates.")
+@click.option("--repeats", type=click.IntRange(1), default=3, help="Of which the median counts.")
+def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
+    """Writes the rates of a recipe's sizes and batches on this machine."""
+    team = workers.join()
+    devices.prepare_devices(team)
+    recipe = load_recipe(recipe_name)
+    policy, _ = devices.choose_policy(recipe.policy)
+    devices.set_numerics(policy, recipe.seed, recipe.xla)
+    net = model.build(recipe)
+    model.compile_for_training(net, recipe, policy)
+    workers.broadcast_variables([*net.variables, *net.optimizer.variables])
+    start_up = time.monotonic() - STARTED
+
+    rates, traces = [], []
+    for size, batch in _settings(recipe):
+        trace, step = measure(net, size, batch, recipe.classes, steps, repeats)
+        traces.append(trace)
+        rates.append({"image_size": size, "batch_size": batch,
+                      "images_per_second": round(batch * team.size / step, 1)})  # fmt: skip
+        if team.is_first:
+            click.echo(f"{size} px, batch {batch}: {rates[-1]['images_per_second']:,} images/s")
+    if team.is_first:
+        found = {
+            "hardware": f"{platform.machine()}, {os.cpu_count()} cores"
+            + "".join(f", {gpu.name}" for gpu in tf.config.list_physical_devices("GPU")),
+            "source": f"benchmarks/throughput.py, recipe {recipe.name}, {policy}, median of "
+            f"{repeats} times {steps} steps on a synthetic batch; no input pipeline",
+            "model": recipe.model,
+            "workers": team.size,
+            "rates": rates,
+            "start_up_seconds": round(start_up, 2),
+            "tracing_seconds": round(float(np.mean(traces)), 2),
+            "checkpoint_seconds": round(_seconds_to_save(net), 3),
+        }
+        save_whole(
+            lambda path: Path(path).write_text(
+                "# Measured; an input pipeline may be slower.\n"
+                + yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)
+            ),
+            output,
+        )
+        click.echo(f"written to {output}")
+
+
+def _settings(recipe: Recipe) -> list[tuple[int, int]]:
+    """The different (image size, batch size) of a recipe, in its order.
+
+    Raises:
+        UserError: an image that is not square; a table of rates holds none.
+    """
+    found: dict[tuple[int, int], None] = {}
+    for phase in recipe.training_strategy.root:
+        height, width = phase.image_size
+        if height != width:
+            raise UserError(f"image size {height} x {width}: only squares are measured")
+        found[height, phase.batch_size] = None
+    return list(found)
+
+
+def measure(
+    net: keras.Model, size: int, batch: int, classes: int, steps: int, repeats: int
+) -> tuple[float, float]:
+    """Seconds that a stage's first step takes beyond a normal one, and those of a step."""
+    rng = np.random.default_rng(workers.current().rank)
+    images = tf.constant(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
+    labels = tf.constant(rng.integers(0, classes, batch, np.int32))
+    batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    net.make_train_function(force=True)
+    iterator = iter(batches)
+
+    def run(count: int) -> float:
+        wait_for_device(net)
+        began = time.perf_counter()
+        for _ in range(count):
+            net.train_function(iterator)
+        wait_for_device(net)
+        return time.perf_counter() - began
+
+    first = run(1)
+    run(2)  # what the second step still allocates
+    step = float(np.median([run(steps) / steps for _ in range(repeats)]))
+    return max(first - step, 0.0), step
+
+
+def _seconds_to_save(net: keras.Model) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.monotonic()
+        save_whole(net.save, Path(folder) / "model.keras")
+        return time.monotonic() - began
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except USER_ERRORS as error:
+        sys.exit(f"throughput.py: error: {error}")

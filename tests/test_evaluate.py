@@ -1,0 +1,204 @@
+"""`recipe.py evaluate` as a user starts it: one worker, two, one of them killed."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+from training.data import find_data
+from training.errors import UserError
+from training.evaluation_run import evaluate_run
+from training.recipes import load_recipe
+from training.run_folder import RunFolder
+
+STEPS = (0, 10, 20, 30, 40)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return load_recipe("demo").model_copy(
+        update={"model_arguments": {"widths": [16, 16, 16], "initial_scale": 2.0}}
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(recipe, digits, tmp_path_factory):
+    """A run folder with five checkpoints of different weights, and one cut short."""
+    from training import model
+
+    run = RunFolder(tmp_path_factory.mktemp("trained") / "run")
+    data = find_data(digits, recipe)
+    run.start(recipe, {"policy": "float32", "data_dir": str(digits)})
+    run.write_classes(data.validation.classes)
+    for step in (*STEPS, 50):
+        keras.utils.set_random_seed(step)
+        model.build(recipe).save(run.checkpoint(step))
+        run.write_checkpoint_row(step, step / 40, float(step), 100 * step)
+    content = run.checkpoint(50).read_bytes()
+    run.checkpoint(50).write_bytes(content[: len(content) // 2])
+    run.write_state("trained")
+    return run
+
+
+def copy(run, path):
+    shutil.copytree(run.path, path)
+    return RunFolder(path)
+
+
+def rows(run):
+    with open(run.evaluation_csv, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def figures(run):
+    names = ("step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop")
+    return sorted(tuple(row[name] for name in names) for row in rows(run))
+
+
+def kill_one_worker(command, run, root):
+    """Kills one of two workers once a row is there; returns when both have ended."""
+    launcher = Path(sys.executable).parent / "horovodrun"
+    process = subprocess.Popen(
+        [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)],
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until = time.monotonic() + 60
+        while not run.evaluation_rows() and time.monotonic() < until:
+            time.sleep(0.005)
+        started = psutil.Process(process.pid).children(recursive=True)
+        found = [p for p in started if p.cmdline()[1:3] == ["recipe.py", "evaluate"]]
+        found[-1].kill()
+        process.wait(60)
+    finally:
+        process.kill()
+
+
+def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
+    run_process, trained, tmp_path, root
+):
+    one, two = copy(trained, tmp_path / "one"), copy(trained, tmp_path / "two")
+    ran = run_process("recipe.py", "evaluate", "--run_dir", one.path, "--batch_size", 97)
+    assert ran.returncode == 1
+    (message,) = re.findall(r"recipe\.py: error: (.*)", ran.stderr)
+    assert str(one.checkpoint(50)) in message
+    assert "cut short or damaged" in message
+    assert "Traceback" not in ran.stderr
+    assert [int(row["step"]) for row in rows(one)] == list(STEPS)
+    for row, line in zip(rows(one), re.findall(r"Log @eval: .*", ran.stdout), strict=True):
+        assert f"step@{row['step']:>5}" in line
+        assert f"top1@{100 * float(row['top1']):5.3f}" in line
+
+    command = ("recipe.py", "evaluate", "--run_dir", two.path)
+    kill_one_worker(command, two, root)
+    assert 1 <= len(rows(two)) < len(STEPS)
+    with open(two.evaluation_csv, "a") as file:
+        file.write("40,1,40,0.97")  # as if it had died in the middle of a row
+    ran = run_process(*command, workers=2)
+    assert ran.returncode != 0
+    assert str(two.checkpoint(50)) in ran.stderr
+    assert figures(two) == figures(one)
+
+    before = two.evaluation_csv.read_bytes()  # nothing is left to do
+    two.checkpoint(50).unlink()
+    evaluate_run(two.path, data_dir=None, follow=False, patience=1.0, choices={})
+    assert two.evaluation_csv.read_bytes() == before
+
+
+def test_follow_keeps_up_with_a_training(run_process, recipe, digits, tmp_path, root):
+    """A real one, in another process, which ends with the same rows as its follower."""
+    small = recipe.model_dump(mode="json") | {
+        "checkpoint_every": 20, "log_every": 20, "ema": 0.9,
+        "evaluation": {**recipe.evaluation.model_dump(), "flip": True, "ema": True},
+        "training_strategy": [{
+            "epoch": [0, 1], "lr": [0.05, 0.01], "lr_method": "linear", "batch_size": 50,
+            "image_size": [20, 20], "data_dir": "20",
+        }],
+    }  # fmt: skip
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    folder = tmp_path / "run"
+    training = subprocess.Popen(
+        [sys.executable, "recipe.py", "--recipe", tmp_path / "small.yaml", "--data_dir", digits,
+         "--run_dir", folder],
+        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        ran = run_process(
+            "recipe.py", "evaluate", "--run_dir", folder, "--follow", "--no_flip", "--no_ema"
+        )
+        assert ran.returncode == 0, ran.stderr
+        output, _ = training.communicate(timeout=60)
+        assert training.returncode == 0, output
+    finally:
+        training.kill()
+    found = sorted((int(row["step"]), row["crop"]) for row in rows(RunFolder(folder)))
+    assert found == [
+        (step, crop) for step in (0, 20, 40, 60, 80) for crop in ("centre", "centre+flip+ema")
+    ]
+    # The result is what the recipe evaluates: the average.
+    from training.weights import load_weights
+
+    last = RunFolder(folder).checkpoint(80)
+    from training import model
+
+    averaged = load_recipe(tmp_path / "small.yaml")
+    net = model.build(averaged)
+    load_weights(net, last, model.averaging_optimizer(averaged, net))
+    result = keras.saving.load_model(folder / "model.keras")
+    for a, b in zip(result.variables, net.variables, strict=True):
+        np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def no_run(run, digits):
+    shutil.rmtree(run.path)
+    return {}, "holds no run"
+
+
+def no_checkpoints(run, digits):
+    shutil.rmtree(run.checkpoints)
+    return {}, "holds no checkpoints to evaluate"
+
+
+def no_average(run, digits):
+    return {"choices": {"ema": True}}, "keeps no average of its weights; add `ema:"
+
+
+def other_number_of_classes(run, digits):
+    recipe = yaml.safe_load(run.recipe_file.read_text())
+    run.recipe_file.write_text(yaml.safe_dump(recipe | {"classes": 11}))
+    return {}, "10 classes, but the recipe has classes: 11"
+
+
+def other_classes(run, digits):
+    names = [f"n0{number}" for number in range(10)]
+    run.write_classes(names)
+    return {"data_dir": digits}, "its class 1 is '0', the model's is 'n00'; name the"
+
+
+def no_data_folder_known(run, digits):
+    run.environment_file.write_text("{}")
+    return {}, "--data_dir is missing"
+
+
+@pytest.mark.parametrize("mistake", [
+    no_run, no_checkpoints, no_average, other_number_of_classes, other_classes,
+    no_data_folder_known,
+])  # fmt: skip
+def test_a_mistake_is_one_message_and_nothing_is_lost(trained, digits, tmp_path, mistake):
+    run = copy(trained, tmp_path / "run")
+    changes, message = mistake(run, digits)
+    before = {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()}
+    arguments = {"data_dir": None, "follow": False, "patience": 1.0, "choices": {}} | changes
+    with pytest.raises(UserError, match=re.escape(message)) as caught:
+        evaluate_run(run.path, **arguments)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert {p: p.read_bytes() for p in run.path.rglob("*") if p.is_file()} == before
