@@ -18,13 +18,15 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends clean
+.PHONY: help setup demo test check test-backends test-launch bench-peers clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
 	@echo "make test           style, types and tests"
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
+	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
+	@echo "make bench-peers    set up the input pipelines that ours is compared with"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -49,6 +51,8 @@ $(READY): requirements.txt
 	  "$$(grep '^horovod' requirements.txt)" > $(VENV)/horovod.log 2>&1 \
 	  || { tail -n 30 $(VENV)/horovod.log >&2; echo "make: Horovod did not compile; the whole log is in $(VENV)/horovod.log" >&2; exit 1; }
 	@pip check
+	@echo "  the JPEG decoder of the input pipelines, compiled for this machine"
+	@python -m datasets.fused_jpeg 2> $(VENV)/fused_jpeg.log || tail -n 1 $(VENV)/fused_jpeg.log >&2
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -60,7 +64,18 @@ check: setup
 	ruff format --check .
 	mypy
 
+# The toolkit sees what is installed in .venv, as it does in an image for SageMaker.
+.venv-sagemaker/.ready: requirements-sagemaker.txt | setup
+	@echo "Setting up .venv-sagemaker, for the tests of SageMaker"
+	@"$(PYTHON)" -m venv --clear --without-pip .venv-sagemaker
+	@python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-sagemaker/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@.venv-sagemaker/bin/python -m pip install --quiet --requirement $< \
+	  || { echo "make: without the toolkit, the tests of SageMaker are skipped; does it lack python3.11-dev?" >&2; exit 1; }
+	@touch $@
+
 test: setup check
+	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
 	python -m pytest
 
 .venv-backends/.ready: requirements-backends.txt
@@ -71,5 +86,23 @@ test: setup check
 test-backends: setup .venv-backends/.ready
 	python -m pytest tests/backends
 
+.venv-launch/.ready: docs/sagemaker/requirements.txt
+	"$(PYTHON)" -m venv .venv-launch
+	.venv-launch/bin/pip install --quiet --requirement $<
+	@touch $@
+
+test-launch: setup .venv-launch/.ready
+	python -m pytest tests/docs
+
+.venv-peers/.ready: requirements-peers.txt
+	"$(PYTHON)" -m venv .venv-peers
+	.venv-peers/bin/pip install --quiet --requirement $<
+	@# FFCV is compiled; where it cannot be, the benchmark's table says that it is missing.
+	@.venv-peers/bin/pip install --quiet ffcv==1.0.2 > .venv-peers/ffcv.log 2>&1 \
+	  || echo "make: FFCV did not compile (it wants pkg-config, libturbojpeg0-dev and libopencv-dev): .venv-peers/ffcv.log"
+	@touch $@
+
+bench-peers: setup .venv-peers/.ready
+
 clean:
-	rm -rf $(VENV) .venv-backends
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers

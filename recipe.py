@@ -22,7 +22,7 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import supervisor, workers
+from training import sagemaker, supervisor, workers
 from training.commands import RECIPE, evaluate, launch, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
 from training.preemption import SignalWatch
@@ -49,19 +49,24 @@ main.add_command(evaluate)
 @click.option("--data_dir", type=Path, help="Folder of the records (of `160`, `320`, ...).")
 @click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
 @click.option("--policy", type=click.Choice(get_args(Policy)), help="Keras dtype policy.")
+@click.option("--data", type=click.Choice(["records", "synthetic"]), default="records",
+              help="synthetic: one batch again and again, on the device.")  # fmt: skip
 @click.option("--resume", is_flag=True, help="Go on with the run in --run_dir.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
-def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
+def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     """Trains a recipe's model and evaluates its checkpoints."""
     watch = SignalWatch().install()
     team = workers.join()
     now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
     recipe, data, schedule, run = workers.together(
-        lambda: prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite)
+        lambda: prepare(team, now, recipe_name, data_dir, run_dir, data, resume, overwrite)
     )
+    if team.is_first:
+        sagemaker.deliver_at_end(run)
 
     from callbacks.broadcast import BroadcastFromFirst
     from callbacks.heartbeat import Heartbeat
+    from callbacks.input_balance import InputBalance
     from callbacks.phase_scheduler import PhaseScheduler
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
@@ -69,7 +74,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
-    from training import devices, model
+    from training import devices, model, synthetic
     from training.evaluation_run import evaluate_trained
     from training.session import Scribe, in_plain_words, stage_pipeline
 
@@ -81,7 +86,6 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
 
     scribe = Scribe(run, schedule, STARTED, data)
     start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
-    supervisor.tell_how_to_resume(run.path)
     done = start.step
     bar = ProgressBar(schedule.total_steps, initial_step=done)
     wall_clock = WallClock(
@@ -95,6 +99,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         resumed=start.checkpoint if start.restores_workers else None,
     )  # fmt: skip
     phases = [p.first for p in schedule.phases]
+    balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
     callbacks = [
         StageClock(scribe.clock, phases, scribe.note_time, initial_step=done),
         BroadcastFromFirst(),
@@ -102,6 +107,7 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         SameWeights([*phases, done], initial_step=done),
         wall_clock,
         bar,
+        balance,
         checkpoint,
         StopOnSignal(watch, checkpoint, initial_step=done),
         Heartbeat(supervisor.board, initial_step=done),
@@ -109,7 +115,10 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
     scribe.clock.switch("data")
     with in_plain_words():
         for stage in schedule.stages(done):
-            batches = stage_pipeline(stage, recipe, data, team, threads)
+            if synthetic.is_synthetic(recipe):
+                batches = synthetic.batches(stage, recipe, net)
+            else:
+                batches = balance.watched(stage_pipeline(stage, recipe, data, team, threads))
             net.fit(
                 batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
             )
@@ -118,6 +127,9 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
             # one's trace. Its graph and buffers go before the next one's come.
             net.train_function = None
             gc.collect()
+        if synthetic.is_synthetic(recipe):
+            scribe.conclude_synthetic()
+            return
         scribe.clock.switch("evaluation")
         problems = evaluate_trained(run, recipe, data.validation, team, threads, scribe)
     if team.is_first:
@@ -128,19 +140,23 @@ def train(recipe_name, data_dir, run_dir, policy, resume, overwrite):
         raise RunError(problems)
 
 
-def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):
+def prepare(team, now, recipe_name, data_dir, run_dir, data, resume, overwrite):
     """Reads and checks all that a run needs, before anything is created."""
     from training.data import find_data
     from training.run_folder import RunFolder
 
     recipe = load_recipe(recipe_name)
-    if data_dir is None:
+    if data == "synthetic":
+        from training import synthetic
+
+        recipe = synthetic.marked(recipe)
+    elif data_dir is None:
         if recipe.embedded_data is None:
             raise UserError(f"--data_dir is missing; recipe '{recipe.name}' needs records on disk")
         from datasets.digits import prepare_digits
 
         data_dir = prepare_digits(Path(__file__).parent / "data" / recipe.embedded_data)
-    data = find_data(data_dir, recipe)
+    data = synthetic.data_for(recipe) if data == "synthetic" else find_data(data_dir, recipe)
     schedule = recipe.schedule(team.size, data.images)
     run = RunFolder(run_dir or Path("runs") / f"{recipe.name}-{now}")
     run.check_free(resume, overwrite)
@@ -150,7 +166,7 @@ def prepare(team, now, recipe_name, data_dir, run_dir, resume, overwrite):
 def run() -> int:
     """Runs the command line; a user's mistake becomes one message and status 2."""
     try:
-        main()
+        main(**sagemaker.start())
     except USER_ERRORS as error:
         speak(str(error), shared=getattr(error, "shared", False))
         return 2
@@ -176,6 +192,8 @@ def speak(message: str, shared: bool, kind: str = "error: ") -> None:
         time.sleep(0 if team.is_first else 4 + team.rank)
     if team.is_first or not shared:
         tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
+        if kind:
+            sagemaker.note_failure(message)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
-"""From JPEGs to a batch of uint8 images, in TensorFlow ops that draw by a given seed.
+"""From JPEGs to a batch of uint8 images, by draws from a given seed.
 
 Each draw is a function of the seed alone, so an image looks the same whatever the
 number of threads, and a run that is resumed sees what it would have seen.
 """
 
+import math
 from typing import Any
 
 import tensorflow as tf
 
+from datasets.fused_jpeg import EXACT, decode_windows, sizes_of
 from datasets.settings import Augmentation
 
-# libjpeg-turbo's fast DCT, and no smoothing of the chroma: the decoder of a training
-# pipeline; evaluation uses the exact one.
-FAST = {"dct_method": "INTEGER_FAST", "fancy_upscaling": False}
-EXACT = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": True}
+TRIES = 10  # of a random crop, as in torchvision
 
 
 def to_uint8(image: Any) -> Any:
@@ -21,61 +20,91 @@ def to_uint8(image: Any) -> Any:
     return tf.saturate_cast(tf.round(image), tf.uint8)
 
 
-def resize(image: Any, height: int, width: int) -> Any:
-    """Bilinear resize of a `[h, w, 3]` uint8 image; none where it has the size."""
-    same = tf.reduce_all(tf.equal(tf.shape(image)[:2], [height, width]))
-    image = tf.cond(same, lambda: image, lambda: to_uint8(tf.image.resize(image, (height, width))))
-    return tf.ensure_shape(image, (height, width, 3))
-
-
-def random_resized_crop(
-    jpeg: Any,
+def random_windows(
+    sizes: Any,
     seed: Any,
-    height: int,
-    width: int,
     area: tuple[float, float],
     aspect: tuple[float, float],
+    flip: bool = True,
 ) -> Any:
-    """A random crop of the image, of random size and shape, resized to (height, width).
+    """The window of each image that a random resized crop takes, and whether it is mirrored.
 
-    The crop of the Inception papers: an area and an aspect ratio within the ranges,
-    and the whole image where ten draws do not fit. Only the crop is decoded.
-    """
-    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
-        tf.io.extract_jpeg_shape(jpeg),
-        bounding_boxes=tf.zeros((1, 0, 4)),
-        seed=seed,
-        min_object_covered=0.0,
-        aspect_ratio_range=aspect,
-        area_range=area,
-        max_attempts=10,
-        use_image_if_no_bounding_boxes=True,
-    )
-    window = tf.concat([begin[:2], extent[:2]], axis=0)
-    return resize(tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, **FAST), height, width)
-
-
-def load(jpeg: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
-    """A training image, before what `shift_and_flip` does to the whole batch.
+    The algorithm of torchvision's `RandomResizedCrop` for a whole batch: ten times an area,
+    uniform in its range, and an aspect ratio, uniform in its logarithm; the first of them
+    that fits gets a uniform place. Where none fits, the largest centred window whose aspect
+    lies in the range. (TensorFlow's `sample_distorted_bounding_box` draws other areas: they
+    are not uniform.)
 
     Args:
-        jpeg: scalar string, the encoded image.
+        sizes: `[n, 2]` int32, heights and widths of the images in pixels.
         seed: `[2]` int64.
+        area: smallest and largest share of the image.
+        aspect: smallest and largest width / height.
+        flip: mirror half of them.
+
+    Returns:
+        `[n, 5]` int32: top, left, height, width, mirrored (0 or 1).
+    """
+    count = tf.shape(sizes)[0]
+    draws = tf.random.stateless_uniform((count, 2 * TRIES + 3), seed)
+    high, wide = (tf.cast(sizes[:, i], tf.float32) for i in (0, 1))
+    areas = (high * wide)[:, None] * (area[0] + (area[1] - area[0]) * draws[:, :TRIES])
+    low, upper = math.log(aspect[0]), math.log(aspect[1])
+    ratios = tf.exp(low + (upper - low) * draws[:, TRIES : 2 * TRIES])
+    heights, widths = tf.round(tf.sqrt(areas / ratios)), tf.round(tf.sqrt(areas * ratios))
+    fits = (heights >= 1) & (heights <= high[:, None]) & (widths >= 1) & (widths <= wide[:, None])
+    first = tf.argmax(tf.cast(fits, tf.int32), axis=1)[:, None]
+    any_fits = tf.reduce_any(fits, axis=1)
+    own = high, wide
+    high = tf.where(
+        any_fits,
+        tf.gather(heights, first, batch_dims=1)[:, 0],
+        tf.clip_by_value(tf.round(own[1] / aspect[0]), 1, own[0]),
+    )
+    wide = tf.where(
+        any_fits,
+        tf.gather(widths, first, batch_dims=1)[:, 0],
+        tf.clip_by_value(tf.round(own[0] * aspect[1]), 1, own[1]),
+    )
+    free = own[0] - high, own[1] - wide
+    top, left = (
+        tf.where(any_fits, tf.minimum(tf.floor(draws[:, -3 + i] * (f + 1)), f), tf.floor(f / 2))
+        for i, f in enumerate(free)
+    )
+    mirrored = tf.cast(draws[:, -1] < (0.5 if flip else 0.0), tf.float32)
+    return tf.cast(tf.stack([top, left, high, wide, mirrored], axis=1), tf.int32)
+
+
+def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
+    """A batch of augmented training images.
+
+    Args:
+        jpegs: `[n]` strings, the encoded images.
+        seed: `[2]` int64, for the whole batch.
         height, width: of the result, in pixels.
         settings: which augmentations.
 
     Returns:
-        `[height, width, 3]` uint8, RGB.
+        `[n, height, width, 3]` uint8, RGB.
     """
+    sizes = sizes_of(jpegs)
     if settings.crop == "random_resized":
-        image = random_resized_crop(jpeg, seed, height, width, settings.area, settings.aspect)
+        windows = random_windows(sizes, seed, settings.area, settings.aspect, settings.flip)
     else:
-        image = resize(tf.io.decode_jpeg(jpeg, channels=3, **FAST), height, width)
+        windows = tf.pad(sizes, [[0, 0], [2, 1]])  # the whole image, not mirrored
+    images = decode_windows(jpegs, windows, height, width, scaled=settings.scaled_decode)
     if settings.colour:
         from datasets.colour import jitter
 
-        image = to_uint8(jitter(tf.cast(image, tf.float32), seed, settings.colour))
-    return image
+        seeds = tf.random.split(seed, jpegs.shape[0])
+        images = tf.map_fn(
+            lambda x: to_uint8(jitter(tf.cast(x[0], tf.float32), x[1], settings.colour)),
+            (images, seeds),
+            fn_output_signature=tf.uint8,
+        )
+    if settings.crop != "random_resized":
+        images = shift_and_flip(images, seed, settings)
+    return images
 
 
 def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:

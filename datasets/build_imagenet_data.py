@@ -17,15 +17,11 @@ import hashlib
 import io
 import json
 import logging
-import multiprocessing
 import os
 import re
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +46,7 @@ from datasets.manifest import (
     write_atomically,
     write_manifest,
 )
+from datasets.processes import available, run_jobs
 from datasets.records import LABEL_OFFSET, frame, make_example
 
 logger = logging.getLogger(__name__)
@@ -410,34 +407,13 @@ def _reason(path: Path, error: Exception) -> str:
 
 def _write_shards(jobs: Sequence[Job], processes: int) -> Generator[dict[str, Any], None, None]:
     """Results of `write_shard` as they come, from this process where it is to be one."""
-    if processes == 1 or len(jobs) <= 1:
-        yield from map(write_shard, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _start_process)
     try:
-        for future in as_completed([pool.submit(write_shard, job) for job in jobs]):
-            yield future.result()
+        yield from run_jobs(write_shard, jobs, processes)
     except BrokenProcessPool:
         raise BuildStopped(
             "a process of the build died (killed, or out of memory?). Finished shards are kept:\n"
             "run the same command again, with fewer --processes if memory was short"
         ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_process() -> None:
-    """Lets a process of the pool end with the build, at Ctrl-C and at a SIGKILL too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 # The build.
@@ -517,7 +493,7 @@ def build(
         BuildStopped: a process died.
     """
     source, output, sizes = Path(source), Path(output), tuple(sizes)
-    processes = len(os.sched_getaffinity(0)) if processes is None else processes
+    processes = available() if processes is None else processes
     _check_settings(sizes, quality, processes, max_rejected)
     tree = read_source(source, seed)
     images = {prefix: len(files) for prefix, files in tree.files.items()}

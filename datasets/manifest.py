@@ -25,6 +25,8 @@ UNFINISHED = ".unfinished"
 
 _HEADER = struct.Struct("<QI")  # length of the data in bytes, its checksum
 _CHECKSUM_BYTES = 4
+# The number of a file comes last, or before an ending; TFDS puts its own before the number.
+NUMBERED = r"(?:\.tfrecord)?-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?"
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".incomplete", "~")
 
 
@@ -83,6 +85,9 @@ def shard_name(prefix: str, index: int, count: int) -> str:
 def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
     """The record files `<root>/<data_dir>/<prefix>-*`, in order.
 
+    Where there are none, those that TensorFlow Datasets names after the set:
+    `<set>-<prefix>.tfrecord-00000-of-00008`.
+
     Files named `<prefix>-00000-of-00008` must be a whole set; what else begins with
     the prefix is then left out. Where no file is named so, all of them are taken,
     apart from hidden and temporary ones.
@@ -97,9 +102,11 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
         raise DataError(f"data root '{root}': there is no such folder")
     if not folder.is_dir():
         others = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+        own = any(re.search(f"(^|-){re.escape(prefix)}[.-]", p.name) for p in root.iterdir())
         raise DataError(
             f"data folder '{folder}': there is no such folder; "
             f"'{root}' holds {', '.join(others[:10]) or 'no folders'}"
+            + (f", but '{prefix}' files itself: data_dir: '.' in the recipe reads those" * own)
         )
     if (folder / UNFINISHED).exists():
         raise DataError(
@@ -112,7 +119,7 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
         if path.is_file() and not path.name.endswith(_TEMPORARY)
     )
     if not files:
-        raise DataError(f"data folder '{folder}': no file is named '{prefix}-*'")
+        prefix, files = _tfds_files(folder, prefix)
     files = _whole_set(folder, prefix, files) or files
     for path in files:
         if path.stat().st_size == 0:
@@ -120,9 +127,26 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
     return files
 
 
+def _tfds_files(folder: Path, split: str) -> tuple[str, list[Path]]:
+    """The files that TensorFlow Datasets wrote for a split, and how their names begin."""
+    named = re.compile(r"([^.]+-" + re.escape(split) + r")\.tfrecord-\d{5,}-of-\d{5,}")
+    matches = [(path, match) for path in folder.iterdir() if (match := named.fullmatch(path.name))]
+    prefixes = sorted({match[1] for _, match in matches})
+    if not prefixes:
+        raise DataError(
+            f"data folder '{folder}': no file is named '{split}-*' or '*-{split}.tfrecord-*'"
+        )
+    if len(prefixes) > 1:
+        raise DataError(
+            f"data folder '{folder}' holds split '{split}' of several sets: "
+            f"{', '.join(prefixes[:5])}; keep one of them"
+        )
+    return prefixes[0], sorted(path for path, _ in matches)
+
+
 def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
     """Those files that are numbered `-00000-of-00008`, checked to be a whole set."""
-    numbered = re.compile(re.escape(prefix) + r"-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?")
+    numbered = re.compile(re.escape(prefix) + NUMBERED)
     matches = [(path, match) for path in files if (match := numbered.fullmatch(path.name))]
     if not matches:
         return []

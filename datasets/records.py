@@ -9,11 +9,9 @@ import functools
 import struct
 from collections.abc import Iterable, Mapping
 
-import numpy as np
+import google_crc32c
 
 LABEL_OFFSET = 1
-
-_BLOCK = 256  # bytes that the checksum takes at once
 
 
 def make_example(
@@ -71,46 +69,12 @@ def _same_in_all() -> bytes:
 def frame(data: bytes) -> bytes:
     """A record as it stands in a TFRecord file: length, checksum, data, checksum."""
     length = struct.pack("<Q", len(data))
-    return b"".join((length, _masked_crc(length), data, _masked_crc(data)))
+    return b"".join((length, masked_crc(length), data, masked_crc(data)))
 
 
-def crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli) of the data.
-
-    A CRC is linear: the checksum of a block is the XOR of what each byte adds from
-    its place. numpy looks up those for whole blocks; what is left is four look-ups
-    a block to carry the state over.
-    """
-    places, table, carry = _crc_tables()
-    crc = 0xFFFFFFFF
-    head = len(data) % _BLOCK
-    for byte in data[:head]:
-        crc = table[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    blocks = np.frombuffer(data, np.uint8, offset=head).reshape(-1, _BLOCK)
-    added = np.bitwise_xor.reduce(places[np.arange(_BLOCK), blocks], axis=1)
-    c0, c1, c2, c3 = carry
-    for block in added.tolist():
-        crc = block ^ c0[crc & 0xFF] ^ c1[crc >> 8 & 0xFF] ^ c2[crc >> 16 & 0xFF] ^ c3[crc >> 24]
-    return crc ^ 0xFFFFFFFF
-
-
-@functools.cache
-def _crc_tables() -> tuple[np.ndarray, list[int], list[list[int]]]:
-    """What a byte adds to the checksum: by place in a block, last in it, first four."""
-    last = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        last = (last >> 1) ^ np.where(last & 1, np.uint32(0x82F63B78), np.uint32(0))
-    places = np.empty((_BLOCK, 256), np.uint32)
-    places[-1] = last
-    for place in range(_BLOCK - 2, -1, -1):
-        after = places[place + 1]
-        places[place] = (after >> 8) ^ last[after & 0xFF]
-    return places, last.tolist(), places[:4].tolist()
-
-
-def _masked_crc(data: bytes) -> bytes:
-    """TFRecord turns and shifts its checksums, lest data hold their own."""
-    crc = crc32c(data)
+def masked_crc(data: bytes) -> bytes:
+    """CRC-32C of the data as TFRecord stores it: turned and shifted, lest data hold their own."""
+    crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 

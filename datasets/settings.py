@@ -43,6 +43,8 @@ class Augmentation(Settings):
         padding: share of the image size that is padded on each side.
         fill: what the padding holds, `"reflect"` or `"constant"` (black).
         flip: flip half of the images from left to right.
+        scaled_decode: decode at 1/2, 1/4 or 1/8 of the resolution where the crop is that
+            many times as large as the image asked for; faster, and less aliased.
         colour: colour jitter, or none.
     """
 
@@ -52,6 +54,7 @@ class Augmentation(Settings):
     padding: Annotated[float, Field(ge=0, le=0.5)] = 0.125
     fill: Literal["reflect", "constant"] = "reflect"
     flip: bool = True
+    scaled_decode: bool = True
     colour: ColourJitter | None = None
 
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from datasets.augmentation import centre_crop
 from datasets.pipeline import options, parse
+from datasets.schema import CLASSIC, RecordKeys
 from datasets.settings import Evaluation
 
 # Long over short side of the rectangular crops: common formats of photographs. Fixed,
@@ -62,6 +63,7 @@ def evaluation_pipeline(
     threads: int = 2,
     share: int = 0,
     shares: int = 1,
+    keys: RecordKeys = CLASSIC,
 ) -> tf.data.Dataset:
     """Every validation image once, or one share of them.
 
@@ -73,6 +75,7 @@ def evaluation_pipeline(
         label_offset: the label that the first class has in the records.
         threads: for reading and decoding.
         share, shares: which share: image i belongs to share `i % shares`.
+        keys: the records' schema.
 
     Returns:
         Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
@@ -83,7 +86,7 @@ def evaluation_pipeline(
     size, batch_size = settings.image_size, settings.batch_size
 
     def prepare(record: Any) -> tuple[Any, Any]:
-        jpeg, label = parse(record, classes, label_offset)
+        jpeg, label = parse(record, classes, label_offset, keys)
         if settings.rectangular:
             return rectangular_crop(jpeg, size), label
         return centre_crop(jpeg, size, size), label

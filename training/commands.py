@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from training.clock import CLOCKS
+from training.data import find_data
 from training.errors import UserError
 from training.liveness import PATIENCE
 from training.plan import plan as plan_of
@@ -23,19 +24,21 @@ RECIPE = click.option(
 @click.command()
 @RECIPE
 @click.option("--workers", "count", type=click.IntRange(1), help="By default the recipe's.")
+@click.option("--data_dir", type=Path, help="Count the images there, not the recipe's.")
 @click.option("--at", default="", help="Global steps, as in 0,1,625.")
 @click.option("--throughput", type=Path, metavar="FILE", help="Rates to project the time from.")
 @click.option("--from_run", type=Path, metavar="RUN", help="Take the rates from a run.")
 @click.option("--price", type=click.FloatRange(0), help="Of an hour of all workers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def plan(recipe_name, count, at, throughput, from_run, price, as_json):
+def plan(recipe_name, count, data_dir, at, throughput, from_run, price, as_json):
     """Prints a recipe's schedule and, from rates, its time; needs no data and no TensorFlow."""
     recipe = load_recipe(recipe_name)
     try:
         steps = [int(step) for step in at.split(",") if step.strip()]
     except ValueError:
         raise UserError(f"--at: received {at!r}; give whole numbers, as in 0,1,625") from None
-    schedule = recipe.schedule(count or recipe.workers)
+    images = find_data(data_dir, recipe).images if data_dir else None
+    schedule = recipe.schedule(count or recipe.workers, images)
     found = plan_of(schedule, steps)
     if throughput or from_run:
         rates = _rates(throughput, from_run)

@@ -55,6 +55,10 @@ def evaluate_run(
     pulse = Pulse(run, patience) if follow else None
     with in_plain_words():
         problems = _evaluate(run, recipe, records, team, threads, pulse)
+    if team.is_first and run.evaluation_rows():
+        from training.report import report
+
+        report([run.path])
     if problems:
         raise RunError(problems)
 
@@ -158,6 +162,7 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
             threads,
             share,
             shares,
+            records.keys,
         )
 
     return Evaluator(

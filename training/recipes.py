@@ -50,6 +50,8 @@ class Recipe(Settings):
         model: name of a model in `models/`.
         model_arguments: keyword arguments of its builder.
         classes: number of classes.
+        label_offset: label of the first class in records without a manifest, 0 or 1; by
+            default what their labels tell.
         images: size of the training set, for planning where the data is not at hand.
         workers: number of workers that the strategy was made for.
         mean, std: of the input's channels, on the scale 0 to 255.
@@ -76,6 +78,7 @@ class Recipe(Settings):
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
     classes: Annotated[int, Field(gt=1)] = 1000
+    label_offset: Annotated[int, Field(ge=0, le=1, strict=True)] | None = None
     images: Count = 1281167
     workers: Count = 8
     mean: Channels = (121.0, 115.0, 100.0)

@@ -1,8 +1,10 @@
 """What runs reached after how long: figures, tables and pictures. No TensorFlow."""
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,20 +90,31 @@ def _save(
     from training import pictures
 
     drawn = pictures.draw_all(records, clock, target)
+    text = json.dumps(figures, indent=2) + "\n"
     saved = [folder / "report.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        saved[0].write_text(json.dumps(figures, indent=2) + "\n")
+        _write_whole(saved[0], lambda path: path.write_text(text))
         for name, figure in drawn.items():
             for kind in ("png", "svg"):
                 saved.append(folder / f"{name}.{kind}")
-                figure.savefig(saved[-1], dpi=120)
+                _write_whole(saved[-1], partial(figure.savefig, dpi=120, format=kind))
     except OSError as error:
         raise UserError(
             f"{folder}: the report cannot be saved: {error.strerror or error}; "
             "--output names another folder"
         ) from None
     return saved
+
+
+def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes beside `path` and renames, so that a reader never sees half of a file."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        write(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def time_words(seconds: float) -> str:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from callbacks.progress_bar import ProgressBar
 from datasets.pipeline import LABEL_OUTSIDE, training_pipeline
 from datasets.settings import Evaluation
-from training import checkpoints, model, workers
+from training import checkpoints, model, supervisor, workers
 from training import resume as resuming
 from training.clock import TimeBuckets
 from training.data import RunData
@@ -44,6 +44,7 @@ def stage_pipeline(
         classes=recipe.classes,
         augmentation=recipe.augmentation,
         label_offset=records.label_offset,
+        keys=records.keys,
         seed=recipe.seed,
         first_step=stage.first,
         rank=team.rank,
@@ -68,7 +69,7 @@ def in_plain_words() -> Iterator[None]:
         if found:
             raise UserError(
                 f"image '{found[2]}': label {found[1]} is outside the recipe's classes; "
-                "does `classes` fit the data, and do its labels begin at 1?"
+                "do `classes` and, where it has one, the manifest's label_offset fit the data?"
             ) from None
         if isinstance(error, tf.errors.DataLossError):
             raise UserError(f"a record is damaged: {error.message.splitlines()[0]}") from None
@@ -135,6 +136,7 @@ class Scribe:
             self.started -= start.seconds
             self.clock.restore(start.clock)
             model.resume(net, start.checkpoint)
+        supervisor.tell_how_to_resume(self.run.path)
         workers.gather(None)  # all have read it before it may get another name
         if team.is_first:
             if resume:
@@ -197,6 +199,10 @@ class Scribe:
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
         tqdm.write(line)
+
+    def note(self, line: str) -> None:
+        """Prints a line and adds it to the log; on rank 0 only."""
+        self.say(self.run.write_line(line))
 
     def note_training(self, bar: ProgressBar) -> Callable[[dict[str, Any]], None]:
         """What `WallClock` reports to: train.csv, the log, TensorBoard and the bar."""
@@ -269,6 +275,16 @@ class Scribe:
             for row in self.run.evaluation_rows():
                 if (row["image_size"], row["crop"]) == (settings.image_size, settings.crop):
                     self._scalars("validation", row, ("top1", "top5", "loss"))
+
+    def conclude_synthetic(self) -> None:
+        """Says, instead of `conclude`, what a run on synthetic data is good for."""
+        self.end_training()
+        self.note_time(self.schedule.total_steps, "end")
+        if workers.current().is_first:
+            self.note(
+                "Synthetic data: nothing was learnt, evaluated or saved as a model. The rates in "
+                f"{self.run.train_csv} are what the model reaches without an input pipeline."
+            )
 
     def conclude(self) -> None:
         """Saves the report with its pictures and says where everything is."""

@@ -82,7 +82,7 @@ def supervise(run: Callable[[], int]) -> int:
 
     A process that horovodrun has not launched runs it itself.
     """
-    if workers.launched_size() == 1:
+    if workers.LAUNCHED_RANK not in os.environ:
         return run()
     parent = os.getpid()
     child = os.fork()

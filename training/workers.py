@@ -19,9 +19,9 @@ from training.errors import USER_ERRORS, SharedUserError, UserError
 
 T = TypeVar("T")
 
-# Set by horovodrun for each process that it launches.
-LAUNCHED_SIZE = "HOROVOD_SIZE"
-LAUNCHED_RANK = "HOROVOD_RANK"
+# Set by horovodrun, and by Open MPI's mpirun, for each process that they launch.
+LAUNCHED_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE")
+LAUNCHED_RANK = "HOROVOD_RANK"  # by horovodrun alone
 
 # Horovod warns after so many seconds of a worker that the others wait for; by default
 # after 60, when a run that hangs has been ended already.
@@ -56,8 +56,8 @@ class Workers:
 
 
 def launched_size() -> int:
-    """Number of workers that horovodrun launched; 1 without it. Imports nothing."""
-    return int(os.environ.get(LAUNCHED_SIZE, "1"))
+    """Number of workers that horovodrun or mpirun launched; 1 without. Imports nothing."""
+    return max(int(os.environ.get(name, "1")) for name in LAUNCHED_SIZES)
 
 
 def has_gpu_driver() -> bool:
@@ -69,21 +69,26 @@ def join() -> Workers:
     """Starts Horovod where this process was launched by it, on its share of the host.
 
     Raises:
-        UserError: launched as one of several workers, but Horovod does not import;
-            going on would train as many separate models.
+        UserError: launched as one of several workers, but Horovod does not import, or
+            does not find the others; going on would train as many separate models.
     """
     if launched_size() > 1:
         try:
             import horovod.tensorflow as hvd
         except ImportError as error:
             raise UserError(
-                f"horovodrun launched {launched_size()} workers, but Horovod does not import "
+                f"{launched_size()} workers were launched, but Horovod does not import "
                 f"here ({error}); `make setup` builds it"
             ) from None
         if not has_gpu_driver():
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME)
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", STALL_WARNING_SECONDS)
         hvd.init()
+        if hvd.size() != launched_size():
+            raise UserError(
+                f"{launched_size()} workers were launched, but Horovod finds {hvd.size()}; use "
+                "horovodrun, or build Horovod with HOROVOD_WITH_MPI=1 to launch with mpirun"
+            )
         # The first collective starts TensorFlow, and then it is too late for this.
         from training.devices import prepare_devices
 

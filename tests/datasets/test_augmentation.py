@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
+from scipy.stats import ks_2samp, kstest
 
-from datasets.augmentation import centre_crop, load, random_resized_crop, resize, shift_and_flip
+from datasets.augmentation import centre_crop, load, random_windows, shift_and_flip
 from datasets.settings import Augmentation, ColourJitter
 
 
@@ -52,34 +53,82 @@ def test_greyscale_becomes_rgb():
     assert np.unique(centre_crop(encoded, 32)).tolist() == [77]
 
 
-def test_a_resize_of_its_own_size_changes_nothing(gradient):
-    np.testing.assert_array_equal(resize(tf.constant(gradient), 60, 90), gradient)
+def crop_of_torchvision(height, width, area, aspect, rng):
+    """`RandomResizedCrop.get_params` as torchvision documents it, in NumPy."""
+    for _ in range(10):
+        target = height * width * rng.uniform(*area)
+        ratio = np.exp(rng.uniform(*np.log(aspect)))
+        w, h = round(np.sqrt(target * ratio)), round(np.sqrt(target / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w
+    if width / height < aspect[0]:
+        w, h = width, round(width / aspect[0])
+    elif width / height > aspect[1]:
+        w, h = round(height * aspect[1]), height
+    else:
+        w, h = width, height
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
-def test_crops_have_the_area_and_the_aspect_of_the_formula(gradient):
-    """The gradient tells where a crop begins and ends, to within its interpolation."""
-    encoded = jpeg(gradient)
-    areas, aspects = [], []
-    for i in range(300):
-        crop = random_resized_crop(encoded, (1, i), 32, 32, (0.25, 1.0), (3 / 4, 4 / 3)).numpy()
-        height = (int(crop[-1, 16, 0]) - int(crop[0, 16, 0])) / 2 * 32 / 31
-        width = (int(crop[16, -1, 1]) - int(crop[16, 0, 1])) / 2 * 32 / 31
-        areas.append(height * width / (60 * 90))
-        aspects.append(width / height)
-    fits = np.asarray(areas)
-    assert 0.2 < fits.min() < 0.35
-    assert fits.max() < 0.95  # an aspect up to 4 : 3 cannot fill 3 : 2
-    assert 0.68 < min(aspects) < 0.85
-    assert 1.2 < max(aspects) < 1.45
+@pytest.mark.parametrize(
+    ("height", "width", "area"),
+    [(160, 213, (0.08, 1.0)), (160, 213, (0.25, 1.0)), (320, 240, (0.08, 1.0)),
+     (100, 400, (0.08, 1.0)), (33, 32, (0.9, 1.0))],
+)  # fmt: skip
+def test_random_crops_are_torchvisions(height, width, area):
+    """Area, aspect and place of 20,000 crops have its distribution (Kolmogorov-Smirnov)."""
+    aspect, count = (3 / 4, 4 / 3), 20000
+    sizes = tf.constant([[height, width]] * count)
+    found = random_windows(sizes, (1, 2), area, aspect).numpy().astype(float)
+    rng = np.random.default_rng(3)
+    expected = np.array(
+        [crop_of_torchvision(height, width, area, aspect, rng) for _ in range(count)]
+    )
+
+    def features(windows):
+        top, left, h, w = windows[:, :4].T
+        return {
+            "area": h * w,
+            "aspect": w / h,
+            "top": (top + 0.5) / (height - h + 1),
+            "left": (left + 0.5) / (width - w + 1),
+        }
+
+    theirs = features(expected)
+    for name, values in features(found).items():
+        p = ks_2samp(values, theirs[name]).pvalue
+        assert p > 1e-3, f"{name}: p = {p}"
+    assert found[:, 4].mean() == pytest.approx(0.5, abs=0.02)
 
 
-def test_the_same_seed_gives_the_same_crop_eagerly_and_mapped(gradient):
-    encoded = jpeg(gradient)
+def test_the_areas_of_crops_are_uniform():
+    """Of an image so large that nothing is rounded or refused: the formula itself."""
+    sizes = tf.constant([[10000, 10000]] * 20000)
+    # At most half of the area and no odd shape, so that every first draw fits.
+    windows = random_windows(sizes, (0, 77), (0.1, 0.5), (3 / 4, 4 / 3)).numpy().astype(float)
+    top, left, height, width, _ = windows.T
+    assert kstest(height * width / 1e8, "uniform", (0.1, 0.4)).pvalue > 1e-3
+    span = (np.log(3 / 4), 2 * np.log(4 / 3))
+    assert kstest(np.log(width / height), "uniform", span).pvalue > 1e-3
+    assert kstest(top / (10000 - height), "uniform").pvalue > 1e-3
+    assert kstest(left / (10000 - width), "uniform").pvalue > 1e-3
+
+
+def test_an_image_that_no_crop_fits_gives_its_centre():
+    sizes = tf.constant([[10, 1000], [1000, 10]])
+    found = random_windows(sizes, (1, 2), (0.9, 1.0), (3 / 4, 4 / 3), flip=False).numpy()
+    # 10 * 4 / 3 is 13 pixels, in the middle of 1000.
+    assert found.tolist() == [[0, 493, 10, 13, 0], [493, 0, 13, 10, 0]]
+
+
+def test_the_same_seed_gives_the_same_batch_eagerly_and_mapped(gradient):
+    encoded = tf.constant([jpeg(gradient)] * 3)
     settings = Augmentation(crop="random_resized")
     one = load(encoded, (3, 4), 24, 32, settings).numpy()
     other = mapped(lambda x: load(x, (3, 4), 24, 32, settings), encoded)
     np.testing.assert_array_equal(one, other)
     assert (load(encoded, (3, 5), 24, 32, settings).numpy() != one).any()
+    assert (one[0] != one[1]).any()  # each image of a batch has draws of its own
 
 
 def reachable(image, padding, fill):
@@ -122,11 +171,11 @@ def test_only_a_recipe_that_asks_for_colour_loads_addons(run_process):
         "from datasets.augmentation import load\n"
         "from datasets.settings import Augmentation\n"
         "jpeg = tf.io.encode_jpeg(tf.constant([[[200, 100, 50]] * 40] * 40, tf.uint8))\n"
-        "load(jpeg, (1, 2), 32, 32, Augmentation())\n"
+        "load(jpeg[None], (1, 2), 32, 32, Augmentation())\n"
         "assert 'tensorflow_addons' not in sys.modules\n"
         "colour = Augmentation(colour={})\n"
-        "dataset = tf.data.Dataset.from_tensors(jpeg).repeat(8)\n"
-        "images = list(dataset.map(lambda x: load(x, (1, 2), 32, 32, colour)))\n"
+        "dataset = tf.data.Dataset.from_tensors(jpeg).repeat(8).batch(4, drop_remainder=True)\n"
+        "images = list(dataset.map(lambda x: load(x, (1, 2), 32, 32, colour)).unbatch())\n"
         "assert 'tensorflow_addons' in sys.modules\n"
         "assert len({i.numpy().tobytes() for i in images}) > 1\n"
         "import keras\n"

@@ -35,7 +35,7 @@ def write_run(path, checkpoints, recipe="imagenet104", workers=8, evaluated=True
         if evaluated:
             row = {"step": step, "epoch": 0.0, "seconds": seconds, "top1": top1 / 100,
                    "top5": top5 / 100, "loss": 1.0, "images": 50000, "image_size": 288,
-                   "images_per_second": 100.0, "time": "2019-01-01 00:00:00"}  # fmt: skip
+                   "crop": "centre", "images_per_second": 100.0, "time": "then"}  # fmt: skip
             run.write_evaluation_row(count, row)
     return run
 
@@ -131,7 +131,8 @@ def test_a_log_of_ours_is_read(tmp_path):
              "total_loss": 2.0, "learning_rate": 0.1, "batch_size": 50, "image_size": 20,
              "top5": 0.5, "seconds": step * 1.0}
         )  # fmt: skip
-    run.write_evaluation_row(0, {"step": 30, "top1": 0.5, "top5": 0.9, "loss": 1.0, "time": "now"})
+    run.write_evaluation_row(0, {"step": 30, "top1": 0.5, "top5": 0.9, "loss": 1.0, "time": "now",
+                                 "image_size": 28, "crop": "centre"})  # fmt: skip
     record = read_record(run.log)
     (checkpoint,) = record.checkpoints
     assert (checkpoint.step, checkpoint.epoch, checkpoint.top5) == (30, 0.75, 0.9)
@@ -243,7 +244,7 @@ def test_the_plain_centre_crop_is_the_one_reported(clocked):
     with clocked.evaluation_csv.open(newline="") as file:
         rows = list(csv.DictReader(file))
     with clocked.evaluation_csv.open("w", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], "crop"])
+        writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         for row in rows:
             writer.writerow({**row, "crop": "centre"})

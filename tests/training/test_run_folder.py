@@ -1,8 +1,11 @@
 """The run folder's files, and the original's log lines."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from training.errors import UserError
+from training.log_file import fields
 from training.recipes import load_recipe
 from training.run_folder import RunFolder, evaluation_line, train_line
 
@@ -97,3 +100,22 @@ def test_overwriting_starts_from_nothing(started):
     started.checkpoint(40).touch()
     started.start(load_recipe("demo"), {}, overwrite=True)
     assert list(started.checkpoints.iterdir()) == []
+
+
+numbers = st.floats(0, 1e5)
+
+
+@given(st.integers(0, 10**7), st.integers(1, 10**4), numbers, numbers, st.floats(0, 1))
+def test_a_log_line_is_read_back(step, batch, seconds, rate, top5):
+    row = {"step": step, "epoch": 1.26, "images_per_second": rate, "loss": 2.5,
+           "total_loss": 3.5, "learning_rate": 0.1, "batch_size": batch, "image_size": 128,
+           "top5": top5, "seconds": seconds}  # fmt: skip
+    found = fields(train_line(row))
+    assert (found["steps"], found["bs"], found["sz"]) == (step, batch, 128)
+    assert found["tm"] == pytest.approx(seconds, abs=0.0051)
+    assert found["im/s"] == pytest.approx(rate, abs=0.0051)
+    assert found["top5"] == pytest.approx(top5, abs=0.000051)
+    row |= {"top1": top5, "time": "2018-12-30 17:06:43"}
+    found = fields(evaluation_line(3, row))
+    assert (found["count"], found["step"], found["time"]) == (3, step, "2018-12-30 17:06:43")
+    assert found["top5"] == pytest.approx(100 * top5, abs=0.0051)

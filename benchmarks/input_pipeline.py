@@ -1,0 +1,199 @@
+"""Input pipelines side by side: images a second from JPEGs to batches of a training size.
+
+    python benchmarks/input_pipeline.py --data_dir DIR
+
+`DIR` holds records of photographs in `160` and `320`, as the builder makes them; the
+images must be real, since flat ones decode too fast. The peers run where `make
+bench-peers` has set up their environment. All pipelines get the same JPEGs, crop
+(area, aspect), size, batch and threads, in a process each that waits while the others
+run, and take turns pass by pass; the data are in memory but in the row that says so.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import click
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from benchmarks.pipelines_compared import PIPELINES
+
+ROOT = Path(__file__).resolve().parent.parent
+SIZES = {160: 128, 320: 224}  # stored short side: training size
+PEERS = ("torchvision", "DALI, CPU", "FFCV, JPEG", "FFCV, raw pixels")
+# Published on 8 V100, at 128 pixels: the original run, and the fastest (Alibaba, TF 2.1, XLA).
+RATES = {"14,200 images/s (the original run, 8 V100)": 14200,
+         "22,900 images/s (the fastest published run, 8 V100)": 22900}  # fmt: skip
+
+
+class Contender:
+    """A pipeline in a process of its own, and the rates of its passes."""
+
+    def __init__(self, python: Path, settings: dict[str, Any], log: Any):
+        self.name = settings["pipeline"]
+        self.rates: list[float] = []
+        self.missing: str | None = None
+        script = Path(__file__).with_name("pipelines_compared.py")
+        self.process = subprocess.Popen(
+            [str(python), str(script), json.dumps(settings)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+        answer = self._answer()
+        if "ready" not in answer:
+            self.missing = answer["missing"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"missing": "it ended with an error, see the log"}
+
+    def run(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+        answer = self._answer()
+        if "images_per_second" in answer:
+            self.rates.append(answer["images_per_second"])
+        else:
+            self.missing = answer["missing"]
+
+    def end(self) -> None:
+        """Ends the process, which ends itself when its standard input does."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
+
+def write_tree(records: list[Path], tree: Path) -> None:
+    """The JPEGs of the records as files, in ten folders: what the peers read."""
+    import tensorflow as tf
+
+    for number, raw in enumerate(tf.data.TFRecordDataset([str(path) for path in records])):
+        features = tf.train.Example.FromString(raw.numpy()).features.feature
+        folder = tree / f"class{number % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        encoded = features["image/encoded"].bytes_list.value[0]
+        (folder / f"{number:06d}.jpg").write_bytes(encoded)
+
+
+def compare(
+    names: list[str], settings: dict[str, Any], peers: Path | None, repeats: int, log: Any
+) -> list[Contender]:
+    """Runs the pipelines in turns, `repeats` times."""
+    contenders = []
+    try:
+        for name in tqdm(names, f"starting, {settings['size']} px", leave=False):
+            python = peers if name in PEERS else Path(sys.executable)
+            if python is not None:
+                contenders.append(Contender(python, {**settings, "pipeline": name}, log))
+        for _ in tqdm(range(repeats), f"measuring, {settings['size']} px", leave=False):
+            for contender in contenders:
+                if contender.missing is None:
+                    contender.run()
+    finally:
+        for contender in contenders:
+            contender.end()
+    return contenders
+
+
+def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
+    table = Table("images a second, median (slowest to fastest)")
+    for stored, size in SIZES.items():
+        table.add_column(f"{stored} -> {size}", justify="right")
+        table.add_column("of ours", justify="right")
+    for name in names:
+        cells = []
+        for stored in SIZES:
+            by_name = {contender.name: contender for contender in found[stored]}
+            contender = by_name.get(name)
+            if contender is None:
+                cells += ["no environment: make bench-peers", ""]
+            elif contender.missing is not None:
+                cells += [f"not run: {contender.missing}", ""]
+            else:
+                own = contender.rates
+                median = statistics.median(own)
+                cells.append(f"{median:,.0f} ({min(own):,.0f} to {max(own):,.0f})")
+                # Turn by turn: both ran within a second or so, whatever else the machine did.
+                ratios = [a / b for a, b in zip(own, by_name["ours"].rates, strict=True)]
+                cells.append(f"{statistics.median(ratios):.2f}")
+        table.add_row(name, *cells)
+    return table
+
+
+@click.command()
+@click.option("--data_dir", type=Path, required=True, help="Records in `160` and `320`.")
+@click.option("--peers", type=Path, default=ROOT / ".venv-peers", help="The peers' environment.")
+@click.option("--repeats", default=5, help="Passes of each pipeline, in turns.")
+@click.option("--images", default=1152, help="Of a pass, at least.")
+@click.option("--batch_size", default=64)
+@click.option("--threads", default=len(os.sched_getaffinity(0)), help="Or worker processes.")
+@click.option("--area", default=0.25, help="Smallest area of a crop; the largest is 1.")
+@click.option("--only", default="", help="Names of the pipelines to run, with | between them.")
+@click.option("--log", "log_path", type=Path, default=Path(os.devnull), help="What they complain.")
+def main(data_dir, peers, repeats, images, batch_size, threads, area, only, log_path):
+    """Prints the table, and how many cores a given rate needs."""
+    names = [name for name in PIPELINES if not only or name in ("ours", *only.split("|"))]
+    python = peers / "bin" / "python"
+    found = {}
+    with tempfile.TemporaryDirectory() as folder, open(log_path, "w") as log:
+        for stored, size in SIZES.items():
+            records = sorted((data_dir / str(stored)).glob("train-*"))
+            if not records:
+                raise click.UsageError(f"{data_dir / str(stored)} holds no train-* records")
+            tree = Path(folder) / str(stored)
+            write_tree(records, tree / "once")
+            have = len(list((tree / "once").glob("*/*")))
+            # Copies, so that a pass takes a second or more, and reads what it has not cached.
+            copies = -(-images // have)
+            files = []
+            for copy in range(copies):
+                for path in records:
+                    files.append(tree / f"{path.name}.{copy}")
+                    shutil.copy(path, files[-1])
+                shutil.copytree(
+                    tree / "once", tree / "tree", dirs_exist_ok=True
+                ) if copy == 0 else [
+                    shutil.copy(path, tree / "tree" / path.parent.name / f"{copy}-{path.name}")
+                    for path in (tree / "once").glob("*/*")
+                ]
+            settings = {
+                "records": [str(path) for path in files], "tree": str(tree / "tree"),
+                "short_side": stored, "size": size, "images": have * copies,
+                "batch_size": batch_size, "threads": threads, "area": [area, 1.0],
+            }  # fmt: skip
+            available = python if python.exists() else None
+            found[stored] = compare(names, settings, available, repeats, log)
+
+    console = Console(width=150)
+    console.print(table_of(names, found))
+    console.print(
+        f"{threads} threads or worker processes, batches of {batch_size}, random resized crops of "
+        f"{area:.0%} to 100 % of the area, flips; {repeats} passes of {have * copies:,} images "
+        "each, in turns. Keras zooms and crops instead; evaluation and decoding do not augment."
+    )
+    ours = next(c for c in found[160] if c.name == "ours")
+    a_core = statistics.median(ours.rates) / threads
+    for rate, number in RATES.items():
+        console.print(
+            f"{rate} at 128 px: {number / a_core:.1f} such cores in all for the input, "
+            f"{number / a_core / 8:.1f} a GPU"
+        )
+
+
+if __name__ == "__main__":
+    main()

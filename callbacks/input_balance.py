@@ -1,0 +1,118 @@
+"""Tells an input-bound run from a compute-bound one, without waiting for the device."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from callbacks.step_callback import StepCallback
+from training import workers
+
+INPUT_BOUND = 0.1  # share of the time above which waiting for images is worth mending
+
+LEFT_OUT = 4  # first steps, which trace and fill the buffers
+GROWTH = 1.25  # of the steps between two looks at the clock
+
+
+class InputBalance(StepCallback):
+    """Says once, after the first minute, whether the model waits for its input.
+
+    `watched` has the dataset itself add up how long each request for a batch took to
+    answer: nothing for a batch that lies ready, and all of the shortfall where the
+    pipeline is slower than the model. That holds on a GPU, too: the host runs ahead of
+    it by no more than its queue of kernels takes.
+
+    All workers take part; rank 0 speaks. The workers look at the clock of the first one
+    at steps that grow apart, so that they agree and rarely ask.
+
+    Args:
+        say: called on rank 0 with the line.
+        total_steps: of the whole run; a run shorter than the minute is judged at its end.
+        threads: of the input pipeline, for the advice.
+        initial_step: steps that are done before the first `fit`.
+        after: seconds of training before it speaks.
+
+    Example:
+
+    >>> balance = InputBalance(print, total_steps=1000, threads=4)
+    >>> model.fit(balance.watched(dataset), steps_per_epoch=1000, callbacks=[balance])
+    """
+
+    def __init__(
+        self,
+        say: Callable[[str], Any],
+        total_steps: int,
+        threads: int,
+        initial_step: int = 0,
+        after: float = 60.0,
+    ):
+        super().__init__(initial_step)
+        self.say = say
+        self.total_steps = total_steps
+        self.threads = threads
+        self.after = after
+        self._watching = False
+        self.done = True  # until there is a dataset to watch
+        self._begin_at = self._look_at = initial_step + LEFT_OUT
+        self._began = self._waited_before = 0.0
+        with tf.device("CPU"):
+            self._waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+
+    def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """The same dataset, which adds up the seconds that its batches are waited for."""
+
+        def note(asked: Any, batch: Any) -> Any:
+            with tf.control_dependencies([self._waited.assign_add(tf.timestamp() - asked)]):
+                return tf.nest.map_structure(tf.identity, batch)
+
+        if not self._watching:
+            self._watching, self.done = True, False
+        # `zip` asks its parts in turn: first for the time, then for the batch.
+        times = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
+        return tf.data.Dataset.zip((times, dataset)).map(note)
+
+    def before_step(self, step: int) -> None:
+        if step == self._begin_at:
+            self._began = time.monotonic()
+            self._waited_before = float(self._waited)
+        if self.done or step < self._look_at:
+            return
+        self._look_at = max(step + 1, int(step * GROWTH))
+        if step > self._begin_at:
+            self._judge(self.after)
+
+    def after_fit(self, step: int) -> None:
+        if not self.done and step >= self.total_steps and step > self._begin_at:
+            self._judge(0.0)
+
+    def _judge(self, after: float) -> None:
+        elapsed = time.monotonic() - self._began
+        found = workers.gather([elapsed, float(self._waited) - self._waited_before])
+        if found[0][0] < after:
+            return
+        self.done = True
+        if workers.current().is_first:
+            shares = [waited / seconds for seconds, waited in found]
+            self.say(verdict(shares, found[0][0], self.threads))
+
+
+def verdict(shares: Sequence[float], seconds: float, threads: int) -> str:
+    """What the workers' shares of time spent waiting for images mean, and what would help.
+
+    Workers wait for the slowest of them at every step, so that one decides.
+    """
+    worst = max(range(len(shares)), key=lambda worker: shares[worker])
+    share = min(1.0, max(0.0, shares[worst]))
+    who = f" (worker {worst}, of {len(shares)})" if len(shares) > 1 else ""
+    measured = f"{share:.0%} of {seconds:.0f} s was spent waiting for images{who}"
+    if share > INPUT_BOUND:
+        return (
+            f"Input-bound: {measured}. The pipeline has {threads} thread(s) a worker: give it "
+            "more cores or a faster disk, or records nearer to the training size; "
+            "`--data synthetic` shows what the model alone would reach."
+        )
+    return (
+        f"Compute-bound: {measured}. The pipeline keeps up with {threads} thread(s) a worker; "
+        "a faster model, policy or device would help, more cores for reading would not."
+    )

@@ -1,0 +1,65 @@
+"""What TensorFlow Datasets writes beside its records: the classes and the counts.
+
+`features.json` names the features, `label.labels.txt` the classes, `dataset_info.json`
+the images of each shard. Any of them may be missing. Their labels count from 0, as
+`tfds.features.ClassLabel` does. https://www.tensorflow.org/datasets/external_tfrecord
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LABEL_OFFSET = 0
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """Attributes:
+    classes: number of classes; None where nothing tells.
+    names: of the classes, in the order of the labels; may be empty.
+    images: of each split that is told.
+    """
+
+    classes: int | None
+    names: tuple[str, ...]
+    images: dict[str, int]
+
+
+def read_dataset_info(folder: Path) -> DatasetInfo | None:
+    """What the files of a folder tell; None where they tell nothing of the classes."""
+    names: tuple[str, ...] = ()
+    try:
+        names = tuple((folder / "label.labels.txt").read_text("utf-8").split("\n"))
+        names = names[:-1] if names[-1] == "" else names
+    except (OSError, UnicodeDecodeError):
+        pass
+    label = _json(folder / "features.json")
+    for key in ("featuresDict", "features", "label"):
+        label = label.get(key, {}) if isinstance(label, dict) else {}
+    classes = _number(_get(_get(label, "classLabel"), "numClasses")) or len(names) or None
+    if classes is None:
+        return None
+    images = {}
+    splits = _get(_json(folder / "dataset_info.json"), "splits")
+    for split in splits if isinstance(splits, list) else ():
+        lengths = [_number(length) for length in _get(split, "shardLengths") or ()]
+        if lengths and None not in lengths:
+            images[str(_get(split, "name"))] = sum(n for n in lengths if n is not None)
+    return DatasetInfo(classes, names if len(names) == classes else (), images)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+
+
+def _get(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def _number(value: Any) -> int | None:
+    """A number that JSON may hold as a string, as protobuf's 64-bit ones are."""
+    return int(value) if isinstance(value, int | str) and str(value).isdigit() else None

@@ -1,0 +1,78 @@
+"""Starts a training job on Amazon SageMaker, by its Python SDK (requirements.txt here).
+
+    python -m docs.sagemaker.launch --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME \\
+        --role arn:aws:iam::ACCOUNT:role/NAME --output s3://BUCKET/runs \\
+        --data s3://BUCKET/imagenet --recipe imagenet104 --instance ml.p3.16xlarge
+
+The image is that of the Dockerfile beside this file: it holds the project and the
+training toolkit. Run it from the project's folder, with AWS credentials and a region.
+"""
+
+import time
+from pathlib import Path
+
+import click
+from sagemaker.core.shapes import MetricDefinition
+from sagemaker.core.training.configs import (
+    CheckpointConfig,
+    Compute,
+    InputData,
+    OutputDataConfig,
+    StoppingCondition,
+)
+from sagemaker.train import ModelTrainer
+
+from training.sagemaker import metric_definitions
+
+
+@click.command()
+@click.option("--image", required=True, help="The image in ECR.")
+@click.option("--role", required=True, help="ARN of the role that the job runs under.")
+@click.option("--output", required=True, help="s3:// folder for what the jobs make.")
+@click.option("--data", help="s3:// folder of the records, with its `160` and `320`.")
+@click.option("--recipe", default="demo", show_default=True)
+@click.option("--instance", default="ml.m5.xlarge", show_default=True)
+@click.option("--workers", type=int, help="By default one for each GPU of the instance.")
+@click.option("--spot", is_flag=True, help="Pay the spot price; an interrupted run goes on.")
+@click.option("--checkpoints", help="s3:// folder of an earlier job's run, to go on with it.")
+@click.option("--volume", default=400, show_default=True, help="Disk, GB.")
+@click.option("--hours", default=24, show_default=True, help="Limit of the training time.")
+@click.option("--wait", is_flag=True, help="Print the job's log until it ends.")
+def launch(
+    image, role, output, data, recipe, instance, workers, spot, checkpoints, volume, hours, wait
+):
+    """Starts a training job and prints its name."""
+    seconds = hours * 3600
+    name = Path(recipe).stem.replace("_", "-")
+    if checkpoints is None:  # a folder of its own: a job resumes the run that it finds
+        checkpoints = f"{output.rstrip('/')}/{name}-{time.strftime('%Y%m%d-%H%M%S')}/checkpoints"
+    hyperparameters = {"recipe": recipe} | ({"workers": workers} if workers else {})
+    trainer = ModelTrainer(
+        training_image=image,
+        role=role,
+        base_job_name=name,
+        hyperparameters=hyperparameters,
+        compute=Compute(
+            instance_type=instance,
+            instance_count=1,
+            volume_size_in_gb=volume,
+            enable_managed_spot_training=spot,
+        ),
+        stopping_condition=StoppingCondition(
+            max_runtime_in_seconds=seconds,
+            # Spot capacity may be long in coming.
+            max_wait_time_in_seconds=2 * seconds if spot else None,
+        ),
+        output_data_config=OutputDataConfig(s3_output_path=output),
+        # Where an interrupted job finds its run again; SageMaker keeps it in step.
+        checkpoint_config=CheckpointConfig(s3_uri=checkpoints),
+    ).with_metric_definitions(
+        [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
+    )
+    channels = [InputData(channel_name="training", data_source=data)] if data else []
+    trainer.train(input_data_config=channels, wait=wait, logs=wait)
+    click.echo(trainer._latest_training_job.training_job_name)
+
+
+if __name__ == "__main__":
+    launch()

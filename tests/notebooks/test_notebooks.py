@@ -1,0 +1,91 @@
+"""The notebooks run from top to bottom, as they lie in their folder, without a GPU."""
+
+import base64
+import os
+import re
+import shutil
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+# What each has to say, when it was kept and when it runs. The figures are the published
+# log's and entry's: the last phase's steps, step 15000 after 6273 s of 8109 s, 93.11 %.
+SAID = {
+    "phase_schedules": [
+        r"\[14679, 19683\]",
+        r"the whole run: [\d,]+ s, published 8,109 s \([+-][01]\.\d%\)",
+        r"step 15000: +[\d,]+ s, published 6,273 s \([+-][01]\.\d%\)",
+        r"phase 2, key 'epoch': begins at 4, but phase 1 ends at 3: a gap",
+    ],
+    "accuracy_vs_wall_clock": [
+        r"first at step 15,000, after 1\.7426 h \(6,273 s\) and 42\.66 dollars, with 93\.11%",
+        r"There is no run of yours yet|yours: ",
+    ],
+    "reuse_the_callbacks": [
+        r"280 steps; (9\d|100)\.\d%",  # 3 epochs of 40 steps and 2 of 80
+        r"'SGD', 0\.9",
+        r"this one: largest difference between the workers' weights 0\.0000",
+    ],
+}
+
+
+def text_of(notebook):
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    return "\n".join(o.get("text") or o.get("data", {}).get("text/plain", "") for o in outputs)
+
+
+@pytest.fixture(params=SAID)
+def path(request, root):
+    return root / "notebooks" / f"{request.param}.ipynb"
+
+
+def test_every_notebook_is_tested(root):
+    assert {p.stem for p in (root / "notebooks").glob("*.ipynb")} == set(SAID)
+
+
+def test_it_is_kept_with_small_outputs_and_no_paths(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    counts = [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"]
+    assert counts == list(range(1, len(counts) + 1)), "run it from top to bottom before keeping it"
+    assert not re.search(r"/(home|root|tmp|work|Users)/", path.read_text())
+    pictures = [
+        output.data["image/png"]
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert len(pictures) >= 2
+    assert max(len(base64.b64decode(picture)) for picture in pictures) < 60_000
+    assert path.stat().st_size < 300_000
+
+
+def run(path):
+    """As Jupyter opens it: from its own folder."""
+    notebook = nbformat.read(path, as_version=4)
+    resources = {"metadata": {"path": str(path.parent)}}
+    NotebookClient(notebook, timeout=120, resources=resources, env=dict(os.environ)).execute()
+    return text_of(notebook)
+
+
+def test_it_runs(path, monkeypatch):
+    for name in ("PYTHONPATH", "RUN_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    kept = text_of(nbformat.read(path, as_version=4))
+    for text in (kept, run(path)):
+        for words in SAID[path.stem]:
+            assert re.search(words, text), f"{words!r} is not in:\n{text}"
+
+
+@pytest.mark.parametrize(
+    ("folder", "words"),
+    [("demo_run", r"yours: demo \(mine\)"), (None, r"mine: no such file or folder")],
+)
+def test_a_run_of_ones_own_stands_beside(root, tmp_path, monkeypatch, folder, words):
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "mine"))
+    if folder:
+        shutil.copytree(root / "notebooks" / folder, tmp_path / "mine")
+    text = run(root / "notebooks" / "accuracy_vs_wall_clock.ipynb")
+    assert re.search(words, text), text
+    assert bool(folder) == bool(re.search(r"published +demo +(yours|\\)", text))
