@@ -22,9 +22,10 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import sagemaker, workers
-from training.commands import RECIPE, evaluate, plan, report
-from training.errors import USER_ERRORS, OtherWorkerEnded, RunError, UserError
+from training import sagemaker, supervisor, workers
+from training.commands import RECIPE, evaluate, launch, plan, report
+from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
+from training.preemption import SignalWatch
 from training.recipes import Policy, load_recipe
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -38,6 +39,7 @@ def main() -> None:
 
 
 main.add_command(plan)
+main.add_command(launch)
 main.add_command(report)
 main.add_command(evaluate)
 
@@ -53,6 +55,7 @@ main.add_command(evaluate)
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
 def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     """Trains a recipe's model and evaluates its checkpoints."""
+    watch = SignalWatch().install()
     team = workers.join()
     now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
     recipe, data, schedule, run = workers.together(
@@ -62,12 +65,14 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         sagemaker.deliver_at_end(run)
 
     from callbacks.broadcast import BroadcastFromFirst
+    from callbacks.heartbeat import Heartbeat
     from callbacks.input_balance import InputBalance
     from callbacks.phase_scheduler import PhaseScheduler
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
     from callbacks.stage_clock import StageClock
     from callbacks.step_checkpoint import StepCheckpoint
+    from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
     from training import devices, model, synthetic
     from training.evaluation_run import evaluate_trained
@@ -75,13 +80,24 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
-    devices.set_numerics(policy, recipe.seed, recipe.xla)
+    devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
     net = workers.together(lambda: model.build(recipe))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
 
     scribe = Scribe(run, schedule, STARTED, data)
-    done = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
+    start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
+    done = start.step
     bar = ProgressBar(schedule.total_steps, initial_step=done)
+    wall_clock = WallClock(
+        scribe.note_training(bar), recipe.log_every, schedule,
+        initial_step=done, started=scribe.started,
+    )  # fmt: skip
+    checkpoint = StepCheckpoint(
+        run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
+        on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
+        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
+        resumed=start.checkpoint if start.restores_workers else None,
+    )  # fmt: skip
     phases = [p.first for p in schedule.phases]
     balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
     callbacks = [
@@ -89,17 +105,13 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
         SameWeights([*phases, done], initial_step=done),
-        StepCheckpoint(
-            run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
-            on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
-        ),
-        WallClock(
-            scribe.note_training(bar), recipe.log_every, schedule,
-            initial_step=done, started=scribe.started,
-        ),
+        wall_clock,
         bar,
         balance,
-    ]  # fmt: skip
+        checkpoint,
+        StopOnSignal(watch, checkpoint, initial_step=done),
+        Heartbeat(supervisor.board, initial_step=done),
+    ]
     scribe.clock.switch("data")
     with in_plain_words():
         for stage in schedule.stages(done):
@@ -159,24 +171,30 @@ def run() -> int:
         speak(str(error), shared=getattr(error, "shared", False))
         return 2
     except RunError as error:
-        speak(str(error), shared=True)
+        speak(str(error) + supervisor.how_to_resume(), shared=True)
         return 1
+    except Preempted as error:
+        speak(str(error) + supervisor.how_to_resume(), shared=True, kind="")
+        return supervisor.STOPPED
     except OtherWorkerEnded:
         return 1
     return 0
 
 
-def speak(message: str, shared: bool) -> None:
+def speak(message: str, shared: bool, kind: str = "error: ") -> None:
     """Prints a message once: for all workers on rank 0, or as this worker's own."""
+    from tqdm.auto import tqdm
+
     team = workers.current()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
         # Where several meet the same, the first to end has the launcher end the others.
         time.sleep(0 if team.is_first else 4 + team.rank)
     if team.is_first or not shared:
-        click.echo(f"recipe.py: error: {message}", err=True)
-        sagemaker.note_failure(message)
+        tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
+        if kind:
+            sagemaker.note_failure(message)
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    sys.exit(supervisor.supervise(run))

@@ -68,6 +68,22 @@ class WallClock(StepCallback):
         self._window_time = time.monotonic()
         self._before: Mapping[str, float] = {}
 
+    def state(self) -> dict[str, Any]:
+        """The window that is open, for a checkpoint; JSON."""
+        return {
+            "epoch_began": self._epoch_began,
+            "window_began": self._window_began,
+            "window_seconds": time.monotonic() - self._window_time,
+            "before": dict(self._before),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on in a window that another process opened; its metrics must be, too."""
+        self._epoch_began = state["epoch_began"]
+        self._window_began = state["window_began"]
+        self._window_time = time.monotonic() - state["window_seconds"]
+        self._before = state["before"]
+
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
         if self.started is None:

@@ -91,13 +91,18 @@ def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | No
     return recipes, None
 
 
-def set_numerics(policy: str, seed: int, xla: bool) -> None:
+def set_numerics(policy: str, seed: int, xla: bool, deterministic: bool = False) -> None:
     """Makes `policy` Keras's default and `seed` that of initial weights.
+
+    Deterministic ops give the same bits in each run on the same number of workers and
+    threads, at some cost in speed.
 
     XLA, where asked for, comes as auto-clustering: `jit_compile` would have it compile
     Horovod's all-reduce, too, and it cannot.
     """
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
     if xla:
         tf.config.optimizer.set_jit("autoclustering")

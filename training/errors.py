@@ -35,3 +35,7 @@ class RunError(RuntimeError):
 
 class OtherWorkerEnded(RuntimeError):
     """A collective was broken off because another worker has ended and has said why."""
+
+
+class Preempted(RuntimeError):
+    """The run was asked to stop by a signal, and did; `recipe.py` ends with status 75."""

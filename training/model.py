@@ -68,8 +68,8 @@ def make_optimizer(
 def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> None:
     """Compiles the model with the recipe's loss, decay, optimizer and loss scale.
 
-    The optimizer averages over the workers and is built, so that the first step is
-    traced once and a checkpoint's state finds its place.
+    The optimizer averages over the workers. It and the metrics are built, so that the
+    first step is traced once and a checkpoint's state finds its place.
     """
     optimizer = make_optimizer(recipe.optimizer, recipe.ema)
     if policy == "mixed_float16":
@@ -90,6 +90,8 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
         auto_scale_loss=False,  # done above, outermost
     )
     optimizer.build(model.trainable_variables)
+    model.compute_metrics(None, ops.zeros((1,), "int32"), ops.zeros((1, recipe.classes)))
+    model.reset_metrics()
     # Keras puts the average in the place of the weights whenever a `fit` ends, and here
     # that is the end of a stage.
     optimizer.finalize_variable_values = lambda variables: None

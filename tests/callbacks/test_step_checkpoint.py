@@ -28,7 +28,7 @@ def test_written_at_the_start_every_so_many_steps_and_at_the_end(tmp_path):
     fit(
         StepCheckpoint(
             tmp_path / "{step}.keras", every=2, last_step=5,
-            on_saved=lambda step, path: noted.append((step, path.name)),
+            on_saved=lambda step, path, facts: noted.append((step, path.name)),
         )
     )  # fmt: skip
     assert steps(tmp_path) == [0, 2, 4, 5]

@@ -19,7 +19,7 @@ import tensorflow as tf
 from callbacks.broadcast import BroadcastFromFirst
 from callbacks.metric_average import MetricAverage, average_over_workers
 from callbacks.same_weights import SameWeights, digest
-from callbacks.step_checkpoint import average_moving_statistics
+from callbacks.step_checkpoint import mean_moving_statistics
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
 from training import workers
@@ -187,8 +187,7 @@ def statistics():
     model = small_model(batch_norm=True)
     for variable in model.non_trainable_variables:
         variable.assign(np.full(variable.shape, 1.0 + 2 * RANK))
-    average_moving_statistics(model)
-    return [v.numpy().tolist() for v in model.non_trainable_variables]
+    return [mean.tolist() for _, mean in mean_moving_statistics(model)]
 
 
 def metrics():

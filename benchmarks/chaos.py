@@ -1,0 +1,441 @@
+"""A drill: a small real run is damaged at random moments and has to recover each time.
+
+    python benchmarks/chaos.py --faults 50 --seed 0
+
+Runs of two workers under horovodrun go through one fault after the other, each followed
+by `--resume` (or by nothing, where the run has to outlive it), until they are through.
+Their last checkpoints, weights and optimizer state, are compared bit by bit with that of
+a run that nothing happened to. `--first 11` goes on with fault number 11 of the same
+seed, so that a drill can be done in parts; `--out` collects the rows of the parts.
+
+The disk that fills is a tmpfs of a few megabytes, mounted for the drill, which takes
+root; without it, the faults of that kind are left out and the drill says so.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import click
+import h5py
+import numpy as np
+import psutil
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from datasets.digits import prepare_digits
+from training.checkpoints import BadCheckpoint, check
+from training.run_folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent
+EVERY = 10  # steps between checkpoints
+DISK = "8m"
+PATIENCE = 120.0  # seconds until anything that should happen has not
+STRATEGY = [
+    {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", "data_dir": "20",
+     "batch_size": 20, "image_size": [20, 20]},
+    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", "data_dir": "20",
+     "batch_size": 20, "image_size": [20, 20]},
+    {"epoch": [0.6, 0.9], "lr": [0.02, 0.01], "lr_method": "linear", "data_dir": "28",
+     "batch_size": 25, "image_size": [28, 28]},
+]  # fmt: skip
+STEPS = 30 + 30 + 24  # 100 steps an epoch at 20 px, 80 at 28
+
+
+@dataclass
+class Row:
+    """What a fault did.
+
+    Attributes:
+        at: the last step whose row was in train.csv.
+        ended: seconds from the fault until no process of the run was left.
+        status: of the launcher; None where the run outlived the fault.
+        resumed: the step at which the run went on.
+        lost: steps that were done again.
+        recovered: seconds from the start of `--resume`, or from the end of the fault
+            where the run outlived it, to the first new step.
+        equal: the final state of the run that it was part of is bit-identical to the
+            undisturbed run's.
+        message: what the run said of the fault.
+    """
+
+    number: int
+    run: int
+    fault: str
+    at: int
+    ended: float | None = None
+    status: int | None = None
+    resumed: int | None = None
+    lost: int = 0
+    recovered: float = 0.0
+    equal: bool | None = None
+    message: str = ""
+
+
+class Job:
+    """The small run under horovodrun, and the hands on its processes."""
+
+    def __init__(self, folder: Path, data: Path, recipe: Path):
+        self.run = RunFolder(folder)
+        self.data = data
+        self.recipe = recipe
+        self.output = ""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._known: list[psutil.Process] = []
+
+    def start(self, resume: bool) -> None:
+        launcher = Path(sys.executable).parent / "horovodrun"
+        command = [launcher, "-np", "2", "--gloo", sys.executable, ROOT / "recipe.py",
+                   "--recipe", self.recipe, "--data_dir", self.data,
+                   "--run_dir", self.run.path]  # fmt: skip
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [*map(str, command), *(["--resume"] if resume else [])],
+            cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    @property
+    def launcher(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything below the launcher, and the launcher; also what has lost its parent."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            top = psutil.Process(self.launcher)
+            self._known = list({*self._known, top, *top.children(recursive=True)})
+        return [p for p in self._known if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    def workers(self) -> list[int]:
+        """The processes that train: those that are parents of none of the script's."""
+        ours = [p for p in self.processes() if str(self.run.path) in _words(p)[1:]]
+        ours = [p for p in ours if p.pid != self.launcher]
+        parents = {p.ppid() for p in ours}
+        return sorted(p.pid for p in ours if p.pid not in parents)
+
+    def step(self) -> int:
+        """The last step that is in the log."""
+        rows = self.run.train_rows()
+        return rows[-1]["step"] if rows else 0
+
+    def ended(self) -> int | None:
+        """The launcher's status, when it and all others are gone."""
+        assert self._process is not None
+        status = self._process.poll()
+        return status if status is not None and not self.processes() else None
+
+    def wait(self, until: Callable[[], bool], what: str) -> float:
+        """Seconds until something is so."""
+        began = time.monotonic()
+        while not until():
+            self.processes()
+            if time.monotonic() - began > PATIENCE:
+                self.kill()
+                raise click.ClickException(f"not within {PATIENCE:g} s: {what}\n{self.said()}")
+            time.sleep(0.05)
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def message(self) -> str:
+        """Our own lines in what was said, and the command below each."""
+        lines = re.sub(r"^\[\d+\]<std\w+>:", "", self.said(), flags=re.MULTILINE).splitlines()
+        ours = [i for i, line in enumerate(lines) if "recipe.py: " in line]
+        return "\n".join("\n".join(lines[i : i + 2]) for i in ours)
+
+    def said(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+
+def _words(process: psutil.Process) -> list[str]:
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def final_state(run: RunFolder) -> str:
+    """Digest of weights and optimizer state in the last checkpoint of a run."""
+    total = hashlib.sha256()
+
+    def add(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            total.update(name.encode() + np.asarray(item).tobytes())
+
+    with zipfile.ZipFile(run.checkpoint(STEPS)) as archive:
+        weights = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(weights, "r") as file:
+        file.visititems(add)
+    return total.hexdigest()
+
+
+def newest_good(run: RunFolder) -> int:
+    for path in run.checkpoint_files():
+        with contextlib.suppress(BadCheckpoint):
+            check(path)
+            return int(path.stem.removeprefix("step-"))
+    return 0
+
+
+class Faults:
+    """What can be done to a job; each returns whether the run has to end of it."""
+
+    def __init__(self, chance: random.Random):
+        self.chance = chance
+
+    def kill_one_worker(self, job: Job) -> bool:
+        os.kill(self.chance.choice(job.workers()), signal.SIGKILL)
+        return True
+
+    def kill_all(self, job: Job) -> bool:
+        job.kill()
+        return True
+
+    def kill_the_launcher(self, job: Job) -> bool:
+        os.kill(job.launcher, signal.SIGKILL)
+        return True
+
+    def sigterm_to_a_worker(self, job: Job) -> bool:
+        os.kill(self.chance.choice(job.workers()), signal.SIGTERM)
+        return True
+
+    def ctrl_c(self, job: Job) -> bool:
+        os.kill(job.launcher, signal.SIGINT)
+        return True
+
+    def sigstop_for_a_while(self, job: Job) -> bool:
+        worker = self.chance.choice(job.workers())
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(self.chance.uniform(1, 6))
+        os.kill(worker, signal.SIGCONT)
+        return False
+
+    def disk_full(self, job: Job) -> bool:
+        _fill(job.run.path.parent)
+        time.sleep(self.chance.uniform(1, 5))
+        (job.run.path.parent / "filler").unlink()
+        return False
+
+    def shard_deleted(self, job: Job) -> bool:
+        """The worker that is to open it next ends; where all are open, all are killed."""
+        shard = self.chance.choice(sorted(job.data.glob("28/train-*")))
+        shard.rename(shard.with_name("." + shard.name))
+        began = time.monotonic()
+        while job.ended() is None and time.monotonic() - began < 5:
+            time.sleep(0.1)
+        job.kill()
+        return True
+
+    def byte_flipped(self, job: Job) -> bool:
+        job.kill()
+        newest = job.run.checkpoint_files()
+        if newest:
+            data = bytearray(newest[0].read_bytes())
+            data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+            newest[0].write_bytes(data)
+        return True
+
+    def repair(self, job: Job) -> None:
+        """Brings back what the user would have to bring back."""
+        for shard in job.data.glob("28/.train-*"):
+            shard.rename(shard.with_name(shard.name.removeprefix(".")))
+
+
+def _fill(folder: Path) -> None:
+    with open(folder / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(2**16)):
+            pass
+
+
+KINDS = (
+    "kill_one_worker", "kill_all", "sigterm_to_a_worker", "ctrl_c", "sigstop_for_a_while",
+    "disk_full", "shard_deleted", "byte_flipped", "kill_the_launcher",
+)  # fmt: skip
+FAULTS_A_RUN = 5
+
+
+def plan(seed: int, faults: int, kinds: Sequence[str]) -> list[tuple[str, int, int]]:
+    """For each fault: its kind, the step at which it strikes, and a seed of its own."""
+    chance = random.Random(seed)
+    order = [kind for _ in range(-(-faults // len(kinds))) for kind in kinds][:faults]
+    chance.shuffle(order)
+    planned = []
+    for begin in range(0, faults, FAULTS_A_RUN):
+        part = order[begin : begin + FAULTS_A_RUN]
+        moments = sorted(chance.sample(range(1, STEPS - 5), len(part)))
+        planned += [
+            (kind, at, chance.randrange(2**31)) for kind, at in zip(part, moments, strict=True)
+        ]
+    return planned
+
+
+def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
+    """Waits for the moment, does the damage, and has the run recover."""
+    faults = Faults(random.Random(seed))
+    job.wait(lambda: job.step() >= at or job.ended() is not None, f"step {at}")
+    time.sleep(faults.chance.uniform(0, 0.3))
+    row = Row(number, (number - 1) // FAULTS_A_RUN + 1, kind.replace("_", " "), job.step())
+    if job.ended() is not None:
+        raise click.ClickException(f"the run ended before fault {number}:\n{job.said()}")
+    ends = getattr(faults, kind)(job)
+    began = time.monotonic()
+    if not ends:
+        reached = job.step()
+        row.recovered = job.wait(
+            lambda: job.step() > reached or job.ended() is not None, "another step"
+        )
+        row.resumed = reached
+        return row
+    row.ended = job.wait(lambda: job.ended() is not None, "the end of all processes")
+    row.status, row.message = job.ended(), job.message()
+    faults.repair(job)
+    row.at = max(row.at, job.step())
+    row.resumed = newest_good(job.run)
+    row.lost = max(0, row.at - row.resumed)
+    began = time.monotonic()
+    job.start(resume=True)
+    target = row.resumed
+    job.wait(
+        lambda: f"going on after step {target}" in job.said() or job.ended() is not None,
+        f"'going on after step {target}'",
+    )
+    job.wait(lambda: job.step() > target or job.ended() is not None, "a new step")
+    row.recovered = time.monotonic() - began
+    return row
+
+
+@click.command()
+@click.option("--faults", default=50, show_default=True)
+@click.option("--first", default=1, show_default=True, help="Number of the first fault to do.")
+@click.option("--last", type=int, help="Number of the last fault to do; by default all.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--kinds", default=",".join(KINDS), help="Which faults; by default all kinds.")
+@click.option("--out", type=Path, help="Rows as JSON lines; earlier parts are printed, too.")
+def main(
+    faults: int, first: int, last: int | None, seed: int, kinds: str, out: Path | None
+) -> None:
+    """Does the damage and prints the table."""
+    if (first - 1) % FAULTS_A_RUN:
+        raise click.UsageError(f"--first: a run has {FAULTS_A_RUN} faults; begin with its first")
+    rows = [Row(**json.loads(line)) for line in out.read_text().splitlines()] if (
+        out and out.exists()) else []  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name, _disk(Path(name) / "disk") as disk:
+        data = prepare_digits(Path(name) / "data")
+        recipe = _recipe(Path(name) / "chaos.yaml")
+        possible = [kind for kind in kinds.split(",") if disk or kind != "disk_full"]
+        planned = plan(seed, faults, possible)
+        last = last or len(planned)
+        print(f"undisturbed run of {STEPS} steps", flush=True)
+        whole = Job(Path(name) / "undisturbed", data, recipe)
+        whole.start(resume=False)
+        whole.wait(lambda: whole.ended() is not None, "the undisturbed run's end")
+        if whole.ended():
+            raise click.ClickException(f"the undisturbed run failed:\n{whole.said()}")
+        expected = final_state(whole.run)
+        for begin in range(first - 1, last, FAULTS_A_RUN):
+            folder = (disk or Path(name)) / f"run-{begin}"
+            job = Job(folder, data, recipe)
+            job.start(resume=False)
+            found = []
+            for number in range(begin, min(begin + FAULTS_A_RUN, last)):
+                found.append(strike(job, number + 1, *planned[number]))
+                print(_line(found[-1]), flush=True)
+            job.wait(lambda job=job: job.ended() is not None, "the run's end")
+            if job.ended():
+                raise click.ClickException(f"the run failed at last:\n{job.said()}")
+            equal = final_state(job.run) == expected and _same_log(job.run, whole.run)
+            print(f"run {found[0].run}: {'equal' if equal else 'NOT EQUAL'}", flush=True)
+            for row in found:
+                row.equal = equal
+            rows += found
+            if out:
+                out.write_text("".join(json.dumps(asdict(row)) + "\n" for row in rows))
+            shutil.rmtree(folder)
+    if disk is None:
+        print("no tmpfs could be mounted (that takes root): no disk was filled")
+    show(rows)
+    sys.exit(0 if all(row.equal for row in rows) else 1)
+
+
+def _same_log(run: RunFolder, whole: RunFolder) -> bool:
+    """Whether train.csv has each row once, with the same figures but for the times."""
+
+    def rows(folder: RunFolder) -> list[dict[str, float]]:
+        timed = ("seconds", "images_per_second")
+        return [{k: v for k, v in r.items() if k not in timed} for r in folder.train_rows()]
+
+    return rows(run) == rows(whole)
+
+
+def _recipe(path: Path) -> Path:
+    recipe = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text())
+    recipe |= {
+        "name": "chaos", "policy": "float32", "deterministic": True, "log_every": 1,
+        "model_arguments": {"widths": [8, 16, 16], "initial_scale": 2.0},
+        "checkpoint_every": EVERY, "keep_newest": 3, "training_strategy": STRATEGY,
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+@contextlib.contextmanager
+def _disk(folder: Path):
+    """A small tmpfs; None where it may not be mounted."""
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", folder], capture_output=True
+    )
+    if mounted.returncode:
+        yield None
+        return
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=False)
+
+
+def _line(row: Row) -> str:
+    return json.dumps(asdict(row))
+
+
+def show(rows: list[Row]) -> None:
+    """The table, as Markdown's pipes would have it."""
+    table = Table("no", "run", "fault", "at step", "all ended (s)", "resumed at", "lost steps",
+                  "recovered (s)", "equal", box=None)  # fmt: skip
+    for row in rows:
+        ended = "lived on" if row.ended is None else f"{row.ended:.1f}"
+        table.add_row(
+            str(row.number), str(row.run), row.fault, str(row.at), ended, str(row.resumed),
+            str(row.lost), f"{row.recovered:.1f}", "yes" if row.equal else "NO",
+        )  # fmt: skip
+    console = Console(width=110)
+    console.print(table)
+    recovered = sum(bool(row.equal) for row in rows)
+    console.print(
+        f"{len(rows)} faults, {recovered} recovered bit for bit; at most "
+        f"{max(row.lost for row in rows)} steps lost with a checkpoint every {EVERY}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""A run that is asked to stop stops in good order."""
+
+import math
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from callbacks.step_callback import StepCallback
+from callbacks.step_checkpoint import StepCheckpoint
+from training import workers
+from training.errors import Preempted
+from training.preemption import SignalWatch
+
+LONGEST_DISTANCE = 100  # steps
+
+
+class StopOnSignal(StepCallback):
+    """Stops all workers before the same step when one of them was signalled.
+
+    The workers ask each other about twice a second, in a thread beside the training:
+    the question goes out before one step, and the answer is looked at some steps later,
+    the same ones on all workers, so that nobody waits. The distance comes from the
+    slowest worker's time for a step.
+
+    To be put last, after the `StepCheckpoint`.
+
+    Args:
+        watch: knows whether this worker was signalled.
+        checkpoint: is made to save before the run stops.
+        every_seconds: between two questions.
+        initial_step: steps that are done before the first `fit`.
+
+    Raises:
+        Preempted: on every worker, in the middle of `fit`, with everything saved.
+
+    Example:
+
+    >>> checkpoint = StepCheckpoint("run/step-{step:06d}.keras", every=500)
+    >>> stop = StopOnSignal(SignalWatch().install(), checkpoint)
+    >>> model.fit(dataset, callbacks=[checkpoint, stop])
+    """
+
+    def __init__(
+        self,
+        watch: SignalWatch,
+        checkpoint: StepCheckpoint,
+        every_seconds: float = 0.5,
+        initial_step: int = 0,
+    ):
+        super().__init__(initial_step)
+        self.watch = watch
+        self.checkpoint = checkpoint
+        self.every_seconds = every_seconds
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="stop")
+        self._question: Future[list[Any]] | None = None
+        self._asked_at = (initial_step, 0.0)
+        self._answer_at = initial_step
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self.watch.deferred = True
+
+    def before_step(self, step: int) -> None:
+        if workers.current().size == 1:
+            if self.watch.received:
+                self._stop(step, self.watch.received)
+            return
+        if step < self._answer_at:
+            return
+        now = time.monotonic()
+        distance = 1
+        if self._question is not None:
+            asked_step, asked_time = self._asked_at
+            answers = self._question.result()
+            received = next((name for name, _ in answers if name), None)
+            if received:
+                self._stop(step, received)
+            slowest = max(seconds for _, seconds in answers)
+            distance = math.ceil(self.every_seconds / slowest) if slowest else 1
+            seconds = (now - asked_time) / (step - asked_step)
+        else:
+            seconds = 0.0
+        self._asked_at = (step, now)
+        self._answer_at = step + min(distance, LONGEST_DISTANCE)
+        self._question = self._thread.submit(
+            workers.gather, [self.watch.received, seconds], "stop_on_signal"
+        )
+
+    def after_fit(self, step: int) -> None:
+        if step == self.checkpoint.last_step:
+            if self._question is not None:
+                self._question.result()
+            self._thread.shutdown()
+            self.watch.deferred = False
+            self.watch.raise_if_received()
+
+    def _stop(self, step: int, received: str) -> None:
+        if self.checkpoint.saved_step != step:
+            self.checkpoint.save(step)
+        self.checkpoint.finish()
+        raise Preempted(f"stopped by {received} after step {step}, which is saved")

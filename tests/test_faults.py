@@ -1,0 +1,44 @@
+"""A short drill: two real workers, real damage, and the same bits at the end."""
+
+import json
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def rows(run_process, root, tmp_path_factory):
+    out = tmp_path_factory.mktemp("faults") / "rows.jsonl"
+    ran = run_process(
+        root / "benchmarks" / "chaos.py", "--faults", 2, "--seed", 3,
+        "--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return {row["fault"]: row for row in map(json.loads, out.read_text().splitlines())}
+
+
+def test_the_run_ends_bit_for_bit_as_the_undisturbed_one(rows):
+    assert [row["equal"] for row in rows.values()] == [True, True]
+
+
+def test_a_killed_worker_ends_all_processes_and_is_named_once(rows):
+    row = rows["kill one worker"]
+    assert row["ended"] < 60
+    assert row["status"] != 0
+    assert row["message"].count("recipe.py: ") == 1
+    assert "was ended by SIGKILL" in row["message"]
+    assert "--resume" in row["message"]
+
+
+def test_a_killed_worker_costs_no_step_beyond_the_last_checkpoint(rows):
+    row = rows["kill one worker"]
+    # A checkpoint every 10 steps; the newest may have been in the writing.
+    assert row["lost"] <= 20
+    assert row["resumed"] % 10 == 0
+
+
+def test_sigterm_to_one_worker_saves_the_step_that_both_have_done(rows):
+    row = rows["sigterm to a worker"]
+    assert row["lost"] == 0
+    assert row["message"].count("recipe.py: ") == 1
+    assert f"stopped by SIGTERM after step {row['resumed']}, which is saved" in row["message"]
+    assert "--resume" in row["message"]

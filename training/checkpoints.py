@@ -1,0 +1,298 @@
+"""Checkpoints: a plain `.keras` file with all that a resume needs, and a digest, inside.
+
+The file is what `model.save` writes, with two entries more in its zip archive and a
+comment at its end. Keras reads it as any other: the entries are
+
+- `training_state.json`: the step, the workers, the recipe and the data, and what each
+  worker's callbacks remember;
+- `worker_arrays.npz`: the variables that are each worker's own (the moving statistics
+  of BatchNorm, the metrics' accumulators, the states of random seeds);
+
+and the comment holds the SHA-256 of every byte before its hex digits. A file appears
+under its name only when it is whole and on the disk.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STATE = "training_state.json"
+ARRAYS = "worker_arrays.npz"
+DIGEST = b"sha256:"
+HEX_DIGITS = 64
+BLOCK = 2**20  # bytes read at once
+
+# Seconds to wait before another try at writing a checkpoint that failed.
+RETRIES = (1.0, 3.0, 6.0)
+# So many checkpoints in a row that could not be written end a run.
+LEFT_OUT_LIMIT = 3
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint that is cut short, altered or not one of ours."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run at a step, copied to the host.
+
+    Attributes:
+        step: steps that are done.
+        values: variables of the model and its optimizer, each with its value.
+        state: JSON.
+        arrays: for each worker, its own arrays.
+    """
+
+    step: int
+    values: Sequence[tuple[Any, np.ndarray]] = ()
+    state: dict[str, Any] = field(default_factory=dict)
+    arrays: Sequence[Sequence[np.ndarray]] = ()
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write to, which becomes `path` when the block is through.
+
+    What was written is on the disk before the file has its name; a block that fails
+    leaves nothing behind, and a file that was there as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}{path.suffix}")
+    try:
+        yield unfinished
+        with open(unfinished, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the new name, too
+        finally:
+            os.close(folder)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write(model: Any, snapshot: Snapshot, path: Path) -> None:
+    """Writes `model` as it was at the snapshot; may run beside its training.
+
+    Raises:
+        OSError: the disk is full, the folder is gone, ...
+    """
+    import keras
+
+    _remember_what_keras_skips()
+    with whole(path) as unfinished:
+        # Inside the scope, which is this thread's alone, a variable is its snapshot.
+        with keras.StatelessScope(state_mapping=snapshot.values):
+            model.save(str(unfinished))
+        _add(unfinished, snapshot)
+        _stamp(unfinished)
+
+
+def _remember_what_keras_skips() -> None:
+    """Mends a slip of Keras 3.15 for this thread, so that it saves inside the scope.
+
+    For every layer that it saves, Keras makes a reference object to see which attributes
+    to leave alone. It means to remember the answer, but looks it up under another name;
+    and the object's variables cannot be made inside a StatelessScope.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.saving import saving_lib
+
+    for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
+        name = f"saving_attr_skiplist_{kind}"
+        if global_state.get_global_attribute(name) is None:
+            global_state.set_global_attribute(name, saving_lib.get_attr_skipset(kind))
+
+
+def _add(path: Path, snapshot: Snapshot) -> None:
+    arrays = {
+        f"{rank}/{i}": array
+        for rank, own in enumerate(snapshot.arrays)
+        for i, array in enumerate(own)
+    }
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(STATE, json.dumps({**snapshot.state, "step": snapshot.step}))
+        archive.writestr(ARRAYS, packed.getvalue())
+        archive.comment = DIGEST + b"0" * HEX_DIGITS
+
+
+def _stamp(path: Path) -> None:
+    """Puts the digest of all bytes before it at the end, the archive's comment."""
+    with open(path, "r+b") as file:
+        size = file.seek(0, os.SEEK_END) - HEX_DIGITS
+        found = _digest(file, size)
+        file.seek(size)
+        file.write(found)
+
+
+def _digest(file: Any, size: int) -> bytes:
+    total = hashlib.sha256()
+    file.seek(0)
+    while size > 0:
+        block = file.read(min(BLOCK, size))
+        if not block:
+            break
+        total.update(block)
+        size -= len(block)
+    return total.hexdigest().encode()
+
+
+def check(path: Path) -> None:
+    """Compares a checkpoint with the digest inside it.
+
+    Raises:
+        BadCheckpoint: saying what is wrong with it.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END) - HEX_DIGITS
+            if size < len(DIGEST):
+                raise BadCheckpoint("is cut short or empty")
+            file.seek(size - len(DIGEST))
+            mark, noted = file.read(len(DIGEST)), file.read()
+            if mark != DIGEST:
+                raise BadCheckpoint("is cut short: it does not end with a digest")
+            if _digest(file, size) != noted:
+                raise BadCheckpoint("was altered: its digest is another one")
+    except OSError as error:
+        raise BadCheckpoint(f"cannot be read: {error.strerror}") from None
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """The JSON state in a checkpoint.
+
+    Raises:
+        BadCheckpoint: there is none that can be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            state = json.loads(archive.read(STATE))
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise BadCheckpoint(f"holds no state of a run ({error})") from None
+    if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+        raise BadCheckpoint("holds no state of a run (no step)")
+    return state
+
+
+def read_arrays(path: Path, rank: int) -> list[np.ndarray]:
+    """The arrays of worker `rank` in a checkpoint, in their order."""
+    with (
+        zipfile.ZipFile(path) as archive,
+        np.load(io.BytesIO(archive.read(ARRAYS)), allow_pickle=False) as arrays,
+    ):
+        count = sum(name.startswith(f"{rank}/") for name in arrays.files)
+        return [arrays[f"{rank}/{i}"] for i in range(count)]
+
+
+def superseded(
+    steps: Sequence[int], every: int, last: int | None, newest: int | None, each: int | None
+) -> list[int]:
+    """The steps whose checkpoints may go, of those that are there.
+
+    The newest of all always stays. Before it, those between two regular ones (a run
+    that was asked to stop had written them) go. Of the regular ones, the `newest` N
+    stay, and every `each`-th one, counted from step 0; with neither, all of them.
+
+    Args:
+        steps: of the checkpoints that are there.
+        every: the regular distance, in steps.
+        last: the run's last step, which is a regular one.
+    """
+    found = sorted(steps)
+    regular = [step for step in found if step % every == 0 or step == last]
+    kept = set(found[-1:])
+    if newest is None and each is None:
+        kept.update(regular)
+    if newest is not None:
+        kept.update(regular[-newest:])
+    if each is not None:
+        kept.update(step for step in regular if step % (every * each) == 0 or step == last)
+    return [step for step in found if step not in kept]
+
+
+class BackgroundWriter:
+    """Writes checkpoints one after the other in a thread of its own.
+
+    A write that fails is reported and tried again; one that fails for good is left
+    out, and the next begins.
+
+    Args:
+        write: writes one snapshot; may raise `OSError`.
+        warn: called, from the thread, with a line for the user.
+        retries: seconds to wait before each further try.
+
+    Attributes:
+        left_out: why the last checkpoints are not there, since one was written.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Snapshot], None],
+        warn: Callable[[str], None],
+        retries: Sequence[float] = RETRIES,
+    ):
+        self._write = write
+        self._warn = warn
+        self._retries = retries
+        self.left_out: list[str] = []
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def start(self, snapshot: Snapshot) -> None:
+        """Begins to write; waits for the write before, if it is still under way."""
+        self.wait()
+        self._thread = threading.Thread(
+            target=self._run, args=(snapshot,), name="checkpoint", daemon=True
+        )
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Returns when nothing is being written.
+
+        Raises:
+            Exception: what a write raised that was not an `OSError`.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            raise self._error
+
+    def _run(self, snapshot: Snapshot) -> None:
+        try:
+            self._try(snapshot)
+        except BaseException as error:
+            self._error = error
+
+    def _try(self, snapshot: Snapshot) -> None:
+        for pause in (*self._retries, None):
+            try:
+                self._write(snapshot)
+            except OSError as error:
+                reason = f"checkpoint of step {snapshot.step} could not be written: {_text(error)}"
+                if pause is not None:
+                    self._warn(f"{reason}; trying again in {pause:g} s")
+                    time.sleep(pause)
+            else:
+                self.left_out = []
+                return
+        self.left_out.append(reason)
+        self._warn(f"{reason}; left out")
+
+
+def _text(error: OSError) -> str:
+    return f"{error.strerror}: '{error.filename}'" if error.filename else str(error)

@@ -1,0 +1,144 @@
+"""Launches the workers, and again after a fault.
+
+horovodrun ends a job when one worker ends, with its own traceback, always with status
+1, and does not pass a signal on. This wraps it: a signal goes to the workers, which
+save and stop; the status is the workers' own; and a job that a fault has ended is
+launched again and resumes, a limited number of times.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+import click
+
+from training.preemption import SIGNALS
+
+# Statuses after which another try would end the same way, or was not wanted.
+FINAL = frozenset({0, 2, 75})
+EXIT_CODE = re.compile(r"Process (\d+) exit with status code (\d+)\.")
+# What horovodrun says of a job that has ended, which the workers have said better.
+CHATTER = re.compile(r"Process \d+ exit with status code|Terminating remaining workers")
+TRACEBACK = "Traceback (most recent call last):"
+PAUSE_SECONDS = 2.0
+
+
+def launch(arguments: Sequence[str], workers: int, options: Sequence[str], restarts: int) -> int:
+    """Trains on several workers until the run is through, or cannot go on.
+
+    Args:
+        arguments: of `recipe.py train`; they name the `--run_dir`.
+        workers: how many.
+        options: more of horovodrun's own, such as `-H host1:4,host2:4`.
+        restarts: how often a job that a fault has ended is launched again.
+
+    Returns:
+        The exit status of the worker that ended first.
+    """
+    script = [sys.executable, str(Path(sys.argv[0]))]
+    first = [*script, *arguments]
+    again = [*script, *[a for a in arguments if a not in ("--overwrite", "--resume")], "--resume"]
+    run = Path(arguments[list(arguments).index("--run_dir") + 1])
+    for attempt in range(restarts + 1):
+        # Before it has a folder, a run begins anew.
+        resumes = attempt > 0 and (run / "recipe.yaml").exists()
+        job = _Job([*_launcher(workers, options), *(again if resumes else first)])
+        status = job.wait()
+        if status in FINAL or job.signalled or attempt == restarts:
+            return status
+        click.echo(
+            f"recipe.py: the job ended with status {status}; "
+            f"launching it again ({attempt + 1} of {restarts})",
+            err=True,
+        )
+        time.sleep(PAUSE_SECONDS)
+    raise AssertionError("the last attempt returns")
+
+
+def _launcher(workers: int, options: Sequence[str]) -> list[str]:
+    if workers == 1 and not options:
+        return []
+    found = Path(sys.executable).parent / "horovodrun"
+    return [str(found) if found.exists() else "horovodrun", "-np", str(workers), *options]
+
+
+class _Job:
+    """One launch: a process group of its own, whose messages are passed on."""
+
+    def __init__(self, command: Sequence[str]):
+        self.signalled = False
+        self._statuses: list[int] = []
+        # A session of its own: Ctrl-C reaches us and no one else.
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        self._before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
+        self._threads = [
+            threading.Thread(target=self._show, args=pair, daemon=True)
+            for pair in (
+                (self._process.stdout, sys.stdout.buffer),
+                (self._process.stderr, sys.stderr.buffer),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> int:
+        """The status of the worker that ended first, when all have ended."""
+        status = self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        status = 128 - status if status < 0 else status
+        return next((s for s in self._statuses if s), status)
+
+    def _pass_on(self, number: int, frame: object) -> None:
+        """Gives a signal to the workers themselves; horovodrun would kill them."""
+        self.signalled = True
+        for pid in _workers_below(self._process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def _show(self, source: IO[bytes], target: IO[bytes]) -> None:
+        """Passes lines on, but for horovodrun's own on a job that has ended."""
+        in_traceback = False
+        for line in source:
+            text = line.decode(errors="replace")
+            if found := EXIT_CODE.search(text):
+                self._statuses.append(int(found[2]))
+            # The workers' lines begin with their rank: [0]<stderr>:
+            in_traceback = text.startswith(TRACEBACK) or (in_traceback and text[0] != "[")
+            if not (in_traceback or CHATTER.match(text)):
+                target.write(line)
+                target.flush()
+
+
+def _workers_below(pid: int) -> list[int]:
+    """The worker processes of this host: below horovodrun, those that run our script."""
+    import psutil
+
+    script = sys.argv[0]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        found = [p for p in top.children(recursive=True) if script in _words(p)]
+        parents = {p.ppid() for p in found}
+        # A worker's supervisor would pass it on; the worker itself is its child.
+        return [p.pid for p in found if p.pid not in parents] or [pid]
+    return []
+
+
+def _words(process: object) -> list[str]:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()  # type: ignore[attr-defined]
+    return []

@@ -1,0 +1,170 @@
+"""A process beside each worker, that speaks for it when it cannot.
+
+A worker that is killed, or hangs, says nothing. Under horovodrun each worker is
+therefore the child of a small process of its own, which
+
+- says with one message that the worker died or hangs, and how to go on with the run;
+- ends a worker that hangs, so that the launcher ends the others;
+- dies with it, and it with the launcher: no process stays behind;
+- passes signals on. Where the shell that horovodrun starts has replaced itself by the
+  worker, horovodrun asks only the worker's children to end, and stops (SIGSTOP) and
+  kills the worker itself.
+"""
+
+import contextlib
+import ctypes
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from training import resume, workers
+from training.preemption import SIGNALS
+
+# Exit status of a run that was asked to stop and did: sysexits.h, EX_TEMPFAIL.
+STOPPED = 75
+
+# A worker that the kernel has stopped (SIGSTOP) gets so long to be continued. Horovod's
+# Gloo gives up on it after 30 s, and would not say on whom.
+STOPPED_SECONDS = 25.0
+LOOK_EVERY_SECONDS = 0.2
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+class Board:
+    """A page of memory that a worker and its supervisor share.
+
+    It holds the step, the time of the last beat, how long the step may take (0 for as
+    long as it likes), and the command that goes on with the run.
+    """
+
+    _layout = struct.Struct("<qdd")
+    _size = 4 * mmap.PAGESIZE
+
+    def __init__(self) -> None:
+        self._page = mmap.mmap(-1, self._size)
+
+    def beat(self, step: int, longest_seconds: float | None) -> None:
+        self._layout.pack_into(self._page, 0, step, time.monotonic(), longest_seconds or 0.0)
+
+    def last(self) -> tuple[int, float, float]:
+        return self._layout.unpack_from(self._page)
+
+    @property
+    def command(self) -> str:
+        return self._page[self._layout.size :].partition(b"\0")[0].decode(errors="replace")
+
+    @command.setter
+    def command(self, text: str) -> None:
+        data = text.encode()[: self._size - self._layout.size - 1] + b"\0"
+        self._page[self._layout.size : self._layout.size + len(data)] = data
+
+
+board = Board()
+
+
+def tell_how_to_resume(run_dir: Path) -> None:
+    """Notes how to go on with the run, for whoever has to say so."""
+    board.command = resume.command(run_dir)
+
+
+def how_to_resume() -> str:
+    """The end of a message: how to go on with the run; empty before there is one."""
+    return f"; go on with\n  {board.command}" if board.command else ""
+
+
+def supervise(run: Callable[[], int]) -> int:
+    """Runs `run` in a child process, watches it and returns its exit status.
+
+    A process that horovodrun has not launched runs it itself.
+    """
+    if workers.LAUNCHED_RANK not in os.environ:
+        return run()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        _die_with(parent)
+        return run()
+    return _watch(child)
+
+
+def _die_with(parent: int) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it was quicker
+        os._exit(1)
+
+
+def _watch(child: int) -> int:
+    passed_on: list[int] = []
+
+    def pass_on(number: int, frame: object) -> None:
+        passed_on.append(number)
+        _send(child, number)
+
+    for number in SIGNALS:
+        signal.signal(number, pass_on)
+    stopped_since: float | None = None
+    while True:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return _ended(child, os.waitstatus_to_exitcode(status), asked=bool(passed_on))
+        time.sleep(LOOK_EVERY_SECONDS)
+        now = time.monotonic()
+        step, beaten, longest = board.last()
+        if _is_stopped(child):
+            stopped_since = stopped_since or now
+            if now - stopped_since > STOPPED_SECONDS:
+                _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
+                return _kill(child)
+        else:
+            stopped_since = None
+            if longest and now - beaten > longest:
+                # Where one worker hangs, all of them wait; Horovod's warning tells which.
+                if _rank() == 0:
+                    _speak(
+                        f"and all others wait for {longest:.0f} s in step {step}; Horovod's "
+                        "warning above names the ranks that are missing"
+                    )
+                return _kill(child)
+
+
+def _ended(child: int, code: int, asked: bool) -> int:
+    if code >= 0:
+        return code
+    number = -code
+    if not asked:  # the launcher ends those that are left, when one has spoken
+        hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
+        _speak(f"(process {child}) was ended by {signal.Signals(number).name}{hint}")
+    return 128 + number
+
+
+def _kill(child: int) -> int:
+    _send(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 1
+
+
+def _send(child: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(child, number)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    except (OSError, IndexError):
+        return False
+
+
+def _rank() -> int:
+    return int(os.environ.get(workers.LAUNCHED_RANK, "0"))
+
+
+def _speak(text: str) -> None:
+    # A progress bar may stand in the line.
+    message = f"\nrecipe.py: error: worker {_rank()} {text}{how_to_resume()}"
+    print(message, file=sys.stderr, flush=True)
