@@ -31,7 +31,7 @@ from benchmarks.pipelines_compared import PIPELINES
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {160: 128, 320: 224}  # stored short side: training size
-PEERS = ("torchvision", "DALI, CPU", "FFCV, JPEG", "FFCV, raw pixels")
+PEERS = ("torchvision", "DALI, CPU", "DALI, CPU, its defaults", "FFCV, JPEG", "FFCV, raw pixels")
 # Published on 8 V100, at 128 pixels: the original run, and the fastest (Alibaba, TF 2.1, XLA).
 RATES = {"14,200 images/s (the original run, 8 V100)": 14200,
          "22,900 images/s (the fastest published run, 8 V100)": 22900}  # fmt: skip
