@@ -79,11 +79,8 @@ def forget(file: Path) -> None:
 
 def ours_evaluating(settings: dict[str, Any]) -> Passes:
     tensorflow_threads(settings["threads"])
-    try:
-        from datasets.validation import evaluation_pipeline
-    except ImportError:
-        from datasets.pipeline import evaluation_pipeline
     from datasets.settings import Evaluation
+    from datasets.validation import evaluation_pipeline
 
     files = [Path(file) for file in settings["records"]]
     evaluation = Evaluation(image_size=settings["size"], batch_size=settings["batch_size"])
