@@ -24,9 +24,10 @@ from click_default_group import DefaultGroup
 
 from training import sagemaker, supervisor, workers
 from training.commands import RECIPE, evaluate, launch, plan, report
-from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError, UserError
+from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError
 from training.preemption import SignalWatch
-from training.recipes import Policy, load_recipe
+from training.prepare import prepare
+from training.recipes import Policy
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
@@ -138,29 +139,6 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         scribe.conclude()
     if problems:
         raise RunError(problems)
-
-
-def prepare(team, now, recipe_name, data_dir, run_dir, data, resume, overwrite):
-    """Reads and checks all that a run needs, before anything is created."""
-    from training.data import find_data
-    from training.run_folder import RunFolder
-
-    recipe = load_recipe(recipe_name)
-    if data == "synthetic":
-        from training import synthetic
-
-        recipe = synthetic.marked(recipe)
-    elif data_dir is None:
-        if recipe.embedded_data is None:
-            raise UserError(f"--data_dir is missing; recipe '{recipe.name}' needs records on disk")
-        from datasets.digits import prepare_digits
-
-        data_dir = prepare_digits(Path(__file__).parent / "data" / recipe.embedded_data)
-    data = synthetic.data_for(recipe) if data == "synthetic" else find_data(data_dir, recipe)
-    schedule = recipe.schedule(team.size, data.images)
-    run = RunFolder(run_dir or Path("runs") / f"{recipe.name}-{now}")
-    run.check_free(resume, overwrite)
-    return recipe, data, schedule, run
 
 
 def run() -> int:

@@ -23,6 +23,7 @@ def make_example(
     synset: str,
     text: str = "",
     filename: bytes = b"",
+    boxes: Iterable[Iterable[float]] = (),
 ) -> bytes:
     """A serialised `tf.Example` with all the keys of ImageNet's records.
 
@@ -34,8 +35,10 @@ def make_example(
         synset: name of the class folder.
         text: the class in words, where they are known.
         filename: of the source file, without its folders.
+        boxes: bounding boxes as (xmin, ymin, xmax, ymax), fractions of the sides. Their
+            label in the record is that of the image.
 
-    The bounding boxes are empty. Equal arguments give equal bytes.
+    Equal arguments give equal bytes.
     """
     features = {
         "image/encoded": _bytes(encoded),
@@ -46,22 +49,33 @@ def make_example(
         "image/class/text": _bytes(text.encode()),
         "image/filename": _bytes(filename),
     }
-    return _field(1, _entries(features) + _same_in_all())
+    return _field(
+        1, _entries(features) + _same_in_all() + _box_entries(tuple(map(tuple, boxes)), label)
+    )
 
 
 @functools.cache
 def _same_in_all() -> bytes:
-    no_floats = _field(2, b"")
     return _entries(
         {
             "image/colorspace": _bytes(b"RGB"),
             "image/channels": _ints([3]),
             "image/format": _bytes(b"JPEG"),
-            "image/object/bbox/xmin": no_floats,
-            "image/object/bbox/xmax": no_floats,
-            "image/object/bbox/ymin": no_floats,
-            "image/object/bbox/ymax": no_floats,
-            "image/object/bbox/label": _ints([]),
+        }
+    )
+
+
+@functools.lru_cache(maxsize=4096)
+def _box_entries(boxes: tuple[tuple[float, ...], ...], label: int) -> bytes:
+    """Most images have no boxes, and then all of a class share these bytes."""
+    xmin, ymin, xmax, ymax = zip(*boxes, strict=True) if boxes else ((), (), (), ())
+    return _entries(
+        {
+            "image/object/bbox/xmin": _floats(xmin),
+            "image/object/bbox/xmax": _floats(xmax),
+            "image/object/bbox/ymin": _floats(ymin),
+            "image/object/bbox/ymax": _floats(ymax),
+            "image/object/bbox/label": _ints([label] * len(boxes)),
         }
     )
 
@@ -78,8 +92,13 @@ def masked_crc(data: bytes) -> bytes:
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
+_SMALL = [bytes([value]) for value in range(0x80)]
+
+
 def _varint(value: int) -> bytes:
     """Protobuf's variable-length number, for `value >= 0`."""
+    if value <= 0x7F:
+        return _SMALL[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
@@ -102,8 +121,16 @@ def _ints(values: Iterable[int]) -> bytes:
     return _field(3, _field(1, packed) if packed else b"")
 
 
+def _floats(values: tuple[float, ...]) -> bytes:
+    packed = struct.pack(f"<{len(values)}f", *values)
+    return _field(2, _field(1, packed) if packed else b"")
+
+
 def _entries(features: Mapping[str, bytes]) -> bytes:
     """The entries of a protobuf map of features."""
-    return b"".join(
-        _field(1, _field(1, key.encode()) + _field(2, value)) for key, value in features.items()
-    )
+    return b"".join(_field(1, _key(key) + _field(2, value)) for key, value in features.items())
+
+
+@functools.cache
+def _key(key: str) -> bytes:
+    return _field(1, key.encode())

@@ -10,10 +10,6 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import pytest
 
-# Tests in this process build small models by themselves; see training/devices.py.
-NOT_INHERITED = () if "ONEDNN_MAX_CPU_ISA" in os.environ else ("ONEDNN_MAX_CPU_ISA",)
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX")
-
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
 
@@ -33,8 +29,7 @@ def run_process():
         if workers > 1:
             launcher = Path(sys.executable).parent / "horovodrun"
             command = [str(launcher), "-np", str(workers), "--gloo", *command]
-        inherited = {k: v for k, v in os.environ.items() if k not in NOT_INHERITED}
-        variables = {**inherited, "PYTHONPATH": str(ROOT), **environment}
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         return subprocess.run(
             command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout
         )

@@ -110,7 +110,8 @@ def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
 
     before = two.evaluation_csv.read_bytes()  # nothing is left to do
     two.checkpoint(50).unlink()
-    evaluate_run(two.path, data_dir=None, follow=False, patience=1.0, choices={})
+    ran = run_process("recipe.py", "evaluate", "--run_dir", two.path)
+    assert ran.returncode == 0, ran.stderr
     assert two.evaluation_csv.read_bytes() == before
 
 

@@ -55,7 +55,7 @@ def recipe(tmp_path_factory):
         "training_strategy": [phase],
         "checkpoint_every": 4,
         "log_every": 2,
-        "model_arguments": {"widths": [4, 8, 16]},
+        "model_arguments": {"widths": [16, 16, 16]},
         "augmentation": {"crop": "none", "flip": False},
     }
     return write_recipe(tmp_path_factory.mktemp("recipe") / "short.yaml", fields)

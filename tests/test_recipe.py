@@ -36,7 +36,7 @@ def small(tmp_path_factory):
         "training_strategy": STRATEGY,
         "checkpoint_every": 30,
         "log_every": 20,
-        "model_arguments": {"widths": [4, 8, 16], "initial_scale": 2.0},
+        "model_arguments": {"widths": [16, 16, 16], "initial_scale": 2.0},
     }
     recipe.pop("embedded_data", None)
     path = tmp_path_factory.mktemp("recipe") / "small.yaml"

@@ -64,10 +64,12 @@ def avoid_overrun(model: keras.Model) -> None:
     past the end of the buffer where the input has fewer: runs of a model with 4 and 8
     channels there ended in "corrupted size vs. prev_size", and do not with AVX. Images
     need no gradient, so their 3 channels do no harm. It has to come before the first
-    convolution runs; a setting of the user's stands.
+    convolution runs; a setting of the user's stands. Half precision needs the newer
+    kernels and is left alone.
     """
     if any(
         isinstance(layer, keras.layers.Conv2D)
+        and layer.compute_dtype == "float32"
         and max(layer.strides) > 1
         and layer.input.shape[-1] > 3
         and layer.input.shape[-1] % 16

@@ -228,7 +228,7 @@ def deliver(run: RunFolder, job: Job | None) -> None:
     if run.model.exists():
         shutil.copy2(run.model, job.model_dir)
     if run.holds_a_run:
-        apart = shutil.ignore_patterns(run.model.name, run.checkpoints.name)
+        apart = shutil.ignore_patterns(run.model.name, run.checkpoints.name, ".*")
         shutil.copytree(run.path, job.output_dir, ignore=apart, dirs_exist_ok=True)
 
 

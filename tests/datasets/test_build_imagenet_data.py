@@ -1,6 +1,7 @@
 import csv
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -11,43 +12,25 @@ import filelock
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from PIL import Image, JpegImagePlugin
+from PIL import Image
 
-from datasets.build_imagenet_data import build, convert, main, resized, shard_counts
+from datasets.build_imagenet_data import build, main
 from datasets.errors import DataError
 from datasets.manifest import count_images, read_manifest, shard_files
+from tests.datasets.samples import (
+    BLUE,
+    GREEN,
+    RED,
+    file_bytes,
+    photograph,
+    read,
+    snapshot,
+    write_tree,
+)
 
+SPLITS = ("train", "val")
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = REPOSITORY.parent / "shared" / "data"
-
-RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
-
-
-def halves(left, right, width=64, height=32, mode="RGB") -> Image.Image:
-    """An image of two colours, side by side."""
-    image = Image.new(mode, (width, height), left)
-    image.paste(right, (width // 2, 0, width, height))
-    return image
-
-
-def file_bytes(image: Image.Image, kind: str = "JPEG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def photograph(seed: int, width: int = 96, height: int = 64) -> Image.Image:
-    """Smooth noise, which a JPEG keeps about as well as a photograph."""
-    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-def write_tree(root: Path, images: dict[str, Image.Image | bytes]) -> Path:
-    for name, image in images.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image if isinstance(image, bytes) else file_bytes(image, quality=95))
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -67,165 +50,6 @@ def built(tree, tmp_path_factory):
     output = tmp_path_factory.mktemp("built")
     build(tree, output, (24, 48), processes=1, progress=False)
     return output
-
-
-def snapshot(output: Path) -> dict[str, bytes]:
-    """The published files of a build, without its own notes."""
-    return {
-        str(path.relative_to(output)): path.read_bytes()
-        for path in sorted(output.rglob("*"))
-        if path.is_file() and path.name[0] != "."
-    }
-
-
-def read(output: Path, size: int, prefix: str) -> list[dict]:
-    """Records by TensorFlow's own reader, which checks their checksums."""
-    tf = pytest.importorskip("tensorflow")
-    spec = {
-        "image/encoded": tf.io.FixedLenFeature([], tf.string),
-        "image/height": tf.io.FixedLenFeature([], tf.int64),
-        "image/width": tf.io.FixedLenFeature([], tf.int64),
-        "image/class/label": tf.io.FixedLenFeature([], tf.int64),
-        "image/class/synset": tf.io.FixedLenFeature([], tf.string),
-        "image/class/text": tf.io.FixedLenFeature([], tf.string),
-        "image/filename": tf.io.FixedLenFeature([], tf.string),
-        "image/object/bbox/xmin": tf.io.VarLenFeature(tf.float32),
-    }
-    files = [str(path) for path in sorted((output / str(size)).glob(f"{prefix}-*"))]
-    records = tf.data.TFRecordDataset(files)
-    return [tf.io.parse_single_example(record, spec) for record in records]
-
-
-# Images.
-
-
-def _turned(image, orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return file_bytes(image, quality=95, exif=exif)
-
-
-def _palette_with_hole():
-    image = Image.new("P", (64, 32), 0)
-    image.putpalette([*RED, *BLUE])
-    image.paste(1, (32, 0, 64, 32))
-    return file_bytes(image, "PNG", transparency=1)
-
-
-def _deep_grey():
-    pixels = np.full((32, 64), 200 << 8, np.uint16)
-    pixels[:, 32:] = 100 << 8
-    return file_bytes(Image.fromarray(pixels), "PNG")
-
-
-@pytest.mark.parametrize(
-    ("data", "first", "last"),
-    [
-        (file_bytes(halves(RED, BLUE), "PNG"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "BMP"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "GIF"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "WEBP", lossless=True), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), progressive=True, quality=95), RED, BLUE),
-        (file_bytes(halves(200, 100, mode="L")), (200, 200, 200), (100, 100, 100)),
-        (file_bytes(halves(0, 1, mode="1"), "PNG"), (0, 0, 0), WHITE),
-        (
-            file_bytes(halves((0, 255, 255, 0), (255, 255, 0, 0), mode="CMYK"), quality=95),
-            RED,
-            BLUE,
-        ),
-        (file_bytes(halves((*RED, 255), (*BLUE, 0), mode="RGBA"), "PNG"), RED, WHITE),
-        (file_bytes(halves((90, 255), (90, 0), mode="LA"), "PNG"), (90, 90, 90), WHITE),
-        (_palette_with_hole(), RED, WHITE),
-        (_deep_grey(), (200, 200, 200), (100, 100, 100)),
-        (_turned(halves(RED, BLUE), 3), BLUE, RED),
-        (_turned(halves(RED, BLUE), 6), RED, BLUE),  # first at the top now
-        (_turned(halves(RED, BLUE), 8), BLUE, RED),
-    ],
-    ids=["png", "bmp", "gif", "webp", "progressive", "grey", "binary", "cmyk", "rgba", "la",
-         "palette", "16bit", "turned3", "turned6", "turned8"],
-)  # fmt: skip
-def test_everything_becomes_an_upright_rgb_jpeg(data, first, last):
-    for size in (32, 16):
-        [(encoded, width, height)] = convert(data, [size], quality=95)
-        image = Image.open(io.BytesIO(encoded))
-        assert (image.format, image.mode, image.size) == ("JPEG", "RGB", (width, height))
-        assert not image.info.get("progressive")
-        assert 0x0112 not in image.getexif()
-        assert min(width, height) == size
-        received = [image.getpixel((2, 2)), image.getpixel((width - 3, height - 3))]
-        np.testing.assert_allclose(received, [first, last], atol=12)
-
-
-def test_exif_turns_the_sides_round():
-    # Orientation 6 is a camera held upright: what it stored as left is the top.
-    [(encoded, width, height)] = convert(_turned(halves(RED, BLUE), 6), [32], quality=95)
-    assert (width, height) == (32, 64)
-    np.testing.assert_allclose(Image.open(io.BytesIO(encoded)).getpixel((29, 2)), RED, atol=12)
-
-
-@pytest.mark.parametrize("size", [32, 48])
-def test_a_baseline_jpeg_of_the_size_is_kept_byte_for_byte(size):
-    data = file_bytes(halves(RED, BLUE), quality=30, comment=b"as it was")
-    assert convert(data, [size], quality=95) == [(data, 64, 32)]
-
-
-def test_sizes_come_from_one_decode_and_look_like_the_original():
-    original = photograph(1, 300, 200)
-    outs = convert(file_bytes(original, quality=100), [100, 50], quality=95)
-    assert [(width, height) for _, width, height in outs] == [(150, 100), (75, 50)]
-    for encoded, width, height in outs:
-        received = np.asarray(Image.open(io.BytesIO(encoded)), float)
-        expected = np.asarray(original.reduce(200 // height), float)  # exact box averages
-        assert expected.shape == (height, width, 3)
-        assert np.abs(received - expected).mean() < 3
-
-
-def test_fine_stripes_turn_grey_instead_of_aliasing():
-    stripes = np.zeros((300, 300, 3), np.uint8)
-    stripes[:, ::2] = 255
-    [(encoded, _, _)] = convert(file_bytes(Image.fromarray(stripes), "PNG"), [100], quality=95)
-    pixels = np.asarray(Image.open(io.BytesIO(encoded)), float)
-    assert abs(pixels.mean() - 127.5) < 3
-    assert pixels[5:-5, 5:-5].std() < 50  # every third column alone would give 127
-
-
-@pytest.mark.parametrize(("size", "sampling"), [(64, 0), (65, 2)])  # 4:4:4 and 4:2:0
-def test_small_images_keep_their_colour(size, sampling):
-    [(encoded, _, _)] = convert(file_bytes(photograph(2, 150, 100)), [size], quality=90)
-    assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(encoded))) == sampling
-
-
-@pytest.mark.parametrize(
-    ("width", "height", "size", "enlarge", "expected"),
-    [
-        (500, 375, 160, False, (213, 160)),
-        (375, 500, 160, False, (160, 213)),
-        (500, 333, 320, False, (480, 320)),
-        (160, 160, 160, False, (160, 160)),
-        (100, 50, 160, False, (100, 50)),
-        (100, 50, 160, True, (320, 160)),
-        (3, 2000, 2, False, (2, 1333)),
-    ],
-)
-def test_the_short_side_becomes_the_size(width, height, size, enlarge, expected):
-    assert resized(width, height, size, enlarge) == expected
-
-
-# Builds.
-
-
-@pytest.mark.parametrize(
-    ("images", "expected"),
-    [
-        ({"train": 1281167, "validation": 50000}, {"train": 1024, "validation": 128}),
-        ({"train": 10000, "validation": 1000}, {"train": 8, "validation": 1}),
-        ({"train": 20000, "validation": 10000}, {"train": 16, "validation": 8}),
-        ({"train": 3}, {"train": 3}),
-        ({"train": 8, "validation": 1}, {"train": 8, "validation": 1}),
-    ],
-)
-def test_default_shards(images, expected):
-    assert shard_counts(images) == expected
 
 
 def test_records_hold_the_tree(tree, tmp_path):
@@ -342,6 +166,42 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     build(source, whole, (200, 100), shards=16, processes=1, progress=False)
     assert snapshot(output) == snapshot(whole)
     assert {path.name for path in (output / "100").glob(".*")} == set(), "temporary files are left"
+
+
+def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
+    source, whole, output = (tmp_path / name for name in ("source", "whole", "out"))
+    write_tree(source, {f"{s}/{c}/0.JPEG": photograph(7, 500, 400) for s in SPLITS for c in "ab"})
+    for number in range(1, 100):
+        for split in SPLITS:
+            first = source / split / "ab"[number % 2] / "0.JPEG"
+            os.link(first, first.with_name(f"{number}.JPEG"))
+    settings = {"source": source, "sizes": "300,150", "shards": 25, "validation_shards": 25}
+    build(source, whole, (300, 150), shards=25, validation_shards=25, progress=False)
+    command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
+    command += [f"--{key}={value}" for key, value in (settings | {"output": output}).items()]
+    moments = random.Random(5)
+    done, lock = output / ".build.done", output / ".build.lock"
+    killed, finished = 0, []
+    while killed < 10:
+        lock.unlink(missing_ok=True)
+        running = subprocess.Popen(
+            command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        _wait_until(lock.exists)
+        time.sleep(moments.uniform(0, 0.9))
+        if running.poll() is None:
+            os.killpg(running.pid, signal.SIGKILL)
+            killed += 1
+        else:  # it was faster than the kill; it is given work again
+            for path in (output / "150").glob("train-*"):
+                path.unlink()
+        running.wait(timeout=30)
+        finished.append(done.read_text().count("\n") if done.exists() else 0)
+    assert max(finished) >= 1, "no build got anywhere"
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+    assert snapshot(output) == snapshot(whole)
+    assert len(snapshot(whole)) == 2 * (25 + 25 + 1) + 1
+    assert not list(output.glob("*/.*")), "temporary files are left"
 
 
 def test_a_finished_build_is_left_alone(tree, built):

@@ -57,6 +57,18 @@ def test_an_example_holds_the_classic_keys():
     assert kinds["image/object/bbox/label"] == "int64_list"
 
 
+def test_bounding_boxes_are_read_by_tensorflow():
+    tf = pytest.importorskip("tensorflow")
+    boxes = [(0.25, 0.125, 0.75, 0.5), (0.0, 0.5, 1.0, 1.0)]
+    data = make_example(b"", height=1, width=1, label=7, synset="n01", boxes=boxes)
+    feature = tf.train.Example.FromString(data).features.feature
+    for name, values in zip(
+        ("xmin", "ymin", "xmax", "ymax"), list(zip(*boxes, strict=True)), strict=True
+    ):
+        assert feature[f"image/object/bbox/{name}"].float_list.value == list(values)
+    assert feature["image/object/bbox/label"].int64_list.value == [7, 7]
+
+
 def test_writing_needs_no_tensorflow():
     code = "import sys, datasets.build_imagenet_data; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

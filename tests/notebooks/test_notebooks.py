@@ -65,7 +65,7 @@ def run(path):
     """As Jupyter opens it: from its own folder."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=120, resources=resources, env=dict(os.environ)).execute()
+    NotebookClient(notebook, timeout=300, resources=resources, env=dict(os.environ)).execute()
     return text_of(notebook)
 
 
@@ -78,14 +78,9 @@ def test_it_runs(path, monkeypatch):
             assert re.search(words, text), f"{words!r} is not in:\n{text}"
 
 
-@pytest.mark.parametrize(
-    ("folder", "words"),
-    [("demo_run", r"yours: demo \(mine\)"), (None, r"mine: no such file or folder")],
-)
-def test_a_run_of_ones_own_stands_beside(root, tmp_path, monkeypatch, folder, words):
+def test_a_run_of_ones_own_stands_beside(root, tmp_path, monkeypatch):
     monkeypatch.setenv("RUN_DIR", str(tmp_path / "mine"))
-    if folder:
-        shutil.copytree(root / "notebooks" / folder, tmp_path / "mine")
+    shutil.copytree(root / "notebooks" / "demo_run", tmp_path / "mine")
     text = run(root / "notebooks" / "accuracy_vs_wall_clock.ipynb")
-    assert re.search(words, text), text
-    assert bool(folder) == bool(re.search(r"published +demo +(yours|\\)", text))
+    assert "yours: demo (mine)" in text
+    assert re.search(r"published +demo +(yours|\\)", text), text

@@ -24,7 +24,7 @@ BATCHES = (96, 256)
 def recipe():
     found = load_recipe("demo")
     return found.model_copy(
-        update={"model_arguments": {"widths": [4, 8, 16], "initial_scale": 2.0}}
+        update={"model_arguments": {"widths": [16, 16, 16], "initial_scale": 2.0}}
     )
 
 

@@ -135,7 +135,7 @@ def test_refusals(changes, message):
 def test_what_a_broken_run_left_is_delivered(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)
-    for path in (run.recipe_file, run.log, run.checkpoint(60)):
+    for path in (run.recipe_file, run.log, run.checkpoint(60), run.path / ".train.csv"):
         path.write_text(path.name)
     out = tmp_path / "out"
     sagemaker.deliver(run, job(SM_MODEL_DIR=str(tmp_path / "model"), SM_OUTPUT_DATA_DIR=str(out)))
@@ -217,7 +217,7 @@ def container(root, tmp_path):
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
             return subprocess.run(
-                [TRAIN], env=environment, capture_output=True, text=True, timeout=170
+                [TRAIN], env=environment, capture_output=True, text=True, timeout=300
             )
 
         def configure(self, hyperparameters, channels):
@@ -256,7 +256,7 @@ def test_the_toolkit_runs_a_recipe_to_an_artifact(container, root, digits, tmp_p
     recipe |= {
         "training_strategy": [{**phase, "epoch": [0, 0.25]}],
         "evaluation": {**recipe["evaluation"], "image_size": 20, "data_dir": "20"},
-        "model_arguments": {"widths": [4, 8, 16]},
+        "model_arguments": {"widths": [16, 16, 16]},
         "log_every": 5,
         "checkpoint_every": 10,
         "name": "ten-steps",

@@ -38,7 +38,7 @@ def ran(run_process, root, tmp_path_factory):
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     phase = {"lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 40, "data_dir": "20"}
     recipe |= {
-        "model_arguments": {"widths": [4, 8, 16]},
+        "model_arguments": {"widths": [16, 16, 16]},
         "log_every": 10,
         "training_strategy": [
             {"epoch": [0, 0.2], "image_size": 20, **phase},

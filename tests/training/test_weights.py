@@ -13,7 +13,7 @@ Y = np.arange(16, dtype="int32") % 10
 
 
 def recipe(**changes):
-    small = {"model_arguments": {"widths": [4, 8, 8]}, **changes}
+    small = {"model_arguments": {"widths": [16, 16, 16]}, **changes}
     return load_recipe("demo").model_copy(update=small)
 
 
@@ -98,7 +98,7 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
 
 
 @pytest.mark.parametrize("other", [
-    {"model_arguments": {"widths": [4, 8, 16]}}, {"model": "resnet14"}, {"classes": 11},
+    {"model_arguments": {"widths": [16, 16, 32]}}, {"model": "resnet14"}, {"classes": 11},
 ])  # fmt: skip
 def test_a_checkpoint_of_another_model_is_named(tmp_path, other):
     trained(recipe(), path=tmp_path / "a.keras")

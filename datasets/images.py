@@ -1,0 +1,215 @@
+"""Image files of every kind that image sets hold, made RGB JPEGs of a size."""
+
+import io
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
+
+# Pillow only warns from here to twice as many; a process needs about 9 bytes a pixel.
+MAX_PIXELS = 89_478_485
+MAX_BYTES = 1 << 28
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_SOF0 = 0xC0  # baseline, which every decoder knows
+_PLAIN_PROFILES = ("sRGB", "c2", "IEC61966-2.1")  # in the names of sRGB and its short forms
+
+
+class Refused(ValueError):
+    """A file that is not made an image, with the reason."""
+
+
+def read_image(data: bytes) -> tuple[Image.Image, bool]:
+    """Decodes any of `FORMATS` to an upright sRGB image.
+
+    Transparency is laid on white, 16 bits keep their upper 8, of an animation the first
+    frame is taken, and colours with an ICC profile of their own become those of sRGB.
+
+    Args:
+        data: contents of an image file.
+
+    Returns:
+        The image, and whether `data` is a baseline RGB JPEG of just these pixels.
+
+    Raises:
+        Refused: more than `MAX_PIXELS`.
+        Exception: of nearly any kind, from Pillow, for broken images.
+    """
+    with _opened(data) as image:
+        image.load()
+        turn = _UPRIGHT.get(_orientation(image))
+        profile = _profile(image)
+        plain = (
+            image.format == "JPEG"
+            and image.mode == "RGB"
+            and profile is None
+            and _frame_marker(data) == _SOF0
+        )
+        rgb = _rgb(image)
+        if profile is not None:
+            rgb = _managed(image, profile) or rgb
+    return (rgb, plain) if turn is None else (rgb.transpose(turn), False)
+
+
+def _opened(data: bytes) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise Refused(
+            f"{image.width} x {image.height} pixels; {MAX_PIXELS:,} are the most that is read"
+        )
+    return image
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        pixels = np.clip(np.asarray(image, np.int64) >> 8, 0, 255)
+        return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+    return image.convert("RGB")
+
+
+def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
+    """The ICC profile that the colours need; None where sRGB or nothing usable is given."""
+    data = image.info.get("icc_profile")
+    if not data or image.mode not in ("RGB", "CMYK"):
+        return None
+    try:
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+        name = ImageCms.getProfileDescription(profile).strip()
+    except Exception:  # a broken profile; the pixels are good
+        return None
+    return None if any(plain in name for plain in _PLAIN_PROFILES) else profile
+
+
+def _managed(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image | None:
+    """The image in sRGB; None where its profile is for another colour space."""
+    try:
+        return ImageCms.profileToProfile(
+            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    except ImageCms.PyCMSError:
+        return None
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a broken EXIF block raises anything; the pixels are good
+        return 1
+
+
+def stored_shape(data: bytes) -> tuple[int, int, int]:
+    """Width, height and EXIF orientation of an image as stored, from its header alone."""
+    with _opened(data) as image:
+        return image.width, image.height, _orientation(image)
+
+
+def _frame_marker(data: bytes) -> int | None:
+    """The second byte of a JPEG's frame marker, which tells its process; None without one."""
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker in _SOF_MARKERS:
+            return marker
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4])
+    return None
+
+
+def resized(width: int, height: int, size: int, enlarge: bool) -> tuple[int, int]:
+    """Width and height in pixels with `size` as the short side and the same aspect."""
+    short = min(width, height)
+    if short == size or (short < size and not enlarge):
+        return width, height
+    scaled = ((side * size + short // 2) // short for side in (width, height))
+    return next(scaled), next(scaled)
+
+
+def convert(
+    data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = False
+) -> list[tuple[bytes, int, int]]:
+    """JPEGs of an image with the short sides asked for, from one decode.
+
+    The decode is a full one. libjpeg's scaled decode (Pillow's draft mode) changes the
+    pixels (44 to 48 dB), and few photographs of ImageNet are large enough to gain by it.
+
+    Args:
+        data: contents of an image file.
+        sizes: short sides in pixels.
+        quality: of the JPEGs, 1 to 100.
+        enlarge: also enlarge the image where it is smaller than a size.
+
+    Returns:
+        For each size the JPEG, its width and its height in pixels. A baseline RGB JPEG
+        that already has the size is returned byte for byte.
+    """
+    image, plain = read_image(data)
+    out = []
+    for size in sizes:
+        target = resized(image.width, image.height, size, enlarge)
+        if plain and target == image.size:
+            out.append((data, *target))
+            continue
+        scaled = image
+        if target != image.size:
+            scaled = image.resize(target, Image.Resampling.LANCZOS)
+        out.append((_jpeg(scaled, quality), *target))
+    return out
+
+
+def keep(data: bytes, quality: int) -> tuple[bytes, int, int]:
+    """An image at its own size: a JPEG that any decoder shows upright, byte for byte.
+
+    RGB and greyscale JPEGs are kept, baseline or progressive, whatever their profile.
+    Others (CMYK, turned by EXIF, no JPEG at all) are encoded anew. Broken images raise
+    as in `read_image`.
+
+    Returns:
+        The JPEG, its width and its height in pixels.
+    """
+    with _opened(data) as image:
+        image.load()
+        if image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) == 1:
+            return data, image.width, image.height
+    upright, _ = read_image(data)
+    return _jpeg(upright, quality), upright.width, upright.height
+
+
+def _jpeg(image: Image.Image, quality: int) -> bytes:
+    # 4:2:0 keeps a quarter of the colour. Photographs do not show it; in an image of
+    # 64 pixels or less it blurs whole objects, and the bytes saved are few.
+    subsampling = "4:4:4" if min(image.size) <= 64 else "4:2:0"
+    file = io.BytesIO()
+    # Pillow would else copy the source's profile and comment.
+    image.save(
+        file, "JPEG", quality=quality, subsampling=subsampling, comment=b"", icc_profile=None
+    )
+    return file.getvalue()
+
+
+def reason(error: Exception) -> str:
+    """Why an image was not read, in a few words on one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image: " + ", ".join(FORMATS) + " are read"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""Where a builder's images come from: trees of folders and archives."""

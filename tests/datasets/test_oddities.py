@@ -1,0 +1,139 @@
+"""The oddities of ImageNet's files, and of those of others, in one set that is trained on."""
+
+import csv
+import io
+import os
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from datasets.build_imagenet_data import build
+from tests.datasets.samples import BLUE, RED, file_bytes, halves, photograph, read, write_tree
+from tests.datasets.test_images import swapped_profile, ycck
+
+
+def _exif(image, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return file_bytes(image, exif=exif, quality=95)
+
+
+def _sixteen_bits():
+    return file_bytes(Image.fromarray(np.full((32, 64), 180 << 8, np.uint16)), "PNG")
+
+
+def _animation():
+    frames = [Image.new("RGB", (64, 32), colour) for colour in (RED, BLUE)]
+    return file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+GOOD = {
+    "a/photograph.JPEG": file_bytes(photograph(1)),
+    "a/png.JPEG": file_bytes(halves(RED, BLUE), "PNG"),
+    "a/bmp.JPEG": file_bytes(halves(RED, BLUE), "BMP"),
+    "a/cmyk.JPEG": file_bytes(halves((0, 255, 255, 0), (255, 255, 0, 0), mode="CMYK")),
+    "a/ycck.JPEG": ycck(RED, BLUE),
+    "a/grey.JPEG": file_bytes(halves(200, 100, mode="L")),
+    "a/turned.JPEG": _exif(halves(RED, BLUE), 6),
+    "a/icc.JPEG": file_bytes(halves(RED, BLUE), icc_profile=swapped_profile()),
+    "a/bad icc.JPEG": file_bytes(halves(RED, BLUE), icc_profile=b"none"),
+    "a/animated.gif": _animation(),
+    "a/16 bits.png": _sixteen_bits(),
+    'a/it\'s "so".JPEG': file_bytes(photograph(2)),
+    "a/naïve 日本, 1.JPEG": file_bytes(photograph(3)),
+    "a/comma, \\ and %s.JPEG": file_bytes(photograph(4)),
+    "a/same.JPEG": file_bytes(photograph(5)),
+    "classe é/same.JPEG": file_bytes(photograph(6)),
+    os.fsdecode(b"classe \xc3\xa9/latin \xe9.JPEG"): file_bytes(photograph(7)),
+    "classe é/one pixel.png": file_bytes(Image.new("RGB", (1, 1), RED), "PNG"),
+    "classe é/long.png": file_bytes(Image.new("RGB", (900, 2), RED), "PNG"),
+}
+PHOTOGRAPH = file_bytes(photograph(8))
+BAD = {
+    "a/empty.JPEG": b"",
+    "a/cut.JPEG": PHOTOGRAPH[: len(PHOTOGRAPH) * 2 // 3],
+    "a/header, only.JPEG": PHOTOGRAPH[:20],
+    'classe é/words "1".JPEG': b"<html>404: not found</html>",
+    "classe é/cut.png": file_bytes(photograph(9), "PNG")[:900],
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("oddities")
+    train = {f"train/{name}": data for name, data in (GOOD | BAD).items()}
+    images = train | {f"val/a/{number}.JPEG": photograph(number) for number in range(4)}
+    write_tree(root / "set", images)
+    (root / "set/train/nothing").mkdir()
+    os.symlink("nowhere", root / "set/train/a/dead link.JPEG")
+    os.mkfifo(root / "set/train/a/pipe.JPEG")
+    build(root / "set", root / "out", (32,), shards=2, max_rejected=0.4, enlarge=True, processes=2,
+          progress=False)  # fmt: skip
+    return root / "out"
+
+
+def test_just_what_cannot_be_read_is_rejected(corpus):
+    with open(corpus / "rejected.csv", newline="", errors="surrogateescape") as file:
+        rejected = {row["file"]: row["reason"] for row in csv.DictReader(file)}
+    lost = {*BAD, "a/dead link.JPEG", "a/pipe.JPEG"}
+    assert rejected.keys() == {f"train/{name}" for name in lost}
+    assert all(reason and "\n" not in reason for reason in rejected.values())
+    assert rejected["train/a/empty.JPEG"] == "empty file"
+    records = read(corpus, 32, "train")
+    names = [r["image/filename"].numpy() for r in records]
+    assert sorted(names) == sorted(os.fsencode(name.split("/")[1]) for name in GOOD)
+
+
+def test_what_can_be_read_is_an_rgb_jpeg_of_its_class(corpus):
+    # An empty class keeps its place in the labels.
+    labels = {"a": 1, "classe é": 2, "nothing": 3}
+    colours = {}
+    for record in read(corpus, 32, "train"):
+        image = Image.open(io.BytesIO(record["image/encoded"].numpy()))
+        assert (image.format, min(image.size)) == ("JPEG", 32)
+        synset = record["image/class/synset"].numpy().decode()
+        assert int(record["image/class/label"]) == labels[synset]
+        name = os.fsdecode(record["image/filename"].numpy())
+        corners = (
+            image.convert("RGB").getpixel((1, 1)),
+            image.convert("RGB").getpixel((image.width - 2, image.height - 2)),
+        )
+        colours[f"{synset}/{name}"] = corners
+    red_blue = ["png.JPEG", "bmp.JPEG", "cmyk.JPEG", "ycck.JPEG", "turned.JPEG", "bad icc.JPEG"]
+    for name in red_blue:
+        np.testing.assert_allclose(colours[f"a/{name}"], [RED, BLUE], atol=25, err_msg=name)
+    np.testing.assert_allclose(colours["a/icc.JPEG"], [BLUE, RED], atol=25)
+    np.testing.assert_allclose(colours["a/animated.gif"], [RED, RED], atol=25)
+    np.testing.assert_allclose(colours["a/16 bits.png"], [[180] * 3] * 2, atol=3)
+    np.testing.assert_allclose(colours["a/grey.JPEG"], [[200] * 3, [100] * 3], atol=3)
+
+
+def test_it_trains(corpus, run_process, tmp_path, root):
+    recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    recipe.pop("embedded_data")
+    recipe |= {
+        "name": "oddities",
+        "classes": 3,
+        "images": len(GOOD),
+        "workers": 1,
+        "model_arguments": {"widths": [4, 8, 16]},
+        "policy": "float32",
+        "evaluation": {"image_size": 32, "data_dir": "32", "prefix": "validation", "batch_size": 4},
+        "log_every": 1,
+        "training_strategy": [
+            {"epoch": [0, 1], "lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 9,
+             "image_size": [32, 32], "data_dir": "32", "prefix": "train"}
+        ],
+    }  # fmt: skip
+    path = tmp_path / "oddities.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    ran = run_process(
+        "recipe.py", "--recipe", path, "--data_dir", corpus, "--run_dir", tmp_path / "run"
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    with open(tmp_path / "run" / "train.csv", newline="") as file:
+        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    assert len(losses) == len(GOOD) // 9
+    assert np.isfinite(losses).all()
