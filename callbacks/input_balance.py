@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.framework import config  # it is public only as its setter
 
 from callbacks.step_callback import StepCallback
 from training import workers
@@ -60,7 +61,12 @@ class InputBalance(StepCallback):
             self._waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
 
     def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same dataset, which adds up the seconds that its batches are waited for."""
+        """The same dataset, which adds up the seconds that its batches are waited for.
+
+        With TensorFlow's deterministic ops it may not look at the clock, and does not.
+        """
+        if config.is_op_determinism_enabled():
+            return dataset
 
         def note(asked: Any, batch: Any) -> Any:
             with tf.control_dependencies([self._waited.assign_add(tf.timestamp() - asked)]):
