@@ -65,7 +65,9 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     if team.is_first:
         sagemaker.deliver_at_end(run)
 
+    from callbacks.bad_records import BadRecords
     from callbacks.broadcast import BroadcastFromFirst
+    from callbacks.finite_loss import FiniteLoss
     from callbacks.heartbeat import Heartbeat
     from callbacks.input_balance import InputBalance
     from callbacks.phase_scheduler import PhaseScheduler
@@ -77,7 +79,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     from callbacks.wall_clock import WallClock
     from training import devices, model, synthetic
     from training.evaluation_run import evaluate_trained
-    from training.session import Scribe, in_plain_words, stage_pipeline
+    from training.session import Scribe, faults_of, in_plain_words, stage_pipeline, step_names
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
@@ -101,11 +103,19 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     )  # fmt: skip
     phases = [p.first for p in schedule.phases]
     balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
+    faults = faults_of(recipe, data)
     callbacks = [
         StageClock(scribe.clock, phases, scribe.note_time, initial_step=done),
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
         SameWeights([*phases, done], initial_step=done),
+        FiniteLoss(
+            recipe.log_every,
+            recipe.checkpoint_every,
+            done,
+            names=lambda step: step_names(step, schedule, recipe, data, team),
+        ),
+        BadRecords(faults, recipe.log_every, faults.limit, scribe.note, done),
         wall_clock,
         bar,
         balance,
@@ -114,12 +124,14 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         Heartbeat(supervisor.board, initial_step=done),
     ]
     scribe.clock.switch("data")
-    with in_plain_words():
+    with in_plain_words(faults):
         for stage in schedule.stages(done):
             if synthetic.is_synthetic(recipe):
                 batches = synthetic.batches(stage, recipe, net)
             else:
-                batches = balance.watched(stage_pipeline(stage, recipe, data, team, threads))
+                batches = balance.watched(
+                    stage_pipeline(stage, recipe, data, team, threads, faults)
+                )
             net.fit(
                 batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
             )

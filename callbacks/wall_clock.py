@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from callbacks.finite_loss import skipped_steps
 from callbacks.metric_average import average_over_workers
 from callbacks.step_callback import StepCallback
 from training import workers
@@ -24,7 +25,8 @@ class WallClock(StepCallback):
     Args:
         write: called on rank 0 with each report, a dict with `step` (steps done),
             `seconds`, `images_per_second` (of all workers), `learning_rate`,
-            `batch_size` (per worker), with a schedule also `epoch` and `image_size`,
+            `batch_size` (per worker), `skipped_steps` (by a dynamic
+            loss scale, of all), with a schedule also `epoch` and `image_size`,
             and the model's metrics by their names (`loss` with the regularisation).
         every: in steps; the end of a `fit` is reported too.
         schedule: the run's `Schedule`, or
@@ -131,5 +133,6 @@ class WallClock(StepCallback):
             "images_per_second": images / max(elapsed, 1e-9),
             "learning_rate": rate,
             "batch_size": batch_size,
+            "skipped_steps": skipped_steps(self.model.optimizer, step),
         }
         return row

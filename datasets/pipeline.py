@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from datasets.augmentation import load
+from datasets.faults import Faults
 from datasets.schema import CLASSIC, RecordKeys
 from datasets.settings import Augmentation
 
@@ -57,6 +58,52 @@ def shards_by_file(files: int, workers: int) -> bool:
     return files % workers == 0 or files >= 50 * workers
 
 
+def records_in_order(
+    files: Sequence[Path],
+    batch_size: int,
+    steps_per_epoch: int,
+    first_epoch: int,
+    epochs: int,
+    *,
+    seed: int,
+    first_step: int,
+    rank: int,
+    workers: int,
+    threads: int = 2,
+    shuffle_buffer: int = 10000,
+    faults: Faults | None = None,
+) -> tf.data.Dataset:
+    """The serialised records of a stage's epochs `first_epoch` to `epochs - 1`, one by one.
+
+    The order depends on nothing but the arguments; see `training_pipeline` for them.
+    """
+    names = [str(path) for path in files]
+    by_file = shards_by_file(len(names), workers)
+
+    def epoch(number: int) -> tf.data.Dataset:
+        order = _seed_of(seed, first_step + number * steps_per_epoch)
+        chosen = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names), seed=order)
+        if by_file:
+            chosen = chosen.shard(workers, rank)
+        at_once = min(16, len(names))
+        records = chosen.interleave(
+            faults.records if faults else tf.data.TFRecordDataset,
+            cycle_length=at_once,
+            num_parallel_calls=min(threads, at_once),
+            deterministic=True,
+        )
+        if not by_file:
+            records = records.shard(workers, rank)
+        shuffled = records.shuffle(shuffle_buffer, seed=order)
+        return shuffled.repeat().take(steps_per_epoch * batch_size)
+
+    # Chained here rather than by `flat_map`, since `shuffle` takes no tensor as its seed
+    # once a global seed of 0 is set.
+    return functools.reduce(
+        tf.data.Dataset.concatenate, [epoch(number) for number in range(first_epoch, epochs)]
+    )
+
+
 def training_pipeline(
     files: Sequence[Path],
     *,
@@ -75,6 +122,7 @@ def training_pipeline(
     workers: int = 1,
     threads: int = 2,
     shuffle_buffer: int = 10000,
+    faults: Faults | None = None,
 ) -> tf.data.Dataset:
     """Augmented batches of one worker for one stage of a run.
 
@@ -100,31 +148,13 @@ def training_pipeline(
         rank, workers: which share.
         threads: for reading and decoding.
         shuffle_buffer: records held to draw from.
+        faults: counts bad records and replaces them; without it they raise.
 
     Returns:
         `steps - done_steps` batches of uint8 images `[batch_size, height, width, 3]`
         and int32 labels `[batch_size]`.
     """
-    per_epoch = steps_per_epoch * batch_size
     names = [str(path) for path in files]
-    by_file = shards_by_file(len(names), workers)
-
-    def epoch(number: int) -> tf.data.Dataset:
-        order = _seed_of(seed, first_step + number * steps_per_epoch)
-        chosen = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names), seed=order)
-        if by_file:
-            chosen = chosen.shard(workers, rank)
-        at_once = min(16, len(names))
-        records = chosen.interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=at_once,
-            num_parallel_calls=min(threads, at_once),
-            deterministic=True,
-        )
-        if not by_file:
-            records = records.shard(workers, rank)
-        return records.shuffle(shuffle_buffer, seed=order).repeat().take(per_epoch)
-
     # The share of a worker is another one, so its draws have to be, too.
     own_seed = _seed_of(seed, rank)
 
@@ -132,19 +162,32 @@ def training_pipeline(
         jpegs, labels = parse(records, classes, label_offset, keys)
         return load(jpegs, (own_seed, step), *image_size, augmentation), labels
 
+    guarded = faults.guarded(prepare, names, keys) if faults else prepare
     first_epoch, into_epoch = divmod(done_steps, steps_per_epoch)
     epochs = -(-steps // steps_per_epoch)
-    # Chained here rather than by `flat_map`, since `shuffle` takes no tensor as its seed
-    # once a global seed of 0 is set.
-    passes = [epoch(number) for number in range(first_epoch, epochs)]
     # A thread makes a whole batch at a time: ops on batches, and none to put images together.
     dataset = (
-        functools.reduce(tf.data.Dataset.concatenate, passes)
+        records_in_order(
+            files,
+            batch_size,
+            steps_per_epoch,
+            first_epoch,
+            epochs,
+            seed=seed,
+            first_step=first_step,
+            rank=rank,
+            workers=workers,
+            threads=threads,
+            shuffle_buffer=shuffle_buffer,
+            faults=faults,
+        )
         .skip(into_epoch * batch_size)
         .batch(batch_size, drop_remainder=True)
         .take(steps - done_steps)
         .enumerate(start=first_step + done_steps)
-        .map(prepare, num_parallel_calls=threads, deterministic=True)
+        .map(guarded, num_parallel_calls=threads, deterministic=True)
+        # Where files are lost the data may run out; that must not look like an end.
+        .apply(tf.data.experimental.assert_cardinality(steps - done_steps))
         .prefetch(4)
     )
     return dataset.with_options(options(threads))

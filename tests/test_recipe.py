@@ -72,7 +72,7 @@ def test_train_csv_has_the_columns_and_the_schedule(two_workers):
     found = rows(two_workers[0] / "train.csv")
     assert list(found[0]) == [
         "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate",
-        "batch_size", "image_size", "top5", "seconds",
+        "batch_size", "image_size", "top5", "seconds", "skipped_steps",
     ]  # fmt: skip
     assert [(r["step"], r["batch_size"], r["image_size"]) for r in found] == [
         ("20", "50", "20"), ("40", "50", "20"), ("60", "25", "28"), ("80", "25", "24")

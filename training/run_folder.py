@@ -28,7 +28,7 @@ from training.recipes import Recipe
 
 TRAIN_COLUMNS = (
     "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate", "batch_size",
-    "image_size", "top5", "seconds",
+    "image_size", "top5", "seconds", "skipped_steps",
 )  # fmt: skip
 CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time")
 EVALUATION_COLUMNS = (

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from callbacks.progress_bar import ProgressBar
-from datasets.pipeline import LABEL_OUTSIDE, training_pipeline
+from datasets.faults import Faults, name_in
+from datasets.pipeline import LABEL_OUTSIDE, records_in_order, training_pipeline
 from datasets.settings import Evaluation
 from training import checkpoints, model, supervisor, workers
 from training import resume as resuming
@@ -29,7 +30,12 @@ from training.workers import Workers
 
 
 def stage_pipeline(
-    stage: Stage, recipe: Recipe, data: RunData, team: Workers, threads: int
+    stage: Stage,
+    recipe: Recipe,
+    data: RunData,
+    team: Workers,
+    threads: int,
+    faults: Faults | None = None,
 ) -> tf.data.Dataset:
     """This worker's training batches for one stage."""
     phase = stage.data
@@ -51,11 +57,43 @@ def stage_pipeline(
         workers=team.size,
         threads=threads,
         shuffle_buffer=recipe.shuffle_buffer,
+        faults=faults,
     )
 
 
+def step_names(
+    step: int, schedule: Schedule, recipe: Recipe, data: RunData, team: Workers
+) -> list[str]:
+    """File names of the records of this worker's batch number `step`, read anew.
+
+    The order is a function of the seed and the step, so nothing need be carried along.
+    """
+    (stage,) = (s for s in schedule.stages(step) if s.begin == step)
+    phase, records = stage.data, data.training[stage.data.data_dir, stage.data.prefix]
+    done = stage.begin - stage.first
+    ordered = records_in_order(
+        records.files,
+        phase.batch_size,
+        stage.steps_per_epoch,
+        first_epoch=done // stage.steps_per_epoch,
+        epochs=done // stage.steps_per_epoch + 1,
+        seed=recipe.seed,
+        first_step=stage.first,
+        rank=team.rank,
+        workers=team.size,
+        shuffle_buffer=recipe.shuffle_buffer,
+    )
+    batch = ordered.skip(done % stage.steps_per_epoch * phase.batch_size).take(phase.batch_size)
+    return [name_in(record.numpy(), records.keys) for record in batch]
+
+
+def faults_of(recipe: Recipe, data: RunData) -> Faults:
+    """Where this worker's pipelines note bad records, with the recipe's limit."""
+    return Faults(int(recipe.max_bad_records * max(data.images.values())))
+
+
 @contextlib.contextmanager
-def in_plain_words() -> Iterator[None]:
+def in_plain_words(faults: Faults | None = None) -> Iterator[None]:
     """Says what TensorFlow and Horovod raise in the middle of a run in our own words.
 
     Raises:
@@ -71,6 +109,11 @@ def in_plain_words() -> Iterator[None]:
                 f"image '{found[2]}': label {found[1]} is outside the recipe's classes; "
                 "do `classes` and, where it has one, the manifest's label_offset fit the data?"
             ) from None
+        if faults and faults.problem:
+            raise UserError(faults.problem) from None
+        bad = re.search(r"DataError: (.*)", error.message)
+        if bad:
+            raise UserError(bad[1]) from None
         if isinstance(error, tf.errors.DataLossError):
             raise UserError(f"a record is damaged: {error.message.splitlines()[0]}") from None
         if "Horovod" in error.message:

@@ -1,0 +1,152 @@
+"""A watch over the numbers: a run whose loss or weights are not finite stops."""
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from callbacks.step_callback import StepCallback
+from training import workers
+from training.errors import RunError
+
+# TensorFlow's and PyTorch's dynamic loss scales stop here, too: below 1 a scale would
+# push gradients out of float16's range instead of into it.
+LOWEST_SCALE = 1.0
+NAMES_SHOWN = 8
+
+
+def skipped_steps(optimizer: keras.optimizers.Optimizer, steps: int) -> int:
+    """How many of `steps` steps a dynamic loss scale has skipped, 0 without one."""
+    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return 0
+    # Keras's `iterations` counts updates; with accumulation each is of several steps.
+    return max(0, steps - int(optimizer.inner_optimizer._iterations))
+
+
+def all_finite(variables: Sequence[Any]) -> bool:
+    """Whether each element of the floating-point variables is finite."""
+    flags = [ops.all(ops.isfinite(v)) for v in variables if "float" in v.dtype]
+    return not flags or bool(ops.all(ops.stack(flags)))
+
+
+class FiniteLoss(StepCallback):
+    """Stops all workers when a loss or a weight is not finite.
+
+    A counter on the device notes the first step of each worker whose loss was not
+    finite; it is read only every so many steps. All workers then compare, so that all
+    of them stop. A dynamic loss scale skips such steps by itself; there the run stops
+    when the scale has sunk to 1.
+
+    To be put before `StepCheckpoint` in the list of callbacks: a checkpoint whose
+    weights are not finite is then never written.
+
+    Args:
+        every: in steps, how often to look.
+        checkpoint_every: steps before which the weights are looked at, too; they are
+            at the end of each `fit`.
+        initial_step: steps that are done before the first `fit`.
+        names: what this worker's batch of a step held, for the message.
+        way_out: ends the message.
+
+    Raises:
+        RunError: on every worker, in the middle of `fit`, with the step, the workers and
+            the names.
+
+    Example:
+
+    >>> model.fit(dataset, callbacks=[FiniteLoss(every=100), StepCheckpoint(path, every=500)])
+    """
+
+    def __init__(
+        self,
+        every: int,
+        checkpoint_every: int | None = None,
+        initial_step: int = 0,
+        names: Callable[[int], Collection[str]] | None = None,
+        way_out: str = "a lower learning rate, or clipping, may do",
+    ):
+        super().__init__(initial_step)
+        if every < 1:
+            raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
+        self.every = every
+        self.checkpoint_every = checkpoint_every or every
+        self.names = names or (lambda step: ())
+        self.way_out = way_out
+        self._checked = initial_step
+        with keras.device("cpu:0"):  # beside the loss it would wait for no one, either
+            self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
+            self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        if getattr(model.compute_loss, "watched_by", None) is not self:
+            model.compute_loss = self._watched(model.compute_loss)
+
+    def _watched(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
+        """`compute_loss` with the note of its first value that is not finite."""
+
+        def watched(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+            loss = compute_loss(x, y, y_pred, sample_weight, training=training)
+            if training:
+                first = ops.logical_and(self._first_bad < 0, ~ops.isfinite(loss))
+                self._first_bad.assign(ops.where(first, self._seen, self._first_bad))
+                self._seen.assign_add(1)
+            return loss
+
+        watched.watched_by = self  # type: ignore[attr-defined]
+        return watched
+
+    def before_step(self, step: int) -> None:
+        if step == self._checked:
+            return
+        at_checkpoint = step % self.checkpoint_every == 0
+        if at_checkpoint or step % self.every == 0:
+            self.check(step, weights=at_checkpoint)
+
+    def after_fit(self, step: int) -> None:
+        if step != self._checked:
+            self.check(step, weights=True)
+
+    def check(self, step: int, weights: bool) -> None:
+        """Looks at what has been noted up to `step` (steps done); a collective.
+
+        Args:
+            step: the number of steps done.
+            weights: whether to look at weights and optimizer state, too.
+        """
+        self._checked = step
+        optimizer = self.model.optimizer
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        bad = int(self._first_bad) + self.initial_step if int(self._first_bad) >= 0 else None
+        found = {
+            "step": None if scaled else bad,
+            "scale": float(optimizer.dynamic_scale) if scaled else None,
+            "weights": not weights
+            or all_finite([*self.model.trainable_variables, *self.model.non_trainable_variables]),
+        }
+        gathered = workers.gather(found)
+        steps = [worker["step"] for worker in gathered if worker["step"] is not None]
+        if steps:
+            self._stop_for_loss(gathered, min(steps))
+        if scaled and min(worker["scale"] for worker in gathered) <= LOWEST_SCALE:
+            raise RunError(
+                f"step {step}: the loss scale has sunk to {gathered[0]['scale']:g}, after "
+                f"{skipped_steps(optimizer, step)} skipped steps; {self.way_out}"
+            )
+        others = [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]
+        if others:
+            raise RunError(
+                f"step {step}: weights of worker {', '.join(others)} are not finite; "
+                f"this checkpoint is not written; {self.way_out}"
+            )
+
+    def _stop_for_loss(self, gathered: Sequence[dict[str, Any]], step: int) -> None:
+        ranks = [rank for rank, worker in enumerate(gathered) if worker["step"] == step]
+        own = list(self.names(step)) if workers.current().rank in ranks else []
+        names = [name for part in workers.gather(own[:NAMES_SHOWN]) for name in part]
+        shown = f"; its batch holds {', '.join(names[:NAMES_SHOWN])}, ..." if names else ""
+        raise RunError(
+            f"step {step}: the loss of worker {', '.join(map(str, ranks))} is not finite{shown}\n"
+            f"The checkpoints before it are whole; {self.way_out}"
+        )

@@ -1,0 +1,74 @@
+"""The watch over numbers, in a real `fit`."""
+
+import keras
+import numpy as np
+import pytest
+
+from callbacks.finite_loss import FiniteLoss
+from callbacks.step_checkpoint import StepCheckpoint
+from training.errors import RunError
+
+BAD = 7
+
+
+def fit(*callbacks, bad=None, optimizer=None):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile(optimizer or keras.optimizers.SGD(0.01), "mse", auto_scale_loss=False)
+    x = np.random.default_rng(0).normal(size=(20, 4, 3)).astype("float32")
+    if bad is not None:
+        x[bad, 1, 2] = np.inf
+    model.fit(
+        x.reshape(80, 3), np.ones((80, 1), "float32"), batch_size=4, shuffle=False, verbose=0,
+        callbacks=list(callbacks),
+    )  # fmt: skip
+    return model
+
+
+@pytest.mark.parametrize("every", [1, 5, 100])
+def test_the_exact_step_is_named_whenever_it_is_looked_for(every):
+    asked = []
+    watch = FiniteLoss(every, initial_step=100, names=lambda step: asked.append(step) or ["a.jpg"])
+    with pytest.raises(RunError, match=rf"step {100 + BAD}: the loss of worker 0 .*a\.jpg"):
+        fit(watch, bad=BAD)
+    assert asked == [100 + BAD]
+
+
+def test_no_checkpoint_is_written_after_it(tmp_path):
+    save = StepCheckpoint(tmp_path / "step-{step}.keras", every=5, last_step=20)
+    with pytest.raises(RunError):
+        fit(FiniteLoss(every=1000, checkpoint_every=5), save, bad=BAD)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0.keras", "step-5.keras"]
+
+
+def test_weights_that_are_not_finite_are_found_where_the_loss_was():
+    """The rate makes an infinity of the last step's finite gradients."""
+
+    class Spoil(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if batch == 19:
+                self.model.trainable_variables[0].assign([[np.nan]] * 3)
+
+    with pytest.raises(RunError, match="step 20: weights of worker 0 are not finite"):
+        fit(Spoil(), FiniteLoss(every=5))
+
+
+def test_a_sound_run_is_left_alone():
+    one, other = fit(), fit(FiniteLoss(every=3))
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_loss_scale_skips_the_step_and_the_run_goes_on():
+    scale = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    model = fit(FiniteLoss(every=5), bad=BAD, optimizer=scale)
+    assert np.isfinite(model.get_weights()[0]).all()
+    from callbacks.finite_loss import skipped_steps
+
+    assert skipped_steps(model.optimizer, 20) == 1
+
+
+def test_a_loss_scale_at_its_floor_stops_the_run():
+    scale = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01), initial_scale=2.0)
+    with pytest.raises(RunError, match="the loss scale has sunk to 1, after 1 skipped steps"):
+        fit(FiniteLoss(every=5), bad=BAD, optimizer=scale)
