@@ -95,10 +95,13 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         scribe.note_training(bar), recipe.log_every, schedule,
         initial_step=done, started=scribe.started,
     )  # fmt: skip
+    finite = FiniteLoss(
+        recipe.log_every, done, names=lambda step: step_names(step, schedule, recipe, data, team)
+    )
     checkpoint = StepCheckpoint(
         run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
         on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
-        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
+        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say, before_save=finite.check,
         resumed=start.checkpoint if start.restores_workers else None,
     )  # fmt: skip
     phases = [p.first for p in schedule.phases]

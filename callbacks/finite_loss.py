@@ -38,13 +38,11 @@ class FiniteLoss(StepCallback):
     of them stop. A dynamic loss scale skips such steps by itself; there the run stops
     when the scale has sunk to 1.
 
-    To be put before `StepCheckpoint` in the list of callbacks: a checkpoint whose
-    weights are not finite is then never written.
+    Given to `StepCheckpoint` as `before_save`, its `check` looks at the weights, too, and
+    a checkpoint that is not finite is never written.
 
     Args:
         every: in steps, how often to look.
-        checkpoint_every: steps before which the weights are looked at, too; they are
-            at the end of each `fit`.
         initial_step: steps that are done before the first `fit`.
         names: what this worker's batch of a step held, for the message.
         way_out: ends the message.
@@ -55,13 +53,14 @@ class FiniteLoss(StepCallback):
 
     Example:
 
-    >>> model.fit(dataset, callbacks=[FiniteLoss(every=100), StepCheckpoint(path, every=500)])
+    >>> finite = FiniteLoss(every=100)
+    >>> save = StepCheckpoint(path, every=500, before_save=finite.check)
+    >>> model.fit(dataset, callbacks=[finite, save])
     """
 
     def __init__(
         self,
         every: int,
-        checkpoint_every: int | None = None,
         initial_step: int = 0,
         names: Callable[[int], Collection[str]] | None = None,
         way_out: str = "a lower learning rate, or clipping, may do",
@@ -70,11 +69,9 @@ class FiniteLoss(StepCallback):
         if every < 1:
             raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
         self.every = every
-        self.checkpoint_every = checkpoint_every or every
         self.names = names or (lambda step: ())
         self.way_out = way_out
-        self._checked = initial_step
-        with keras.device("cpu:0"):  # beside the loss it would wait for no one, either
+        with keras.device("cpu:0"):  # int32 has no other home in TensorFlow
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
 
@@ -98,24 +95,19 @@ class FiniteLoss(StepCallback):
         return watched
 
     def before_step(self, step: int) -> None:
-        if step == self._checked:
-            return
-        at_checkpoint = step % self.checkpoint_every == 0
-        if at_checkpoint or step % self.every == 0:
-            self.check(step, weights=at_checkpoint)
+        if step % self.every == 0 and step != self.initial_step:
+            self.check(step, weights=False)
 
     def after_fit(self, step: int) -> None:
-        if step != self._checked:
-            self.check(step, weights=True)
+        self.check(step)
 
-    def check(self, step: int, weights: bool) -> None:
+    def check(self, step: int, weights: bool = True) -> None:
         """Looks at what has been noted up to `step` (steps done); a collective.
 
         Args:
             step: the number of steps done.
-            weights: whether to look at weights and optimizer state, too.
+            weights: whether to look at the weights, too.
         """
-        self._checked = step
         optimizer = self.model.optimizer
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         bad = int(self._first_bad) + self.initial_step if int(self._first_bad) >= 0 else None

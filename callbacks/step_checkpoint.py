@@ -77,6 +77,8 @@ class StepCheckpoint(StepCallback):
         resumed: the checkpoint from which each worker's own state is restored when
             the first `fit` begins; the model's metrics have to be built by then.
         warn: called on rank 0 with a line for the user.
+        before_save: called on every worker with the step; what it raises keeps the
+            checkpoint from being written.
 
     Raises:
         ValueError: `every` below 1, or a path without the field.
@@ -100,6 +102,7 @@ class StepCheckpoint(StepCallback):
         stateful: Mapping[str, Stateful] | None = None,
         resumed: Path | None = None,
         warn: Callable[[str], None] = print,
+        before_save: Callable[[int], Any] | None = None,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -110,6 +113,7 @@ class StepCheckpoint(StepCallback):
         self.every = every
         self.last_step = last_step
         self.on_saved = on_saved
+        self.before_save = before_save or (lambda step: None)
         self.clock = clock
         self.facts = facts or (lambda step: {})
         self.stateful = stateful or {}
@@ -134,6 +138,7 @@ class StepCheckpoint(StepCallback):
 
     def save(self, step: int) -> None:
         """Copies the run to the host and begins to write it; a collective."""
+        self.before_save(step)
         with self._on_the_clock():
             self._save(step)
 
