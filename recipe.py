@@ -101,8 +101,8 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     checkpoint = StepCheckpoint(
         run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
         on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
-        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say, before_save=finite.check,
-        resumed=start.checkpoint if start.restores_workers else None,
+        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
+        before_save=finite.check, resumed=start.checkpoint if start.restores_workers else None,
     )  # fmt: skip
     phases = [p.first for p in schedule.phases]
     balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
@@ -112,12 +112,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         BroadcastFromFirst(),
         PhaseScheduler(schedule, initial_step=done),
         SameWeights([*phases, done], initial_step=done),
-        FiniteLoss(
-            recipe.log_every,
-            recipe.checkpoint_every,
-            done,
-            names=lambda step: step_names(step, schedule, recipe, data, team),
-        ),
+        finite,
         BadRecords(faults, recipe.log_every, faults.limit, scribe.note, done),
         wall_clock,
         bar,
