@@ -1,6 +1,7 @@
 """A run that is asked to stop stops in good order."""
 
 import math
+import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -52,7 +53,7 @@ class StopOnSignal(StepCallback):
         self.checkpoint = checkpoint
         self.every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stop")
-        self._question: Future[list[Any]] | None = None
+        self._question: Future[list[list[float]]] | None = None
         self._asked_at = (initial_step, 0.0)
         self._answer_at = initial_step
 
@@ -72,9 +73,9 @@ class StopOnSignal(StepCallback):
         if self._question is not None:
             asked_step, asked_time = self._asked_at
             answers = self._question.result()
-            received = next((name for name, _ in answers if name), None)
+            received = next((int(number) for number, _ in answers if number), None)
             if received:
-                self._stop(step, received)
+                self._stop(step, signal.Signals(received).name)
             slowest = max(seconds for _, seconds in answers)
             distance = math.ceil(self.every_seconds / slowest) if slowest else 1
             seconds = (now - asked_time) / (step - asked_step)
@@ -82,9 +83,8 @@ class StopOnSignal(StepCallback):
             seconds = 0.0
         self._asked_at = (step, now)
         self._answer_at = step + min(distance, LONGEST_DISTANCE)
-        self._question = self._thread.submit(
-            workers.gather, [self.watch.received, seconds], "stop_on_signal"
-        )
+        own = signal.Signals[self.watch.received] if self.watch.received else 0
+        self._question = self._thread.submit(workers.gather_beside, [own, seconds])
 
     def after_fit(self, step: int) -> None:
         if step == self.checkpoint.last_step:

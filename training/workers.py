@@ -114,28 +114,40 @@ def current() -> Workers:
     return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
 
 
-def gather(value: Any, name: str = "gather") -> list[Any]:
-    """Every worker's `value`, by rank; a collective.
+def gather(value: Any) -> list[Any]:
+    """Every worker's `value`, by rank; a collective, in the main thread.
 
     The value goes as JSON: what one worker sends can never run code on another.
-
-    Args:
-        name: of its own for a collective that runs in another thread than the rest.
     """
     if _horovod() is None:
         return [value]
-    return [json.loads(data) for data in gather_bytes(json.dumps(value).encode(), name)]
+    return [json.loads(data) for data in gather_bytes(json.dumps(value).encode())]
 
 
-def gather_bytes(data: bytes, name: str = "gather") -> list[bytes]:
-    """Every worker's `data`, by rank; a collective."""
+def gather_bytes(data: bytes) -> list[bytes]:
+    """Every worker's `data`, by rank; a collective, in the main thread."""
     hvd = _horovod()
     if hvd is None:
         return [data]
     own = np.frombuffer(data, dtype=np.uint8)
-    sizes = hvd.allgather(np.array([own.size], np.int64), name=f"{name}_sizes").numpy()
-    joined = hvd.allgather(own, name=f"{name}_data").numpy()
+    sizes = hvd.allgather(np.array([own.size], np.int64), name="gather_sizes").numpy()
+    joined = hvd.allgather(own, name="gather_data").numpy()
     return [part.tobytes() for part in np.split(joined, np.cumsum(sizes)[:-1])]
+
+
+def gather_beside(numbers: Sequence[float]) -> list[list[float]]:
+    """Every worker's `numbers`, by rank; a collective in a thread beside the training.
+
+    One thread may do so at a time. A name of its own would not keep it apart from what
+    the main thread gathers: TensorFlow keeps the kernels of eager ops by their types,
+    with the name of their first use, by which Horovod matches the workers' requests. So
+    it has a type of its own, float64, that no other gather may use.
+    """
+    hvd = _horovod()
+    if hvd is None:
+        return [list(numbers)]
+    own = np.array([numbers], np.float64)
+    return hvd.allgather(own, name="gather_beside").numpy().tolist()
 
 
 def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
