@@ -27,15 +27,22 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
+from callbacks.bad_records import BadRecords
 from callbacks.broadcast import BroadcastFromFirst
+from callbacks.finite_loss import FiniteLoss
+from callbacks.heartbeat import Heartbeat
+from callbacks.input_balance import InputBalance
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
 from callbacks.same_weights import SameWeights
 from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.stop_on_signal import StopOnSignal
 from callbacks.wall_clock import WallClock
-from training import devices, model, workers
+from datasets.faults import Faults
+from training import devices, model, supervisor, workers
 from training.phases import Schedule
+from training.preemption import SignalWatch
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
 from training.session import Scribe
@@ -104,18 +111,31 @@ def main(pairs: int, block: int, batch_size: int) -> None:
         scribe = Scribe(run, schedule, started=time.monotonic())
         scribe.open()
         bar = ProgressBar(schedule.total_steps, file=nowhere)
+        checkpoint = StepCheckpoint(run.checkpoint_pattern, every=10**9, initial_step=1)
+        balance = InputBalance(scribe.note, schedule.total_steps, threads=1)
         callbacks = [
             StageClock(scribe.clock),
             BroadcastFromFirst(),
             PhaseScheduler(schedule),
             SameWeights([0]),
-            StepCheckpoint(run.checkpoint_pattern, every=10**9, initial_step=1),
+            FiniteLoss(block),
+            BadRecords(Faults(limit=1), block, limit=1, say=scribe.note),
             WallClock(scribe.note_training(bar), block, schedule),
             bar,
+            balance,
+            checkpoint,
+            StopOnSignal(SignalWatch(), checkpoint),
+            Heartbeat(supervisor.board),
         ]
         watch = EveryOtherBlock(callbacks, block)
         with contextlib.redirect_stdout(nowhere):
-            net.fit(batches, steps_per_epoch=steps, callbacks=[watch], shuffle=False, verbose=0)
+            net.fit(
+                balance.watched(batches),
+                steps_per_epoch=steps,
+                callbacks=[watch],
+                shuffle=False,
+                verbose=0,
+            )
 
     blocks = milliseconds(np.diff(watch.began), block)[2:]
     inside = milliseconds(np.array(watch.inside[:-1]), block)[3::2]
