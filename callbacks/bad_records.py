@@ -65,6 +65,6 @@ class BadRecords(StepCallback):
             raise RunError("\n".join(f"worker {rank}: {text}" for text, rank in problems.items()))
         if len(self._known) > self.limit:
             raise RunError(
-                f"{len(self._known)} bad records, more than max_bad_records allows "
+                f"{len(self._known)} bad record(s), more than max_bad_records allows "
                 f"({self.limit}); they are named in the log: mend or verify the data set"
             )

@@ -69,7 +69,7 @@ class Faults:
             self._new.append(f"{name}: {reason}")
         if self.count > self.limit:
             self.stop(
-                f"{self.count} bad records, more than max_bad_records allows ({self.limit}); "
+                f"{self.count} bad record(s), more than max_bad_records allows ({self.limit}); "
                 f"the last is {name}: {reason}"
             )
 

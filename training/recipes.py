@@ -158,7 +158,12 @@ def load_recipe(source: str | Path) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}") from None
+        raise UserError(f"{path}: {_short(explain(error))}") from None
+
+
+def _short(text: str, most: int = 600) -> str:
+    """The text without its middle, where a recipe's value made it long."""
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
 def _parse(text: str, path: Path) -> Any:
@@ -174,7 +179,7 @@ def _parse(text: str, path: Path) -> Any:
         return yaml.safe_load(re.sub(r"\(\s*(\d+)\s*,\s*(\d+)\s*\)", r"[\1, \2]", text))
     except (yaml.YAMLError, json.JSONDecodeError, RecursionError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not readable as a recipe: {reason}") from None
+        raise UserError(f"{path}: not readable as a recipe: {_short(reason)}") from None
 
 
 def _python_literal(text: str) -> Any:
@@ -207,5 +212,5 @@ def _assignments(text: str, path: Path) -> dict[str, Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{path}: not readable as Python: {error}") from None
+        raise UserError(f"{path}: not readable as Python: {_short(str(error))}") from None
     return found

@@ -82,6 +82,7 @@ def step_names(
         rank=team.rank,
         workers=team.size,
         shuffle_buffer=recipe.shuffle_buffer,
+        faults=faults_of(recipe, data),  # of its own: these have been noted
     )
     batch = ordered.skip(done % stage.steps_per_epoch * phase.batch_size).take(phase.batch_size)
     return [name_in(record.numpy(), records.keys) for record in batch]
