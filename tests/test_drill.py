@@ -4,13 +4,15 @@ import json
 
 import pytest
 
+pytestmark = pytest.mark.drill
+
 
 @pytest.fixture(scope="module")
 def rows(run_process, root, tmp_path_factory):
     out = tmp_path_factory.mktemp("faults") / "rows.jsonl"
     ran = run_process(
         root / "benchmarks" / "chaos.py", "--faults", 2, "--seed", 3,
-        "--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out,
+        "--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out, timeout=600,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return {row["fault"]: row for row in map(json.loads, out.read_text().splitlines())}
