@@ -25,7 +25,8 @@ def draw_samples(
     """Draws images of up to `CLASSES` classes, a row for each, the splits side by side.
 
     A mapping of labels that differs between training and validation shows at once. Of
-    several folders the one with the most bytes an image is drawn.
+    several folders that of the largest images is drawn: by the manifests' sizes or, without
+    them, by the bytes an image.
 
     Args:
         reports: of the shards of each folder.
@@ -44,7 +45,7 @@ def draw_samples(
     there = {folder: own for folder, own in reports.items() if any(len(r.labels) for r in own)}
     if not there:
         return False
-    folder = max(there, key=lambda f: sum(r.bytes for r in there[f]) / _images(there[f]))
+    folder = max(there, key=lambda f: (there[f][0].job.size or 0, _bytes_an_image(there[f])))
     splits: dict[str, list[ShardReport]] = {}
     for report in there[folder]:
         splits.setdefault(report.job.prefix, []).append(report)
@@ -80,8 +81,8 @@ def draw_samples(
     return True
 
 
-def _images(reports: Sequence[ShardReport]) -> int:
-    return sum(len(report.labels) for report in reports)
+def _bytes_an_image(reports: Sequence[ShardReport]) -> float:
+    return sum(r.bytes for r in reports) / sum(len(r.labels) for r in reports)
 
 
 def _sample(reports: Sequence[ShardReport], label: int, draw: random.Random) -> list[Image.Image]:

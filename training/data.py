@@ -141,7 +141,7 @@ def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> 
             if detect_keys(other_files[0]) == keys:
                 others.append(survey(other_files, keys))
     offset = _label_offset(root / data_dir, merge([own, *others]), info, recipe)
-    return Records(tuple(files), own.images, offset, keys)
+    return Records(tuple(files), own.images, offset, keys, info.names if info else ())
 
 
 def _label_offset(folder: Path, found: Survey, info: DatasetInfo | None, recipe: Recipe) -> int:
