@@ -22,8 +22,8 @@ class Records:
         images: how many they hold.
         label_offset: the label of the first class in them.
         keys: their schema.
-        classes: names of the classes, in the order of the labels; none where there is no
-            manifest to tell.
+        classes: names of the classes, in the order of the labels; none where neither a
+            manifest nor TFDS's notes tell.
     """
 
     files: tuple[Path, ...]
