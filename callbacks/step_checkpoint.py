@@ -135,6 +135,9 @@ class StepCheckpoint(StepCallback):
         if step == self.last_step:
             self.save(step)
             self.finish()
+        else:  # the process may end now, and its threads with it
+            with self._on_the_clock():
+                self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
 
     def save(self, step: int) -> None:
         """Copies the run to the host and begins to write it; a collective."""
