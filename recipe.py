@@ -96,8 +96,9 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         initial_step=done, started=scribe.started,
     )  # fmt: skip
     finite = FiniteLoss(
-        recipe.log_every, done, names=lambda step: step_names(step, schedule, recipe, data, team)
-    )
+        recipe.log_every, done, way_out=scribe.way_out,
+        names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
+    )  # fmt: skip
     checkpoint = StepCheckpoint(
         run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
         on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
@@ -128,7 +129,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
                 batches = synthetic.batches(stage, recipe, net)
             else:
                 batches = balance.watched(
-                    stage_pipeline(stage, recipe, data, team, threads, faults)
+                    stage_pipeline(stage, recipe, data, team, threads, faults, start.passed_over)
                 )
             net.fit(
                 batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0

@@ -14,6 +14,7 @@ from training.errors import RunError
 # push gradients out of float16's range instead of into it.
 LOWEST_SCALE = 1.0
 NAMES_SHOWN = 8
+ADVICE = "a lower learning rate, or clipping, may do"
 
 
 def skipped_steps(optimizer: keras.optimizers.Optimizer, steps: int) -> int:
@@ -45,7 +46,8 @@ class FiniteLoss(StepCallback):
         every: in steps, how often to look.
         initial_step: steps that are done before the first `fit`.
         names: what this worker's batch of a step held, for the message.
-        way_out: ends the message.
+        way_out: called on every worker with the step whose loss was not finite (None where
+            no single step is to blame); returns the end of the message.
 
     Raises:
         RunError: on every worker, in the middle of `fit`, with the step, the workers and
@@ -63,7 +65,7 @@ class FiniteLoss(StepCallback):
         every: int,
         initial_step: int = 0,
         names: Callable[[int], Collection[str]] | None = None,
-        way_out: str = "a lower learning rate, or clipping, may do",
+        way_out: Callable[[int | None], str] = lambda step: ADVICE,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -124,13 +126,13 @@ class FiniteLoss(StepCallback):
         if scaled and min(worker["scale"] for worker in gathered) <= LOWEST_SCALE:
             raise RunError(
                 f"step {step}: the loss scale has sunk to {gathered[0]['scale']:g}, after "
-                f"{skipped_steps(optimizer, step)} skipped steps; {self.way_out}"
+                f"{skipped_steps(optimizer, step)} skipped steps; {self.way_out(None)}"
             )
         others = [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]
         if others:
             raise RunError(
                 f"step {step}: weights of worker {', '.join(others)} are not finite; "
-                f"this checkpoint is not written; {self.way_out}"
+                f"this checkpoint is not written; {self.way_out(None)}"
             )
 
     def _stop_for_loss(self, gathered: Sequence[dict[str, Any]], step: int) -> None:
@@ -140,5 +142,5 @@ class FiniteLoss(StepCallback):
         shown = f"; its batch holds {', '.join(names[:NAMES_SHOWN])}, ..." if names else ""
         raise RunError(
             f"step {step}: the loss of worker {', '.join(map(str, ranks))} is not finite{shown}\n"
-            f"The checkpoints before it are whole; {self.way_out}"
+            f"The checkpoints before it are whole; {self.way_out(step)}"
         )

@@ -6,7 +6,7 @@ normalises the batch.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def training_pipeline(
     threads: int = 2,
     shuffle_buffer: int = 10000,
     faults: Faults | None = None,
+    passed_over: Collection[int] = (),
 ) -> tf.data.Dataset:
     """Augmented batches of one worker for one stage of a run.
 
@@ -149,6 +150,7 @@ def training_pipeline(
         threads: for reading and decoding.
         shuffle_buffer: records held to draw from.
         faults: counts bad records and replaces them; without it they raise.
+        passed_over: global steps whose batch gives its place to the next one's.
 
     Returns:
         `steps - done_steps` batches of uint8 images `[batch_size, height, width, 3]`
@@ -164,9 +166,11 @@ def training_pipeline(
 
     guarded = faults.guarded(prepare, names, keys) if faults else prepare
     first_epoch, into_epoch = divmod(done_steps, steps_per_epoch)
-    epochs = -(-steps // steps_per_epoch)
+    gaps = sorted(p - first_step - done_steps for p in passed_over)
+    gaps = [gap for gap in gaps if 0 <= gap < steps - done_steps]
+    epochs = -(-(steps + len(gaps)) // steps_per_epoch)
     # A thread makes a whole batch at a time: ops on batches, and none to put images together.
-    dataset = (
+    batches = (
         records_in_order(
             files,
             batch_size,
@@ -183,14 +187,29 @@ def training_pipeline(
         )
         .skip(into_epoch * batch_size)
         .batch(batch_size, drop_remainder=True)
-        .take(steps - done_steps)
-        .enumerate(start=first_step + done_steps)
+        .take(steps - done_steps + len(gaps))
+    )
+    for gap in reversed(gaps):  # the last first: a batch behind two gaps fills both
+        batches = _next_one_at(batches, gap)
+    dataset = (
+        batches.enumerate(start=first_step + done_steps)
         .map(guarded, num_parallel_calls=threads, deterministic=True)
         # Where files are lost the data may run out; that must not look like an end.
         .apply(tf.data.experimental.assert_cardinality(steps - done_steps))
         .prefetch(4)
     )
     return dataset.with_options(options(threads))
+
+
+def _next_one_at(batches: tf.data.Dataset, place: int) -> tf.data.Dataset:
+    """The batches but for the last, with the one behind `place` also in that place."""
+
+    def choose(before: Any, batch: Any) -> Any:
+        number, previous = before
+        return (number + 1, batch), tf.where(number == place, batch, previous)
+
+    first = np.int64(-1), tf.zeros(batches.element_spec.shape, tf.string)
+    return batches.scan(first, choose).skip(1)
 
 
 def _seed_of(seed: int, number: int) -> int:

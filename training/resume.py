@@ -33,7 +33,7 @@ PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 # Keys of a recipe that change nothing of what the training computes.
 FREE_TO_CHANGE = frozenset(
     {"name", "images", "workers", "embedded_data", "evaluation", "xla", "deterministic",
-     "checkpoint_every", "keep_newest", "keep_every", "log_every"}
+     "checkpoint_every", "skip_bad_batches", "keep_newest", "keep_every", "log_every"}
 )  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Start:
         clock: its buckets.
         restores_workers: the checkpoint is of as many workers, so that each of them can
             be given what was its own.
+        passed_over: steps whose batch made a loss that was not finite.
         remarks: lines for the user.
     """
 
@@ -56,6 +57,7 @@ class Start:
     seconds: float = 0.0
     clock: dict[str, float] = field(default_factory=dict)
     restores_workers: bool = False
+    passed_over: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -65,7 +67,8 @@ class Start:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Start":
         checkpoint = Path(data["checkpoint"]) if data["checkpoint"] else None
-        return cls(**{**data, "checkpoint": checkpoint, "remarks": tuple(data["remarks"])})
+        lists = {name: tuple(data[name]) for name in ("passed_over", "remarks")}
+        return cls(**{**data, **lists, "checkpoint": checkpoint})
 
 
 def facts(recipe: Recipe, data: RunData | None, policy: str) -> dict[str, Any]:
@@ -171,6 +174,8 @@ def find_start(
             number of workers.
     """
     refuse_other_run(run, asked)
+    over = tuple(run.bad_batches(schedule.workers)[: recipe.skip_bad_batches])
+    passed_over = [f"the batch of step {bad} is passed over" for bad in over]
     remarks = []
     for path in run.checkpoint_files():
         try:
@@ -194,9 +199,11 @@ def find_start(
                 "scaled to the new global batch"
             )
         same = count == schedule.workers
-        return Start(step, path, state["seconds"], state["clock"], same, tuple(remarks))
+        return Start(
+            step, path, state["seconds"], state["clock"], same, over, (*remarks, *passed_over)
+        )
     remarks.append("no checkpoint to go on from; beginning at step 0")
-    return Start(remarks=tuple(remarks))
+    return Start(passed_over=over, remarks=(*remarks, *passed_over))
 
 
 def step_for(step: int, before: Schedule, now: Schedule) -> int:

@@ -36,6 +36,7 @@ EVALUATION_COLUMNS = (
     "images_per_second", "time",
 )  # fmt: skip
 CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS)
+BAD_BATCH_COLUMNS = ("step", "workers", "time")
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
 
@@ -70,6 +71,7 @@ class RunFolder:
         self.train_csv = self.path / "train.csv"
         self.log = self.path / "train.log"
         self.checkpoints_csv = self.path / "checkpoints.csv"
+        self.bad_batches_csv = self.path / "bad_batches.csv"
         self.clock_csv = self.path / "clock.csv"
         self.evaluation_csv = self.path / "evaluation.csv"
         self.evaluation_shares = self.path / ".evaluation"
@@ -228,6 +230,17 @@ class RunFolder:
         """
         _append(self.clock_csv, CLOCK_COLUMNS, {"step": step, "event": event, "images": images,
                                                 **buckets})  # fmt: skip
+
+    def write_bad_batch(self, step: int, workers: int) -> None:
+        """Notes a step whose loss was not finite, unless it is noted."""
+        if step in self.bad_batches(workers):
+            return
+        row = {"step": step, "workers": workers, "time": _utc()}
+        _append(self.bad_batches_csv, BAD_BATCH_COLUMNS, row)
+
+    def bad_batches(self, workers: int) -> list[int]:
+        """Steps whose loss was not finite with so many workers, in the order of finding."""
+        return [r["step"] for r in _read(self.bad_batches_csv) if r["workers"] == workers]
 
     def clock_rows(self) -> list[dict[str, Any]]:
         """The rows of clock.csv; none in a run from before there was one."""

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import keras
 import tensorflow as tf
 from tqdm.auto import tqdm
 
+from callbacks.finite_loss import ADVICE
 from callbacks.progress_bar import ProgressBar
 from datasets.faults import Faults, name_in
 from datasets.pipeline import LABEL_OUTSIDE, records_in_order, training_pipeline
@@ -36,6 +37,7 @@ def stage_pipeline(
     team: Workers,
     threads: int,
     faults: Faults | None = None,
+    passed_over: Collection[int] = (),
 ) -> tf.data.Dataset:
     """This worker's training batches for one stage."""
     phase = stage.data
@@ -58,16 +60,24 @@ def stage_pipeline(
         threads=threads,
         shuffle_buffer=recipe.shuffle_buffer,
         faults=faults,
+        passed_over=passed_over,
     )
 
 
 def step_names(
-    step: int, schedule: Schedule, recipe: Recipe, data: RunData, team: Workers
+    step: int,
+    schedule: Schedule,
+    recipe: Recipe,
+    data: RunData,
+    team: Workers,
+    passed_over: Collection[int] = (),
 ) -> list[str]:
-    """File names of the records of this worker's batch number `step`, read anew.
+    """File names of the records of this worker's batch at `step`, read anew.
 
     The order is a function of the seed and the step, so nothing need be carried along.
     """
+    while step in passed_over and step + 1 < schedule.total_steps:
+        step += 1
     (stage,) = (s for s in schedule.stages(step) if s.begin == step)
     phase, records = stage.data, data.training[stage.data.data_dir, stage.data.prefix]
     done = stage.begin - stage.first
@@ -139,6 +149,7 @@ class Scribe:
         self.schedule = schedule
         self.started = started
         self.asked: dict[str, Any] = {}
+        self.passed_over: Collection[int] = ()
         self._owed: list[dict[str, Any]] = []
         self.clock = TimeBuckets(started)
         self.data = data
@@ -208,7 +219,9 @@ class Scribe:
             if resume:
                 self.say(f"going on after step {start.step}")
         # Nobody writes or reads before the folder is there.
-        return Start.from_json(workers.from_first(start.to_json()))
+        start = Start.from_json(workers.from_first(start.to_json()))
+        self.passed_over = start.passed_over
+        return start
 
     def _take_up(self, team: Workers, start: Start, recipe: Recipe) -> Start:
         """Brings the run folder to the state of the checkpoint."""
@@ -272,6 +285,19 @@ class Scribe:
         except OSError as error:
             if not waited:
                 self.say(f"train.csv could not be written ({error.strerror}); trying again")
+
+    def way_out(self, step: int | None) -> str:
+        """What to do about a loss that is not finite; notes the step, for a resume."""
+        if step is None or not workers.current().is_first:
+            return ADVICE
+        if step in self.passed_over:
+            return f"{ADVICE}: its first batch was passed over, so it is hardly the data"
+        self.run.write_bad_batch(step, self.schedule.workers)
+        allowed = self.asked["recipe"]["skip_bad_batches"]
+        number = self.run.bad_batches(self.schedule.workers).index(step) + 1
+        if number <= allowed:
+            return f"--resume passes over this batch ({number} of {allowed} that may be)"
+        return f"{ADVICE}, and skip_bad_batches: {number} in the recipe resumes without this batch"
 
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint stores for all workers."""

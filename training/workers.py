@@ -65,6 +65,25 @@ def has_gpu_driver() -> bool:
     return os.path.exists(GPU_DRIVER)
 
 
+def horovodrun_here() -> None:
+    """Horovod's launcher, with its servers on the loopback interface alone.
+
+    `python -m training.workers -np 2 --gloo python recipe.py ...`, for workers that are
+    all on this host. Horovod 0.28 itself listens on all interfaces, whatever its options.
+    """
+    from horovod.runner import launch
+    from horovod.runner.common.util import network
+    from horovod.runner.http import http_server
+
+    find_port = http_server.find_port
+
+    def find_port_here(make_server: Callable[[tuple[str, int]], Any]) -> Any:
+        return find_port(lambda address: make_server(("127.0.0.1", address[1])))
+
+    http_server.find_port = network.find_port = find_port_here
+    launch.run_commandline()
+
+
 def join() -> Workers:
     """Starts Horovod where this process was launched by it, on its share of the host.
 
@@ -306,3 +325,7 @@ def all_true(flag: Any, process_set: Any = None) -> Any:
         ignore_name_scope=True,
     )[0]
     return tf.cast(least, tf.bool)
+
+
+if __name__ == "__main__":
+    horovodrun_here()

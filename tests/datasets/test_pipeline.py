@@ -68,6 +68,30 @@ def test_batches_are_uint8_images_and_labels_from_0(files):
     np.testing.assert_array_equal(labels, numbers([(images, labels)]) % 5)
 
 
+@pytest.mark.parametrize(
+    ("over", "seen"),
+    [
+        ([], [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([3], [0, 1, 2, 4, 4, 5, 6, 7]),
+        ([0], [1, 1, 2, 3, 4, 5, 6, 7]),
+        ([2, 3, 6], [0, 1, 4, 4, 4, 5, 7, 7]),
+        ([7], [0, 1, 2, 3, 4, 5, 6, 8]),
+    ],
+)
+@pytest.mark.parametrize("done", [0, 3, 6])
+def test_a_batch_that_is_passed_over_gives_its_place_to_the_next(files, over, seen, done):
+    """Also the last one of a stage, and in a run that is resumed before, at or behind it."""
+    order = [numbers([batch]) for batch in batches(files, steps=10)]
+    found = batches(files, steps=8, done_steps=done, passed_over=over)
+    assert [list(numbers([batch])) for batch in found] == [list(order[i]) for i in seen[done:]]
+
+
+def test_steps_to_pass_over_are_global(files):
+    plain = batches(files, steps=5, first_step=100)
+    found = batches(files, steps=5, first_step=100, passed_over=[2, 101])
+    assert list(numbers(found)) == list(numbers([plain[i] for i in (0, 2, 2, 3, 4)]))
+
+
 def test_the_batch_has_a_static_shape(files):
     dataset = training_pipeline(
         files, batch_size=6, image_size=(8, 12), steps_per_epoch=5, steps=5, classes=5,

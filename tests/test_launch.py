@@ -1,0 +1,104 @@
+"""`recipe.py launch` as a user starts it: a worker is killed, and the run is through all the same."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import yaml
+
+STEPS = 80
+STRATEGY = [
+    {"epoch": [0, 2], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
+     "image_size": [20, 20], "data_dir": "20"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def outlived(root, digits, tmp_path_factory):
+    """A run of two workers of which one was killed, and what was seen of it."""
+    folder = tmp_path_factory.mktemp("launch")
+    recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    recipe |= {
+        "name": "launched", "training_strategy": STRATEGY, "checkpoint_every": 20, "log_every": 5,
+        "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0},
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = folder / "run"
+    job = subprocess.Popen(
+        [sys.executable, str(root / "recipe.py"), "launch", "-np", "2", "--restarts", "1",
+         "--recipe", str(folder / "recipe.yaml"), "--data_dir", str(digits),
+         "--run_dir", str(run)],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        below = psutil.Process(job.pid)
+        until(lambda: len(rows(run)) >= 4)
+        before = below.children(recursive=True)
+        listening = [
+            connection.laddr.ip
+            for process in before
+            for connection in process.net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        os.kill(worker(before, str(run)), signal.SIGKILL)
+        killed = time.monotonic()
+        until(lambda: not any(map(lives, before)))
+        ended = time.monotonic() - killed
+        said, _ = job.communicate(timeout=120)
+    finally:
+        job.kill()
+    return {"run": run, "said": said, "status": job.returncode, "ended": ended,
+            "listening": listening}  # fmt: skip
+
+
+def rows(run):
+    try:
+        with open(run / "train.csv", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def until(condition, seconds=120):
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < seconds
+        time.sleep(0.1)
+
+
+def lives(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+
+
+def worker(processes, run):
+    """One of those that train: the child of another process of the run."""
+    ours = {p.pid: p for p in processes if lives(p) and run in p.cmdline()[1:]}
+    return next(pid for pid, p in ours.items() if p.ppid() in ours)
+
+
+def test_the_run_is_through_with_each_row_once(outlived):
+    assert outlived["status"] == 0, outlived["said"]
+    assert [int(row["step"]) for row in rows(outlived["run"])] == list(range(5, STEPS + 1, 5))
+    assert (outlived["run"] / "model.keras").exists()
+
+
+def test_no_process_is_left_after_60_seconds(outlived):
+    assert outlived["ended"] < 60
+
+
+def test_one_message_names_the_worker_and_the_way_on(outlived):
+    said = outlived["said"]
+    assert said.count("was ended by SIGKILL") == 1
+    assert "--resume" in said
+    assert said.count("launching it again (1 of 1)") == 1
+    assert "Traceback" not in said
+
+
+def test_workers_of_one_host_listen_on_loopback_alone(outlived):
+    assert outlived["listening"]  # the rendezvous, at least
+    assert set(outlived["listening"]) <= {"127.0.0.1", "::1"}
