@@ -1,4 +1,4 @@
-"""`recipe.py launch` as a user starts it: a worker is killed, and the run is through all the same."""
+"""`recipe.py launch` as a user starts it: a worker is killed, and the run goes through."""
 
 import csv
 import os
