@@ -77,7 +77,8 @@ check: setup
 
 test: setup check
 	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
-	python -m pytest
+	@# Most of a run's test is waiting for processes to start: two at a time, a file each.
+	python -m pytest --numprocesses 2 --dist loadfile
 
 .venv-backends/.ready: requirements-backends.txt
 	"$(PYTHON)" -m venv .venv-backends

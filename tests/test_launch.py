@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_no_process_is_left_after_60_seconds(outlived):
 def test_one_message_names_the_worker_and_the_way_on(outlived):
     said = outlived["said"]
     assert said.count("was ended by SIGKILL") == 1
-    assert "--resume" in said
+    assert re.search(r"recipe.py launch -np 2 --restarts 1 --recipe .* --run_dir .* --resume", said)
     assert said.count("launching it again (1 of 1)") == 1
     assert "Traceback" not in said
 

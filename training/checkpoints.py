@@ -32,6 +32,8 @@ ARRAYS = "worker_arrays.npz"
 DIGEST = b"sha256:"
 HEX_DIGITS = 64
 BLOCK = 2**20  # bytes read at once
+# Ours are stored as they are, so an archive that unpacks to much more is not one of them.
+MOST_UNPACKED = 2
 
 # Seconds to wait before another try at writing a checkpoint that failed.
 RETRIES = (1.0, 3.0, 6.0)
@@ -168,6 +170,12 @@ def check(path: Path) -> None:
                 raise BadCheckpoint("is cut short: it does not end with a digest")
             if _digest(file, size) != noted:
                 raise BadCheckpoint("was altered: its digest is another one")
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > MOST_UNPACKED * size:
+            raise BadCheckpoint(f"would unpack to {unpacked / size:.0f} times its size")
+    except zipfile.BadZipFile as error:
+        raise BadCheckpoint(f"is no archive ({error})") from None
     except OSError as error:
         raise BadCheckpoint(f"cannot be read: {error.strerror}") from None
 

@@ -9,6 +9,7 @@ launched again and resumes, a limited number of times.
 import contextlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from typing import IO
 import click
 
 from training.preemption import SIGNALS
-from training.resume import PROJECT
+from training.resume import PROJECT, RESUMES_WITH
 
 # Statuses after which another try would end the same way, or was not wanted.
 FINAL = frozenset({0, 2, 75})
@@ -46,7 +47,11 @@ def launch(arguments: Sequence[str], workers: int, options: Sequence[str], resta
     """
     script = [sys.executable, str(Path(sys.argv[0]))]
     first = [*script, *arguments]
-    again = [*script, *[a for a in arguments if a not in ("--overwrite", "--resume")], "--resume"]
+    rest = [*[a for a in arguments if a not in ("--overwrite", "--resume")], "--resume"]
+    again = [*script, *rest]
+    hosts = options[options.index("-H") :] if "-H" in options else []
+    own = ["launch", "-np", str(workers), *hosts, "--restarts", str(restarts)]
+    os.environ[RESUMES_WITH] = shlex.join([Path(sys.executable).name, script[1], *own, *rest])
     run = Path(arguments[list(arguments).index("--run_dir") + 1])
     for attempt in range(restarts + 1):
         # Before it has a folder, a run begins anew.

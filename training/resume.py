@@ -28,6 +28,8 @@ from training.workers import Workers
 
 PROJECT = Path(__file__).resolve().parent.parent
 CODE = ("recipe.py", "callbacks", "datasets", "models", "optimizers", "training")
+# Set by `launch` for its workers: the command line that goes on with the run.
+RESUMES_WITH = "RECIPE_RESUMES_WITH"
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 
 # Keys of a recipe that change nothing of what the training computes.
@@ -256,6 +258,8 @@ def _installed(name: str) -> bool:
 
 def command(run_dir: Path) -> str:
     """The command line that goes on with this process's run."""
+    if RESUMES_WITH in os.environ:
+        return os.environ[RESUMES_WITH]
     arguments = _without(sys.argv[1:], ("--run_dir",), ("--resume", "--overwrite"))
     script = [Path(sys.executable).name, sys.argv[0], *arguments]
     return shlex.join([*_launcher(), *script, "--run_dir", str(run_dir), "--resume"])

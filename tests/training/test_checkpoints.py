@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import zipfile
 
 import keras
 import numpy as np
@@ -93,6 +94,17 @@ def test_a_missing_file_and_one_of_another_program_are_found(model, tmp_path):
         check(tmp_path / "plain.keras")
     with pytest.raises(BadCheckpoint, match="no state of a run"):
         read_state(tmp_path / "plain.keras")
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path):
+    path = tmp_path / "bomb.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("model.weights.h5", bytes(10**7))
+        archive.comment = b"sha256:" + b"0" * 64
+    content = path.read_bytes()[:-64]
+    path.write_bytes(content + hashlib.sha256(content).hexdigest().encode())
+    with pytest.raises(BadCheckpoint, match=r"unpack to [0-9]+ times its size"):
+        check(path)
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):
