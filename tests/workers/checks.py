@@ -22,7 +22,7 @@ from callbacks.same_weights import SameWeights, digest
 from callbacks.step_checkpoint import mean_moving_statistics
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
-from training import workers
+from training import resume, workers
 from training.errors import RunError, UserError
 
 FIRST_ONLY = hvd.ProcessSet([0])
@@ -219,6 +219,16 @@ def trouble_of_one():
     return "not raised"
 
 
+def disagreement(recipe=None, data=None, policy="float32", steps=10):
+    """What is said where worker 1 is about to do something else."""
+    asked = {"recipe": {"seed": 0, **(recipe or {})}, "data": data or {}, "policy": policy}
+    try:
+        resume.agree(workers.current(), asked, steps)
+    except UserError as error:
+        return [str(error), error.shared]
+    return "nothing"
+
+
 CHECKS = {
     "different_data": lambda: different_data(distributed=True),
     "different_data_without": lambda: different_data(distributed=False),
@@ -239,6 +249,11 @@ CHECKS = {
     "metrics": metrics,
     "differing_weights": differing_weights,
     "trouble_of_one": trouble_of_one,
+    "agreement": disagreement,
+    "another_recipe": lambda: disagreement(recipe={"seed": RANK}),
+    "other_data": lambda: disagreement(data={"32/train": {"images": 50 - RANK}}),
+    "another_policy": lambda: disagreement(policy=("float32", "bfloat16")[RANK]),
+    "other_steps": lambda: disagreement(steps=10 + RANK),
     "gather": lambda: workers.gather({"rank": RANK, "text": "é" * RANK}),
     "place": lambda: [workers.current().rank, workers.current().size],
 }
