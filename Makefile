@@ -18,7 +18,7 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends test-launch test-drill bench-peers clean
+.PHONY: help setup demo test check test-backends test-launch bench-peers clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
@@ -26,7 +26,6 @@ help:
 	@echo "make setup          only the set-up: .venv, requirements, Horovod"
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
 	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
-	@echo "make test-drill     kill workers of small runs, and see them resume to the same bits"
 	@echo "make bench-peers    set up the input pipelines that ours is compared with"
 	@echo "make clean          remove what the set-up made"
 
@@ -105,9 +104,6 @@ test-launch: setup .venv-launch/.ready
 	@touch $@
 
 bench-peers: setup .venv-peers/.ready
-
-test-drill: setup
-	python -m pytest -m drill
 
 clean:
 	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers

@@ -4,8 +4,6 @@ import json
 
 import pytest
 
-pytestmark = pytest.mark.drill
-
 
 @pytest.fixture(scope="module")
 def rows(run_process, root, tmp_path_factory):
@@ -33,9 +31,10 @@ def test_a_killed_worker_ends_all_processes_and_is_named_once(rows):
 
 def test_a_killed_worker_costs_no_step_beyond_the_last_checkpoint(rows):
     row = rows["kill one worker"]
-    # A checkpoint every 10 steps; the newest may have been in the writing.
+    # A checkpoint every 10 steps; the newest may have been in the writing. The signal before
+    # left one, too, wherever it came.
     assert row["lost"] <= 20
-    assert row["resumed"] % 10 == 0
+    assert row["resumed"] % 10 == 0 or row["resumed"] == rows["sigterm to a worker"]["resumed"]
 
 
 def test_sigterm_to_one_worker_saves_the_step_that_both_have_done(rows):
