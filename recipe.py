@@ -167,6 +167,10 @@ def run() -> int:
         return supervisor.STOPPED
     except OtherWorkerEnded:
         return 1
+    except OSError as error:  # a disk or a network file system
+        where = f"'{error.filename}': " if error.filename else ""
+        speak(f"{where}{error.strerror or error}{supervisor.how_to_resume()}", shared=False)
+        return 1
     return 0
 
 

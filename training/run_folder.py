@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import functools
 import io
 import json
@@ -185,7 +186,7 @@ class RunFolder:
         Raises:
             OSError: the disk is full, the folder is gone, ...
         """
-        with _both_or_neither(self.train_csv, self.log):
+        with _undone_on_error(self.train_csv):
             _append(self.train_csv, TRAIN_COLUMNS, row)
             return self.write_line(train_line(row))
 
@@ -208,12 +209,12 @@ class RunFolder:
                 return None
             if rows and "crop" not in _read(self.evaluation_csv)[0]:  # of an older version
                 _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, rows)
-            _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
-            return self.write_line(evaluation_line(count, row))
+            with _undone_on_error(self.evaluation_csv):
+                _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
+                return self.write_line(evaluation_line(count, row))
 
     def write_line(self, line: str) -> str:
-        with self.log.open("a") as file:
-            file.write(line + "\n")
+        _append_whole(self.log, f"{line}\n")
         return line
 
     def write_checkpoint_row(self, step: int, epoch: float, seconds: float, images: int) -> None:
@@ -312,15 +313,14 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def _both_or_neither(*paths: Path) -> Iterator[None]:
-    """Cuts files back to the length that they had, where appending to them fails."""
-    sizes = [path.stat().st_size if path.exists() else 0 for path in paths]
+def _undone_on_error(path: Path) -> Iterator[None]:
+    """Cuts a file back to the length that it had, where what is done meanwhile fails."""
+    size = path.stat().st_size if path.exists() else 0
     try:
         yield
     except OSError:
-        for path, size in zip(paths, sizes, strict=True):
-            if path.exists():
-                os.truncate(path, size)
+        if path.exists():
+            os.truncate(path, size)
         raise
 
 
@@ -355,8 +355,17 @@ def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> Non
     if not path.exists() or not path.stat().st_size:
         writer.writeheader()
     writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    _append_whole(path, text.getvalue())
+
+
+def _append_whole(path: Path, text: str) -> None:
+    """Adds all of it in one write, or nothing: a disk that fills up takes a part."""
+    data = text.encode()
     with path.open("ab", buffering=0) as file:
-        file.write(text.getvalue().encode())
+        before = os.fstat(file.fileno()).st_size
+        if file.write(data) < len(data):
+            file.truncate(before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def _remove_torn_line(path: Path) -> None:

@@ -22,6 +22,7 @@ from training import resume as resuming
 from training.clock import TimeBuckets
 from training.data import RunData
 from training.errors import OtherWorkerEnded, RunError, UserError
+from training.ledger import Ledger
 from training.liveness import Heartbeat
 from training.phases import Schedule, Stage
 from training.recipes import Recipe
@@ -150,7 +151,7 @@ class Scribe:
         self.started = started
         self.asked: dict[str, Any] = {}
         self.passed_over: Collection[int] = ()
-        self._owed: list[dict[str, Any]] = []
+        self._ledger = Ledger(self.say)
         self.clock = TimeBuckets(started)
         self.data = data
         self._heartbeat = Heartbeat(run)
@@ -241,15 +242,24 @@ class Scribe:
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
-        writer = tf.summary.create_file_writer(str(self.run.tensorboard))
+        writer = None
 
         def write(group: str, row: Mapping[str, Any], names: Iterable[str]) -> None:
+            nonlocal writer
             # One record for all of a row: an op for each would cost ten times as much.
             summary = tf.compat.v1.Summary()
             for name in sorted(names):
                 summary.value.add(tag=f"{group}/{name}", simple_value=row[name])
-            with writer.as_default(step=row["step"]):
-                tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+            try:
+                if writer is None:
+                    writer = tf.summary.create_file_writer(str(self.run.tensorboard))
+                with writer.as_default(step=row["step"]):
+                    tf.summary.experimental.write_raw_pb(summary.SerializeToString())
+            except tf.errors.OpError as error:
+                # The file may end in half a record, behind which TensorBoard reads nothing.
+                writer = None
+                reason = error.message.splitlines()[0].rpartition("; ")[2]
+                self.say(f"TensorBoard lacks step {row['step']} ({reason})")
 
         self._scalars = write
 
@@ -259,7 +269,8 @@ class Scribe:
 
     def note(self, line: str) -> None:
         """Prints a line and adds it to the log; on rank 0 only."""
-        self.say(self.run.write_line(line))
+        self.say(line)
+        self._ledger.enter(lambda: self.run.write_line(line))
 
     def note_training(self, bar: ProgressBar) -> Callable[[dict[str, Any]], None]:
         """What `WallClock` reports to: train.csv, the log, TensorBoard and the bar."""
@@ -267,24 +278,12 @@ class Scribe:
         def note(report: dict[str, Any]) -> None:
             row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
             self.say(train_line(row))
-            self._owed.append(row)
-            self._write_rows()
+            self._ledger.enter(lambda: self.run.write_train_row(row))
             self._scalars("train", row, set(row) - {"step", "cross_entropy"})
             phase = self.schedule.phases.index(self.schedule.phase_at(row["step"] - 1)) + 1
             bar.show({**row, "phase": f"{phase}/{len(self.schedule.phases)}"})
 
         return note
-
-    def _write_rows(self) -> None:
-        """Writes the rows of train.csv that are still to be written, as far as it can."""
-        waited = len(self._owed) > 1
-        try:
-            while self._owed:
-                self.run.write_train_row(self._owed[0])
-                del self._owed[0]
-        except OSError as error:
-            if not waited:
-                self.say(f"train.csv could not be written ({error.strerror}); trying again")
 
     def way_out(self, step: int | None) -> str:
         """What to do about a loss that is not finite; notes the step, for a resume."""
@@ -292,16 +291,18 @@ class Scribe:
             return ADVICE
         if step in self.passed_over:
             return f"{ADVICE}: its first batch was passed over, so it is hardly the data"
-        self.run.write_bad_batch(step, self.schedule.workers)
+        with contextlib.suppress(OSError):  # what is to be said is of the loss
+            self.run.write_bad_batch(step, self.schedule.workers)
         allowed = self.asked["recipe"]["skip_bad_batches"]
-        number = self.run.bad_batches(self.schedule.workers).index(step) + 1
+        noted = self.run.bad_batches(self.schedule.workers)
+        number = noted.index(step) + 1 if step in noted else len(noted) + 1
         if number <= allowed:
             return f"--resume passes over this batch ({number} of {allowed} that may be)"
         return f"{ADVICE}, and skip_bad_batches: {number} in the recipe resumes without this batch"
 
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint stores for all workers."""
-        self._write_rows()
+        self._ledger.settle()
         return {
             **self.asked,
             "workers": self.schedule.workers,
@@ -331,8 +332,8 @@ class Scribe:
     def note_time(self, step: int, event: str = "phase") -> None:
         """Adds a row to clock.csv, on rank 0."""
         if workers.current().is_first:
-            images = self.schedule.images_between(0, step)
-            self.run.write_clock_row(step, event, images, self.clock.state())
+            images, buckets = self.schedule.images_between(0, step), self.clock.state()
+            self._ledger.enter(lambda: self.run.write_clock_row(step, event, images, buckets))
 
     def end_training(self) -> None:
         """The last checkpoint is written; what follows is evaluation."""
@@ -360,10 +361,10 @@ class Scribe:
         """Saves the report with its pictures and says where everything is."""
         from training.report import bucket_words, report
 
-        self._write_rows()
-        if self._owed:
-            raise RunError(f"{len(self._owed)} rows of {self.run.train_csv} could not be written")
         self.note_time(self.schedule.total_steps, "end")
+        problem = self._ledger.settle()
+        if problem:
+            raise RunError(f"{len(self._ledger)} lines of the log could not be written: {problem}")
         rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
         if not rows:
             return  # no checkpoint could be read

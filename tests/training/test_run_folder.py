@@ -1,5 +1,7 @@
 """The run folder's files, and the original's log lines."""
 
+import resource
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -119,3 +121,23 @@ def test_a_log_line_is_read_back(step, batch, seconds, rate, top5):
     found = fields(evaluation_line(3, row))
     assert (found["count"], found["step"], found["time"]) == (3, step, "2018-12-30 17:06:43")
     assert found["top5"] == pytest.approx(100 * top5, abs=0.0051)
+
+
+def test_a_row_that_the_disk_has_only_half_room_for_is_not_there_at_all(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_line("a line that was there")
+    run.write_checkpoint_row(100, 1.0, 2.0, 300)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for write in (
+        lambda: run.write_line("x" * 100),
+        lambda: run.write_checkpoint_row(200, 2.0, 4.0, 600),
+    ):
+        room = max(map(len, before.values())) + 10  # writes beyond it are cut, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+        try:
+            with pytest.raises(OSError, match="No space|too large"):
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
