@@ -136,7 +136,7 @@ def test_a_row_that_the_disk_has_only_half_room_for_is_not_there_at_all(tmp_path
         room = max(map(len, before.values())) + 10  # writes beyond it are cut, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
         try:
-            with pytest.raises(OSError, match="No space|too large"):
+            with pytest.raises(OSError, match=r"No space|too large"):
                 write()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
