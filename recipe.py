@@ -22,7 +22,7 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import sagemaker, supervisor, workers
+from training import elastic, sagemaker, supervisor, workers
 from training.commands import RECIPE, evaluate, launch, plan, report
 from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError
 from training.preemption import SignalWatch
@@ -58,6 +58,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     """Trains a recipe's model and evaluates its checkpoints."""
     watch = SignalWatch().install()
     team = workers.join()
+    resume, run_dir = elastic.join_those_that_resume(resume, run_dir)
     now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
     recipe, data, schedule, run = workers.together(
         lambda: prepare(team, now, recipe_name, data_dir, run_dir, data, resume, overwrite)
@@ -166,7 +167,7 @@ def run() -> int:
         speak(str(error) + supervisor.how_to_resume(), shared=True, kind="")
         return supervisor.STOPPED
     except OtherWorkerEnded:
-        return 1
+        return supervisor.OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""
         speak(f"{where}{error.strerror or error}{supervisor.how_to_resume()}", shared=False)

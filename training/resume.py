@@ -260,9 +260,14 @@ def command(run_dir: Path) -> str:
     """The command line that goes on with this process's run."""
     if RESUMES_WITH in os.environ:
         return os.environ[RESUMES_WITH]
-    arguments = _without(sys.argv[1:], ("--run_dir",), ("--resume", "--overwrite"))
-    script = [Path(sys.executable).name, sys.argv[0], *arguments]
-    return shlex.join([*_launcher(), *script, "--run_dir", str(run_dir), "--resume"])
+    script = [Path(sys.executable).name, sys.argv[0]]
+    return shlex.join([*_launcher(), *script, *arguments(run_dir)])
+
+
+def arguments(run_dir: Path) -> list[str]:
+    """The arguments of `recipe.py` that go on with this process's run."""
+    kept = _without(sys.argv[1:], ("--run_dir",), ("--resume", "--overwrite"))
+    return [*kept, "--run_dir", str(run_dir), "--resume"]
 
 
 def _without(arguments: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ therefore the child of a small process of its own, which
 - says with one message that the worker died or hangs, and how to go on with the run;
 - ends a worker that hangs, so that the launcher ends the others;
 - dies with it, and it with the launcher: no process stays behind;
+- asks, where Horovod runs elastic, for a new place when another worker has ended;
 - passes signals on. Where the shell that horovodrun starts has replaced itself by the
   worker, horovodrun asks only the worker's children to end, and stops (SIGSTOP) and
   kills the worker itself.
@@ -22,11 +23,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from training import resume, workers
+from training import elastic, resume, workers
 from training.preemption import SIGNALS
 
 # Exit status of a run that was asked to stop and did: sysexits.h, EX_TEMPFAIL.
 STOPPED = 75
+# Of a worker that another one has left alone (EX_PROTOCOL); its supervisor's is 1.
+OTHER_ENDED = 76
 
 # A worker that the kernel has stopped (SIGSTOP) gets so long to be continued. Horovod's
 # Gloo gives up on it after 30 s, and would not say on whom.
@@ -39,7 +42,7 @@ class Board:
     """A page of memory that a worker and its supervisor share.
 
     It holds the step, the time of the last beat, how long the step may take (0 for as
-    long as it likes), and the command that goes on with the run.
+    long as it likes), the run's folder, and the command that goes on with the run.
     """
 
     _layout = struct.Struct("<qdd")
@@ -54,14 +57,22 @@ class Board:
     def last(self) -> tuple[int, float, float]:
         return self._layout.unpack_from(self._page)
 
+    def tell(self, run_dir: Path, command: str) -> None:
+        data = b"\0".join([os.fsencode(run_dir), command.encode()])
+        data = data[: self._size - self._layout.size - 1] + b"\0"
+        self._page[self._layout.size : self._layout.size + len(data)] = data
+
+    def _told(self) -> list[bytes]:
+        return self._page[self._layout.size :].split(b"\0", 2)
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run's folder; None before there is one."""
+        return Path(os.fsdecode(self._told()[0])) if self._told()[0] else None
+
     @property
     def command(self) -> str:
-        return self._page[self._layout.size :].partition(b"\0")[0].decode(errors="replace")
-
-    @command.setter
-    def command(self, text: str) -> None:
-        data = text.encode()[: self._size - self._layout.size - 1] + b"\0"
-        self._page[self._layout.size : self._layout.size + len(data)] = data
+        return self._told()[1].decode(errors="replace")
 
 
 board = Board()
@@ -69,7 +80,7 @@ board = Board()
 
 def tell_how_to_resume(run_dir: Path) -> None:
     """Notes how to go on with the run, for whoever has to say so."""
-    board.command = resume.command(run_dir)
+    board.tell(run_dir, resume.command(run_dir))
 
 
 def how_to_resume() -> str:
@@ -83,13 +94,19 @@ def supervise(run: Callable[[], int]) -> int:
     A process that horovodrun has not launched runs it itself.
     """
     if workers.LAUNCHED_RANK not in os.environ:
-        return run()
+        status = run()
+        return 1 if status == OTHER_ENDED else status
     parent = os.getpid()
     child = os.fork()
     if child == 0:
         _die_with(parent)
         return run()
-    return _watch(child)
+    status = _watch(child)
+    if status != OTHER_ENDED:
+        return status
+    if elastic.is_elastic() and board.run_dir:
+        elastic.go_on(board.run_dir)
+    return 1
 
 
 def _die_with(parent: int) -> None:

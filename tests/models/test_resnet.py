@@ -4,10 +4,10 @@ import sys
 
 import keras
 import numpy as np
-import numpy_resnet
 import pytest
 
 from models.registry import build_model, names
+from tests.models import numpy_resnet
 
 
 @pytest.fixture(autouse=True)

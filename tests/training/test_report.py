@@ -5,9 +5,9 @@ import json
 import re
 import resource
 
-import published
 import pytest
 
+from tests.training import published
 from training import commands
 from training.accuracy_clock import choose_clock, parse_target, repeats, summarize, time_to
 from training.dawnbench import entry, tsv_rows, write_entry

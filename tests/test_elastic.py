@@ -1,0 +1,91 @@
+"""horovodrun's elastic mode: a worker is killed, and the one that is left goes on."""
+
+import csv
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+STRATEGY = [
+    {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
+     "image_size": [20, 20], "data_dir": "20"},
+]  # fmt: skip
+STEPS_OF_ONE = 4000 // 50
+# Horovod gives up a host of which a worker failed: two names of this one stand for two.
+HOSTS = "#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n"
+
+
+@pytest.fixture(scope="module")
+def shrunk(root, digits, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("elastic")
+    recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    recipe |= {
+        "name": "elastic", "training_strategy": STRATEGY, "checkpoint_every": 10, "log_every": 2,
+        "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0}, "keep_newest": 1,
+    }  # fmt: skip
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "hosts.sh").write_text(HOSTS)
+    (folder / "hosts.sh").chmod(0o755)
+    run = folder / "run"
+    with open(folder / "said", "w") as said:
+        job = subprocess.Popen(
+            [str(Path(sys.executable).parent / "horovodrun"), "-np", "2", "--min-np", "1",
+             "--gloo", "--network-interfaces", "lo",
+             "--host-discovery-script", str(folder / "hosts.sh"),
+             sys.executable, str(root / "recipe.py"), "--recipe", str(folder / "recipe.yaml"),
+             "--data_dir", str(digits), "--run_dir", str(run)],
+            cwd=folder, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        begun = time.monotonic()
+        while len(rows(run)) < 6:  # step 12: the checkpoint of step 10 is begun, at least
+            assert job.poll() is None
+            assert time.monotonic() - begun < 120
+            time.sleep(0.1)
+        os.kill(one_that_trains(job.pid, str(run)), signal.SIGKILL)
+        status = job.wait(timeout=120)
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    return {"run": run, "said": (folder / "said").read_text(), "status": status}
+
+
+def rows(run):
+    try:
+        with open(run / "train.csv", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def one_that_trains(launcher, run):
+    """A process of the run whose parent is one, too: the child of a supervisor."""
+    ours = {p.pid: p for p in psutil.Process(launcher).children(True) if run in p.cmdline()[1:]}
+    return next(pid for pid, p in ours.items() if p.ppid() in ours and "/bin/sh" not in p.cmdline())
+
+
+def test_the_run_is_through(shrunk):
+    assert shrunk["status"] == 0, shrunk["said"]
+    assert (shrunk["run"] / "model.keras").exists()
+
+
+def test_the_one_that_is_left_does_the_steps_of_one(shrunk):
+    steps = [int(row["step"]) for row in rows(shrunk["run"])]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == STEPS_OF_ONE
+    found = re.search(r"step (\d+) of 40 is step (\d+) of 80 by the images", shrunk["said"])
+    before, after = map(int, found.groups())
+    assert before % 10 == 0 < before  # a checkpoint's
+    assert after == 2 * before
+
+
+def test_each_message_is_there_once(shrunk):
+    assert shrunk["said"].count("was ended by SIGKILL") == 1
+    assert shrunk["said"].count("the run goes on with 1 worker(s)") == 1
