@@ -18,7 +18,7 @@ READY := $(VENV)/.ready-$(or $(HOROVOD_GPU_OPERATIONS),CPU)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-backends test-launch bench-peers clean
+.PHONY: help setup demo test check test-backends test-launch bench-peers audit clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
 	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
 	@echo "make bench-peers    set up the input pipelines that ours is compared with"
+	@echo "make audit          look the installed packages up in PyPI's list of vulnerabilities"
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
@@ -77,7 +78,7 @@ check: setup
 test: setup check
 	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
 	@# Most of a run's test is waiting for processes to start: two at a time, a file each.
-	python -m pytest --numprocesses 2 --dist loadfile
+	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 .venv-backends/.ready: requirements-backends.txt
 	"$(PYTHON)" -m venv .venv-backends
@@ -105,5 +106,14 @@ test-launch: setup .venv-launch/.ready
 
 bench-peers: setup .venv-peers/.ready
 
+.venv-audit/.ready:
+	"$(PYTHON)" -m venv .venv-audit
+	.venv-audit/bin/pip install --quiet pip-audit==2.10.1
+	@touch $@
+
+audit: setup .venv-audit/.ready
+	.venv-audit/bin/pip-audit --strict --progress-spinner off \
+	  --path "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
 clean:
-	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers .venv-audit

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -36,12 +35,12 @@ def shrunk(root, digits, tmp_path_factory):
     run = folder / "run"
     with open(folder / "said", "w") as said:
         job = subprocess.Popen(
-            [str(Path(sys.executable).parent / "horovodrun"), "-np", "2", "--min-np", "1",
+            [sys.executable, "-m", "training.workers", "-np", "2", "--min-np", "1",
              "--gloo", "--network-interfaces", "lo",
              "--host-discovery-script", str(folder / "hosts.sh"),
              sys.executable, str(root / "recipe.py"), "--recipe", str(folder / "recipe.yaml"),
              "--data_dir", str(digits), "--run_dir", str(run)],
-            cwd=folder, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+            cwd=root, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     try:
         begun = time.monotonic()
@@ -88,4 +87,5 @@ def test_the_one_that_is_left_does_the_steps_of_one(shrunk):
 
 def test_each_message_is_there_once(shrunk):
     assert shrunk["said"].count("was ended by SIGKILL") == 1
+    assert re.search(r"python -m training.workers -np 2 --min-np 1 .* --resume", shrunk["said"])
     assert shrunk["said"].count("the run goes on with 1 worker(s)") == 1

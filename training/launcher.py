@@ -72,10 +72,7 @@ def launch(arguments: Sequence[str], workers: int, options: Sequence[str], resta
 def _launcher(workers: int, options: Sequence[str]) -> list[str]:
     if workers == 1 and not options:
         return []
-    if not any(option in ("-H", "--hosts") for option in options):
-        return [sys.executable, "-m", "training.workers", "-np", str(workers), *options]
-    found = Path(sys.executable).parent / "horovodrun"
-    return [str(found) if found.exists() else "horovodrun", "-np", str(workers), *options]
+    return [sys.executable, "-m", "training.workers", "-np", str(workers), *options]
 
 
 class _Job:

