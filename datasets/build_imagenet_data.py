@@ -274,14 +274,18 @@ def _plan(
     bboxes: Sequence[str],
     enlarge: bool,
     max_rejected: float,
+    sample: int | None,
     **_: Any,
 ) -> BuildPlan:
     processes = available() if processes is None else processes
+    if sample is not None and sample < 1:
+        raise DataError(f"--sample: received {sample}; give a number of images from 1")
     check_settings(sizes, quality, processes, max_rejected)
     begin = time.perf_counter()
     found = read_source(source, seed, layout, class_names=class_names, boxes=bboxes, progress=True)
     seconds = time.perf_counter() - begin
-    return plan_build(found, settings_for(found, sizes, quality, enlarge), processes, seconds)
+    settings = settings_for(found, sizes, quality, enlarge)
+    return plan_build(found, settings, processes, seconds, sample=sample)
 
 
 @click.command(context_settings={"show_default": True})
@@ -300,12 +304,15 @@ def _plan(
 @click.option("--max_rejected", type=float, default=0.001, help="Unreadable fraction to accept.")
 @click.option("--overwrite", is_flag=True, help="Replace records in the size folders.")
 @click.option("--plan", is_flag=True, help="Build nothing: try a sample, tell time and memory.")
-def main(source: str, output: str, sizes: str | None, plan: bool, **settings: Any) -> None:
+@click.option("--sample", type=int, help="Images to try with --plan.  [default: five seconds]")
+def main(
+    source: str, output: str, sizes: str | None, plan: bool, sample: int | None, **settings: Any
+) -> None:
     """Resizes a set of images and writes it as ImageNet's classic records."""
     try:
         short_sides = parse_sizes(sizes) if sizes else ()
         if plan:
-            click.echo(_plan(source, short_sides, **settings))
+            click.echo(_plan(source, short_sides, sample=sample, **settings))
             return
         manifests = build(source, output, short_sides, **settings)
     except DataError as error:

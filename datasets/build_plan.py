@@ -1,6 +1,7 @@
 """What a build would take, from a look at the set and a sample of its images."""
 
 import functools
+import math
 import re
 import tempfile
 import time
@@ -13,7 +14,7 @@ from datasets.shards import Job, Settings, write_shard
 from datasets.sources.source import Source
 
 _IMAGES_A_TRIAL = 250
-_TRIALS = 40  # in a process, at most
+_MOST_IMAGES = 10_000  # of a process, where the time decides
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ def plan_build(
     processes: int,
     look_seconds: float,
     seconds: float = 5.0,
+    sample: int | None = None,
 ) -> BuildPlan:
     """Writes a sample of a set to a temporary folder and measures that.
 
@@ -93,11 +95,14 @@ def plan_build(
         look_seconds: that finding the images took.
         seconds: to go on for. The first 250 images of each process do not count, where
             it has more: they warm it up.
+        sample: images to try, however long it takes; by default what the time allows.
     """
     with tempfile.TemporaryDirectory() as folder:
         for size in settings.sizes:
             (Path(folder) / str(size)).mkdir()
-        jobs = _sample(source, Path(folder), processes)
+        most = _MOST_IMAGES if sample is None else -(-sample // processes)
+        jobs = _sample(source, Path(folder), processes, most)
+        seconds = seconds if sample is None else math.inf
         trial = functools.partial(_try, settings=settings, seconds=seconds)
         done = list(run_jobs(trial, jobs, len(jobs)))
     written = sum(trial.images - trial.rejected for trial in done)
@@ -128,11 +133,11 @@ class _Trial:
     most_memory: int
 
 
-def _sample(source: Source, output: Path, processes: int) -> list[list[Job]]:
-    """Jobs for each process, of different images."""
+def _sample(source: Source, output: Path, processes: int, most: int) -> list[list[Job]]:
+    """Jobs for each process, of different images, at most so many."""
     images = source.images["train"]
     boxes = source.boxes.get("train", {})
-    share = min(len(images) // processes, _IMAGES_A_TRIAL * _TRIALS)
+    share = min(len(images) // processes, most)
     processes, share = (processes, share) if share else (1, len(images))
     return [
         [

@@ -40,6 +40,17 @@ def test_a_plan_tells_what_the_build_is_and_writes_nothing(source, tmp_path):
         assert planned[size] == pytest.approx(sum(shard.bytes for shard in shards) / 1e6, abs=0.06)
 
 
+def test_a_plan_tries_as_many_images_as_it_is_told(source, tmp_path):
+    arguments = ["--source", source, "--output", tmp_path / "out", "--sizes", "16", "--plan"]
+    arguments += ["--processes", "2", "--sample"]
+    ran = CliRunner().invoke(main, [*map(str, arguments), "500"])
+    assert re.search(r"^sample +500 images, [01] unreadable$", ran.stdout, re.M), ran.output
+    ran = CliRunner().invoke(main, [*map(str, arguments), "0"])
+    assert (ran.exit_code, ran.stderr.splitlines()[-1]) == (
+        2, "error: --sample: received 0; give a number of images from 1",
+    )  # fmt: skip
+
+
 def test_a_plan_refuses_what_the_build_would(tmp_path):
     arguments = ["--source", tmp_path, "--output", tmp_path / "out", "--sizes", 32, "--plan"]
     ran = CliRunner().invoke(main, list(map(str, arguments)))
