@@ -221,7 +221,7 @@ def ffcv(settings: dict[str, Any], raw: bool) -> Passes:
     writer = DatasetWriter(str(beton), {"image": field, "label": IntField()}, num_workers=1)
     writer.from_indexed_dataset(Images())
     decoder = RandomResizedCropRGBImageDecoder(
-        (settings["size"],) * 2, scale=settings["area"], ratio=ASPECT
+        (settings["size"],) * 2, scale=tuple(settings["area"]), ratio=tuple(ASPECT)
     )
     loader = Loader(
         str(beton), batch_size=settings["batch_size"], num_workers=settings["threads"],
