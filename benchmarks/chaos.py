@@ -42,6 +42,7 @@ from rich.table import Table
 
 from datasets.digits import prepare_digits
 from training.checkpoints import BadCheckpoint, check
+from training.processes import below, runs, that_work
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,17 +119,12 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Everything below the launcher, and the launcher; also what has lost its parent."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            top = psutil.Process(self.launcher)
-            self._known = list({*self._known, top, *top.children(recursive=True)})
-        return [p for p in self._known if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        self._known = list({*self._known, *below(self.launcher)})
+        return [p for p in self._known if runs(p)]
 
     def workers(self) -> list[int]:
-        """The processes that train: those that are parents of none of the script's."""
-        ours = [p for p in self.processes() if str(self.run.path) in _words(p)[1:]]
-        ours = [p for p in ours if p.pid != self.launcher]
-        parents = {p.ppid() for p in ours}
-        return sorted(p.pid for p in ours if p.pid not in parents)
+        """The processes that train."""
+        return that_work(self.processes(), str(self.run.path))
 
     def step(self) -> int:
         """The last step that is in the log."""
@@ -166,12 +162,6 @@ class Job:
     def said(self) -> str:
         self._log.seek(0)
         return self._log.read().decode(errors="replace")
-
-
-def _words(process: psutil.Process) -> list[str]:
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()
-    return []
 
 
 def final_state(run: RunFolder) -> str:

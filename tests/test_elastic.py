@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 import yaml
+
+from training.processes import below, that_work
 
 STRATEGY = [
     {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
@@ -48,7 +49,7 @@ def shrunk(root, digits, tmp_path_factory):
             assert job.poll() is None
             assert time.monotonic() - begun < 120
             time.sleep(0.1)
-        os.kill(one_that_trains(job.pid, str(run)), signal.SIGKILL)
+        os.kill(that_work(below(job.pid), str(run))[0], signal.SIGKILL)
         status = job.wait(timeout=120)
     finally:
         if job.poll() is None:
@@ -62,12 +63,6 @@ def rows(run):
             return list(csv.DictReader(file))
     except FileNotFoundError:
         return []
-
-
-def one_that_trains(launcher, run):
-    """A process of the run whose parent is one, too: the child of a supervisor."""
-    ours = {p.pid: p for p in psutil.Process(launcher).children(True) if run in p.cmdline()[1:]}
-    return next(pid for pid, p in ours.items() if p.ppid() in ours and "/bin/sh" not in p.cmdline())
 
 
 def test_the_run_is_through(shrunk):

@@ -1,8 +1,10 @@
 """`recipe.py evaluate` as a user starts it: one worker, two, one of them killed."""
 
 import csv
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -10,13 +12,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
-import psutil
 import pytest
 import yaml
 
 from training.data import find_data
 from training.errors import UserError
 from training.evaluation_run import evaluate_run
+from training.processes import below, that_work
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
 
@@ -75,9 +77,7 @@ def kill_one_worker(command, run, root):
         until = time.monotonic() + 60
         while not run.evaluation_rows() and time.monotonic() < until:
             time.sleep(0.005)
-        started = psutil.Process(process.pid).children(recursive=True)
-        found = [p for p in started if p.cmdline()[1:3] == ["recipe.py", "evaluate"]]
-        found[-1].kill()
+        os.kill(that_work(below(process.pid), str(run.path))[-1], signal.SIGKILL)
         process.wait(60)
     finally:
         process.kill()

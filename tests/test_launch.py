@@ -12,6 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from training.processes import below, runs, that_work
+
 STEPS = 80
 STRATEGY = [
     {"epoch": [0, 2], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
@@ -37,18 +39,17 @@ def outlived(root, digits, tmp_path_factory):
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:
-        below = psutil.Process(job.pid)
         until(lambda: len(rows(run)) >= 4)
-        before = below.children(recursive=True)
+        before = below(job.pid)[1:]
         listening = [
             connection.laddr.ip
             for process in before
             for connection in process.net_connections("inet")
             if connection.status == psutil.CONN_LISTEN
         ]
-        os.kill(worker(before, str(run)), signal.SIGKILL)
+        os.kill(that_work(before, str(run))[0], signal.SIGKILL)
         killed = time.monotonic()
-        until(lambda: not any(map(lives, before)))
+        until(lambda: not any(map(runs, before)))
         ended = time.monotonic() - killed
         said, _ = job.communicate(timeout=120)
     finally:
@@ -70,16 +71,6 @@ def until(condition, seconds=120):
     while not condition():
         assert time.monotonic() - begun < seconds
         time.sleep(0.1)
-
-
-def lives(process):
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-
-
-def worker(processes, run):
-    """One of those that train: the child of another process of the run."""
-    ours = {p.pid: p for p in processes if lives(p) and run in p.cmdline()[1:]}
-    return next(pid for pid, p in ours.items() if p.ppid() in ours)
 
 
 def test_the_run_is_through_with_each_row_once(outlived):

@@ -22,6 +22,7 @@ from typing import IO
 import click
 
 from training.preemption import SIGNALS
+from training.processes import below, that_work
 from training.resume import PROJECT, RESUMES_WITH
 
 # Statuses after which another try would end the same way, or was not wanted.
@@ -111,7 +112,8 @@ class _Job:
     def _pass_on(self, number: int, frame: object) -> None:
         """Gives a signal to the workers themselves; horovodrun would kill them."""
         self.signalled = True
-        for pid in _workers_below(self._process.pid):
+        # A worker's supervisor would pass it on once more.
+        for pid in that_work(below(self._process.pid), sys.argv[0]) or [self._process.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
@@ -127,25 +129,3 @@ class _Job:
             if not (in_traceback or CHATTER.match(text)):
                 target.write(line)
                 target.flush()
-
-
-def _workers_below(pid: int) -> list[int]:
-    """The worker processes of this host: below horovodrun, those that run our script."""
-    import psutil
-
-    script = sys.argv[0]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        top = psutil.Process(pid)
-        found = [p for p in top.children(recursive=True) if script in _words(p)]
-        parents = {p.ppid() for p in found}
-        # A worker's supervisor would pass it on; the worker itself is its child.
-        return [p.pid for p in found if p.pid not in parents] or [pid]
-    return []
-
-
-def _words(process: object) -> list[str]:
-    import psutil
-
-    with contextlib.suppress(psutil.Error):
-        return process.cmdline()  # type: ignore[attr-defined]
-    return []
