@@ -74,9 +74,9 @@ def official(tmp_path_factory):
 
 
 def test_archives_become_records(official, tmp_path):
-    before = {path: path.stat() for path in official.iterdir()}
+    before = {path: path.read_bytes() for path in official.iterdir()}
     build(official, tmp_path / "out", (32,), processes=2, shards=3, progress=False)
-    assert {path: path.stat() for path in official.iterdir()} == before
+    assert {path: path.read_bytes() for path in official.iterdir()} == before
     train = read(tmp_path / "out", 32, "train")
     found = {r["image/filename"].numpy().decode(): r for r in train}
     assert found.keys() == {name[4:] for name in train_files()}
