@@ -5,6 +5,7 @@ a process that was not launched by it, there is one worker and each function doe
 the obvious thing, so that callbacks and optimizers work anywhere.
 """
 
+import functools
 import io
 import json
 import os
@@ -169,16 +170,31 @@ def gather_bytes(data: bytes) -> list[bytes]:
 def gather_beside(numbers: Sequence[float]) -> list[list[float]]:
     """Every worker's `numbers`, by rank; a collective in a thread beside the training.
 
-    One thread may do so at a time. A name of its own would not keep it apart from what
-    the main thread gathers: TensorFlow keeps the kernels of eager ops by their types,
-    with the name of their first use, by which Horovod matches the workers' requests. So
-    it has a type of its own, float64, that no other gather may use.
+    One thread may do so at a time.
     """
-    hvd = _horovod()
-    if hvd is None:
+    if _horovod() is None:
         return [list(numbers)]
-    own = np.array([numbers], np.float64)
-    return hvd.allgather(own, name="gather_beside").numpy().tolist()
+    return _gather_beside()(np.array([numbers], np.float64)).numpy().tolist()
+
+
+@functools.cache
+def _gather_beside() -> Any:
+    """A graph that gathers rows of float64.
+
+    Horovod matches the workers' requests by name, and refuses two of one name at a time.
+    Run eagerly, an op loses the name that it is given: all that the main thread gathers
+    goes as `HorovodAllgather`. In a graph it keeps it.
+    """
+    import tensorflow as tf
+
+    hvd = _horovod()
+
+    @tf.function(input_signature=[tf.TensorSpec([1, None], tf.float64)], autograph=False)
+    def gather_rows(own: Any) -> Any:
+        with tf.device("CPU:0"):  # they are the host's, and nobody waits for the device
+            return hvd.allgather(own, name="gather_beside", ignore_name_scope=True)
+
+    return gather_rows
 
 
 def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:

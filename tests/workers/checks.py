@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -229,6 +230,20 @@ def disagreement(recipe=None, data=None, policy="float32", steps=10):
     return "nothing"
 
 
+def two_gathers_at_a_time():
+    """The main thread gathers while what a thread beside it began is not through."""
+    with ThreadPoolExecutor(1) as thread:
+        if RANK == 0:
+            beside = thread.submit(workers.gather_beside, [0.0, 0.5])
+            while not beside.running():
+                time.sleep(0.01)
+            time.sleep(0.5)  # it waits for worker 1 now, which asks later
+        gathered = workers.gather(RANK)
+        if RANK == 1:
+            beside = thread.submit(workers.gather_beside, [1.0, 1.5])
+        return [gathered, beside.result()]
+
+
 CHECKS = {
     "different_data": lambda: different_data(distributed=True),
     "different_data_without": lambda: different_data(distributed=False),
@@ -255,6 +270,7 @@ CHECKS = {
     "another_policy": lambda: disagreement(policy=("float32", "bfloat16")[RANK]),
     "other_steps": lambda: disagreement(steps=10 + RANK),
     "gather": lambda: workers.gather({"rank": RANK, "text": "é" * RANK}),
+    "two_gathers": two_gathers_at_a_time,
     "place": lambda: [workers.current().rank, workers.current().size],
 }
 

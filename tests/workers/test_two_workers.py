@@ -136,3 +136,7 @@ def test_workers_that_agree_go_on(found):
 def test_gather_returns_every_workers_value_by_rank(found):
     expected = [{"rank": 0, "text": ""}, {"rank": 1, "text": "é"}]
     assert both(found, "gather") == [expected] * 2
+
+
+def test_a_thread_gathers_beside_the_main_thread(found):
+    assert both(found, "two_gathers") == [[[0, 1], [[0.0, 0.5], [1.0, 1.5]]]] * 2
