@@ -166,7 +166,8 @@ def run() -> int:
     except Preempted as error:
         speak(str(error) + supervisor.how_to_resume(), shared=True, kind="")
         return supervisor.STOPPED
-    except OtherWorkerEnded:
+    except OtherWorkerEnded as error:
+        supervisor.board.note_reason(str(error))
         return supervisor.OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""

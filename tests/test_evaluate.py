@@ -67,18 +67,18 @@ def figures(run):
 
 
 def kill_one_worker(command, run, root):
-    """Kills one of two workers once a row is there; returns when both have ended."""
+    """Kills one of two workers once a row is there; what was said, when both have ended."""
     launcher = Path(sys.executable).parent / "horovodrun"
     process = subprocess.Popen(
         [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)],
-        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
         until = time.monotonic() + 60
         while not run.evaluation_rows() and time.monotonic() < until:
             time.sleep(0.005)
         os.kill(that_work(below(process.pid), str(run.path))[-1], signal.SIGKILL)
-        process.wait(60)
+        return process.communicate(timeout=60)[1]
     finally:
         process.kill()
 
@@ -99,7 +99,10 @@ def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
         assert f"top1@{100 * float(row['top1']):5.3f}" in line
 
     command = ("recipe.py", "evaluate", "--run_dir", two.path)
-    kill_one_worker(command, two, root)
+    said = kill_one_worker(command, two, root)
+    assert said.count("was ended by SIGKILL") == 1
+    launched = f"horovodrun -np 2 --gloo python {' '.join(map(str, command))}"
+    assert f"; go on with\n  {launched}\n" in said
     assert 1 <= len(rows(two)) < len(STEPS)
     with open(two.evaluation_csv, "a") as file:
         file.write("40,1,40,0.97")  # as if it had died in the middle of a row

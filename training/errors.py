@@ -34,7 +34,11 @@ class RunError(RuntimeError):
 
 
 class OtherWorkerEnded(RuntimeError):
-    """A collective was broken off because another worker has ended and has said why."""
+    """Horovod broke a collective off; its reason is the message.
+
+    As a rule another worker has ended, and has said why. Where none has, the supervisor
+    passes the reason on.
+    """
 
 
 class Preempted(RuntimeError):

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from datasets.settings import Evaluation
 from datasets.validation import evaluation_pipeline
-from training import devices, model, workers
+from training import devices, model, supervisor, workers
 from training.data import Records, check_classes, find_validation
 from training.errors import RunError, UserError
 from training.evaluation import Evaluator
@@ -53,7 +53,7 @@ def evaluate_run(
     policy, _ = devices.choose_policy(trained_under)
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     pulse = Pulse(run, patience) if follow else None
-    with in_plain_words():
+    with supervisor.done_by_the_same_command(), in_plain_words():
         problems = _evaluate(run, recipe, records, team, threads, pulse)
     if team.is_first and run.evaluation_rows():
         from training.report import report

@@ -264,8 +264,16 @@ def command(run_dir: Path) -> str:
     """The command line that goes on with this process's run."""
     if RESUMES_WITH in os.environ:
         return os.environ[RESUMES_WITH]
-    script = [Path(sys.executable).name, sys.argv[0]]
-    return shlex.join([*_launcher(), *script, *arguments(run_dir)])
+    return _command(arguments(run_dir))
+
+
+def same_command() -> str:
+    """The command line of this process's job, to be given once more."""
+    return _command(sys.argv[1:])
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return shlex.join([*_launcher(), Path(sys.executable).name, sys.argv[0], *arguments])
 
 
 def arguments(run_dir: Path) -> list[str]:

@@ -110,7 +110,8 @@ def in_plain_words(faults: Faults | None = None) -> Iterator[None]:
 
     Raises:
         UserError: this worker met a record that cannot be trained on.
-        OtherWorkerEnded: another worker has ended, and will have said why.
+        OtherWorkerEnded: Horovod broke off; as a rule because another worker has ended,
+            which will have said why.
     """
     try:
         yield
@@ -129,7 +130,7 @@ def in_plain_words(faults: Faults | None = None) -> Iterator[None]:
         if isinstance(error, tf.errors.DataLossError):
             raise UserError(f"a record is damaged: {error.message.splitlines()[0]}") from None
         if "Horovod" in error.message:
-            raise OtherWorkerEnded from None
+            raise OtherWorkerEnded(error.message) from None
         raise
 
 

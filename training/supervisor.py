@@ -20,7 +20,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from training import elastic, resume, workers
@@ -34,6 +34,8 @@ OTHER_ENDED = 76
 # A worker that the kernel has stopped (SIGSTOP) gets so long to be continued. Horovod's
 # Gloo gives up on it after 30 s, and would not say on whom.
 STOPPED_SECONDS = 25.0
+# A worker that Horovod has left waits so long for the launcher to end it.
+SILENCE_SECONDS = 5.0
 LOOK_EVERY_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -42,11 +44,12 @@ class Board:
     """A page of memory that a worker and its supervisor share.
 
     It holds the step, the time of the last beat, how long the step may take (0 for as
-    long as it likes), the run's folder, and the command that goes on with the run.
+    long as it likes), the folder of the run that is trained, the command that goes on
+    with it, and why Horovod broke off.
     """
 
     _layout = struct.Struct("<qdd")
-    _size = 4 * mmap.PAGESIZE
+    _told_at, _reason_at, _size = 64, 3 * mmap.PAGESIZE, 4 * mmap.PAGESIZE
 
     def __init__(self) -> None:
         self._page = mmap.mmap(-1, self._size)
@@ -57,22 +60,32 @@ class Board:
     def last(self) -> tuple[int, float, float]:
         return self._layout.unpack_from(self._page)
 
-    def tell(self, run_dir: Path, command: str) -> None:
-        data = b"\0".join([os.fsencode(run_dir), command.encode()])
-        data = data[: self._size - self._layout.size - 1] + b"\0"
-        self._page[self._layout.size : self._layout.size + len(data)] = data
+    def tell(self, run_dir: Path | None, command: str) -> None:
+        data = b"\0".join([os.fsencode(run_dir or ""), command.encode()])
+        self._write(data, self._told_at, self._reason_at)
+
+    def note_reason(self, text: str) -> None:
+        self._write(text.encode(), self._reason_at, self._size)
+
+    def _write(self, data: bytes, begin: int, end: int) -> None:
+        data = data[: end - begin - 1] + b"\0"
+        self._page[begin : begin + len(data)] = data
 
     def _told(self) -> list[bytes]:
-        return self._page[self._layout.size :].split(b"\0", 2)
+        return self._page[self._told_at : self._reason_at].split(b"\0", 2)
 
     @property
     def run_dir(self) -> Path | None:
-        """The run's folder; None before there is one."""
+        """Folder of the run that is trained; None before there is one."""
         return Path(os.fsdecode(self._told()[0])) if self._told()[0] else None
 
     @property
     def command(self) -> str:
         return self._told()[1].decode(errors="replace")
+
+    @property
+    def reason(self) -> str:
+        return self._page[self._reason_at :].split(b"\0", 1)[0].decode(errors="replace")
 
 
 board = Board()
@@ -81,6 +94,14 @@ board = Board()
 def tell_how_to_resume(run_dir: Path) -> None:
     """Notes how to go on with the run, for whoever has to say so."""
     board.tell(run_dir, resume.command(run_dir))
+
+
+@contextlib.contextmanager
+def done_by_the_same_command() -> Iterator[None]:
+    """Within it, what a fault breaks off is gone on with by the command that began it."""
+    board.tell(None, resume.same_command())
+    yield
+    board.tell(None, "")
 
 
 def how_to_resume() -> str:
@@ -101,11 +122,13 @@ def supervise(run: Callable[[], int]) -> int:
     if child == 0:
         _die_with(parent)
         return run()
-    status = _watch(child)
+    status, asked = _watch(child)
     if status != OTHER_ENDED:
         return status
     if elastic.is_elastic() and board.run_dir:
         elastic.go_on(board.run_dir)
+    elif not asked:
+        _tell_what_nobody_tells()
     return 1
 
 
@@ -115,7 +138,21 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _watch(child: int) -> int:
+def _tell_what_nobody_tells() -> None:
+    """Says why Horovod broke off, unless the launcher ends this process before.
+
+    It does where another worker has ended, which has told why.
+    """
+    until = time.monotonic() + SILENCE_SECONDS + _rank()
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(1))
+    while time.monotonic() < until:
+        time.sleep(LOOK_EVERY_SECONDS)
+    _speak(f"was left by Horovod: {board.reason}")
+
+
+def _watch(child: int) -> tuple[int, bool]:
+    """The child's exit status, and whether a signal had asked it to end."""
     passed_on: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -128,7 +165,8 @@ def _watch(child: int) -> int:
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
         if pid:
-            return _ended(child, os.waitstatus_to_exitcode(status), asked=bool(passed_on))
+            asked = bool(passed_on)
+            return _ended(child, os.waitstatus_to_exitcode(status), asked), asked
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
         step, beaten, longest = board.last()
@@ -136,7 +174,7 @@ def _watch(child: int) -> int:
             stopped_since = stopped_since or now
             if now - stopped_since > STOPPED_SECONDS:
                 _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
-                return _kill(child)
+                return _kill(child), False
         else:
             stopped_since = None
             if longest and now - beaten > longest:
@@ -146,7 +184,7 @@ def _watch(child: int) -> int:
                         f"and all others wait for {longest:.0f} s in step {step}; Horovod's "
                         "warning above names the ranks that are missing"
                     )
-                return _kill(child)
+                return _kill(child), False
 
 
 def _ended(child: int, code: int, asked: bool) -> int:

@@ -199,3 +199,9 @@ def test_the_command_that_goes_on(monkeypatch, tmp_path, given):
     assert resume.command(tmp_path / "a run") == (
         f"python recipe.py --recipe demo --run_dir '{tmp_path}/a run' --resume"
     )
+
+
+def test_the_same_command_once_more(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["recipe.py", "evaluate", "--run_dir", "a run"])
+    monkeypatch.setattr(sys, "executable", "/usr/bin/python")
+    assert resume.same_command() == "python recipe.py evaluate --run_dir 'a run'"
