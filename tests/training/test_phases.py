@@ -161,7 +161,8 @@ def test_an_empty_strategy_is_refused():
 @st.composite
 def schedules(draw):
     lengths = draw(st.lists(st.floats(0.5, 20), min_size=1, max_size=6))
-    workers, images = draw(st.integers(1, 16)), draw(st.integers(2000, 10**6))
+    workers = draw(st.integers(1, 16))
+    images = draw(st.integers(10_000, 10**6))  # at least 6 steps an epoch
     begin, phases = 0.0, []
     for length in lengths:
         phases.append(
