@@ -101,7 +101,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
     )  # fmt: skip
     checkpoint = StepCheckpoint(
-        run.checkpoint_pattern, recipe.checkpoint_every, schedule.total_steps,
+        run.checkpoint_pattern(team.size), recipe.checkpoint_every, schedule.total_steps,
         on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
         facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
         before_save=finite.check, resumed=start.checkpoint if start.restores_workers else None,
@@ -147,7 +147,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         problems = evaluate_trained(run, recipe, data.validation, team, threads, scribe)
     if team.is_first:
         scribe.clock.switch("checkpoints")
-        model.save_result(recipe, run.checkpoint(schedule.total_steps), run.model)
+        model.save_result(recipe, run.checkpoint_of(run.checkpoint_rows()[-1]), run.model)
         scribe.conclude()
     if problems:
         raise RunError(problems)

@@ -41,7 +41,7 @@ from rich.console import Console
 from rich.table import Table
 
 from datasets.digits import prepare_digits
-from training.checkpoints import BadCheckpoint, check
+from training.checkpoints import BadCheckpoint, check, read_state
 from training.processes import below, runs, that_work
 from training.run_folder import RunFolder
 
@@ -101,9 +101,9 @@ class Job:
         self._process: subprocess.Popen[bytes] | None = None
         self._known: list[psutil.Process] = []
 
-    def start(self, resume: bool) -> None:
+    def start(self, resume: bool, workers: int = 2) -> None:
         launcher = Path(sys.executable).parent / "horovodrun"
-        command = [launcher, "-np", "2", "--gloo", sys.executable, ROOT / "recipe.py",
+        command = [launcher, "-np", workers, "--gloo", sys.executable, ROOT / "recipe.py",
                    "--recipe", self.recipe, "--data_dir", self.data,
                    "--run_dir", self.run.path]  # fmt: skip
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
@@ -183,7 +183,7 @@ def newest_good(run: RunFolder) -> int:
     for path in run.checkpoint_files():
         with contextlib.suppress(BadCheckpoint):
             check(path)
-            return int(path.stem.removeprefix("step-"))
+            return read_state(path)["step"]
     return 0
 
 

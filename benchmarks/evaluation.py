@@ -66,7 +66,7 @@ def main(run_dir: Path, data_dir: Path | None, limit: int | None) -> None:
     )
     one, two = (sorted(tuple(r[n] for n in FIGURES) for r in rows) for _, _, rows in found)
     console.print(f"figures of one and of two workers: {'equal' if one == two else 'DIFFERENT'}")
-    console.print(loading(load_recipe(run.recipe_file), Path(root), run, rows[-1]["step"]))
+    console.print(loading(load_recipe(run.recipe_file), Path(root), run.checkpoint_of(rows[-1])))
 
 
 def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float, float, list]:
@@ -77,8 +77,10 @@ def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float,
         for path in (run.recipe_file, run.environment_file):
             shutil.copy(path, copy.path)
         for row in rows:
-            copy.checkpoint(row["step"]).symlink_to(run.checkpoint(row["step"]).resolve())
-            copy.write_checkpoint_row(row["step"], row["epoch"], row["seconds"], row["images"])
+            copy.checkpoint_of(row).symlink_to(run.checkpoint_of(row).resolve())
+            copy.write_checkpoint_row(
+                row["written_step"], row["epoch"], row["seconds"], row["images"], row["workers"]
+            )
         command = [sys.executable, "recipe.py", "evaluate", "--run_dir", str(copy.path)]
         command += ["--data_dir", str(root)]
         if count > 1:
@@ -101,7 +103,7 @@ def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float,
         return whole, float(said[1]), copy.evaluation_rows()
 
 
-def loading(recipe: Recipe, root: Path, run: RunFolder, step: int, repeats: int = 5) -> str:
+def loading(recipe: Recipe, root: Path, path: Path, repeats: int = 5) -> str:
     """What it costs to load a checkpoint and to get its first batch, of its evaluation."""
     from training.evaluation_run import make_evaluator
 
@@ -109,16 +111,16 @@ def loading(recipe: Recipe, root: Path, run: RunFolder, step: int, repeats: int 
     threads = devices.prepare_devices(workers.current())
     records = find_validation(root, recipe)
     evaluator = make_evaluator(recipe, records, threads)
-    evaluator.evaluate(run.checkpoint(step))  # traces
+    evaluator.evaluate(path)  # traces
     load, start, whole = [], [], []
     for _ in range(repeats):
         began = time.perf_counter()
-        evaluator.load(run.checkpoint(step))
+        evaluator.load(path)
         loaded = time.perf_counter()
         next(iter(evaluator.batches(0, 1)))
         load.append(loaded - began)
         start.append(time.perf_counter() - loaded)
-        whole.append(evaluator.evaluate(run.checkpoint(step))[1])
+        whole.append(evaluator.evaluate(path)[1])
     spent = [statistics.median(values) for values in (load, start, whole)]
     return (
         f"loading a checkpoint {1000 * spent[0]:.0f} ms, its first batch {1000 * spent[1]:.0f} ms; "

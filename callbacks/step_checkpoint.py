@@ -139,13 +139,18 @@ class StepCheckpoint(StepCallback):
             with self._on_the_clock():
                 self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
 
-    def save(self, step: int) -> None:
-        """Copies the run to the host and begins to write it; a collective."""
+    def save(self, step: int, kind: str = checkpoints.REGULAR) -> None:
+        """Copies the run to the host and begins to write it; a collective.
+
+        Args:
+            step: the number of steps done.
+            kind: `"regular"` or `"signal"`, noted in the checkpoint.
+        """
         self.before_save(step)
         with self._on_the_clock():
-            self._save(step)
+            self._save(step, kind)
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, kind: str) -> None:
         self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
         self.saved_step = step
         means = mean_moving_statistics(self.model)
@@ -161,7 +166,7 @@ class StepCheckpoint(StepCallback):
             for v in [*self.model.variables, *self.model.optimizer.variables]
             if id(v) not in averaged
         ]
-        state = {**self.facts(step), "stateful": own["stateful"]}
+        state = {**self.facts(step), "kind": kind, "stateful": own["stateful"]}
         self._writer.start(Snapshot(step, [*kept, *means], state, own["arrays"]))
 
     def finish(self) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
-from training import workers
+from training import checkpoints, workers
 from training.errors import Preempted
 from training.preemption import SignalWatch
 
@@ -96,6 +96,6 @@ class StopOnSignal(StepCallback):
 
     def _stop(self, step: int, received: str) -> None:
         if self.checkpoint.saved_step != step:
-            self.checkpoint.save(step)
+            self.checkpoint.save(step, checkpoints.SIGNAL)
         self.checkpoint.finish()
         raise Preempted(f"stopped by {received} after step {step}, which is saved")

@@ -11,6 +11,8 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from training.run_folder import RunFolder
+
 # Small enough for a test, and with all that a run has: three stages, of which the first
 # holds two phases, both rates, two sizes of image and of batch, and two folders.
 STRATEGY = [
@@ -72,7 +74,7 @@ def test_train_csv_has_the_columns_and_the_schedule(two_workers):
     found = rows(two_workers[0] / "train.csv")
     assert list(found[0]) == [
         "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate",
-        "batch_size", "image_size", "top5", "seconds", "skipped_steps",
+        "batch_size", "image_size", "top5", "seconds", "skipped_steps", "workers",
     ]  # fmt: skip
     assert [(r["step"], r["batch_size"], r["image_size"]) for r in found] == [
         ("20", "50", "20"), ("40", "50", "20"), ("60", "25", "28"), ("80", "25", "24")
@@ -104,7 +106,7 @@ def test_every_checkpoint_is_there_and_evaluated(two_workers):
     folder = two_workers[0]
     steps = [0, 30, 60, 80]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
-        f"step-{step:08d}.keras" for step in steps
+        f"step-{step:08d}-workers-2.keras" for step in steps
     ]
     found = rows(folder / "evaluation.csv")
     assert sorted(int(r["step"]) for r in found) == steps
@@ -181,7 +183,7 @@ def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
     assert all(np.isfinite(float(r["total_loss"])) for r in found)
     checkpoints = tmp_path / "run" / "checkpoints"
     first, last = (
-        keras.saving.load_model(checkpoints / f"step-{step:08d}.keras", compile=False)
+        keras.saving.load_model(checkpoints / f"step-{step:08d}-workers-2.keras", compile=False)
         for step in (0, 8)
     )
     convolutions = [layer for layer in last.layers if isinstance(layer, keras.layers.Conv2D)]
@@ -241,7 +243,7 @@ def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digit
     shutil.copytree(tmp_path / "whole", tmp_path / "broken")
     later = [r["step"] for r in rows(tmp_path / "whole" / "checkpoints.csv") if int(r["step"]) > 90]
     for step in later:
-        (tmp_path / "broken" / "checkpoints" / f"step-{int(step):08d}.keras").unlink()
+        RunFolder(tmp_path / "broken").checkpoint(int(step)).unlink()
     ran = run_process(*arguments, tmp_path / "broken", "--resume")
     assert ran.returncode == 0, ran.stderr
     assert "going on after step 90" in ran.stdout

@@ -3,8 +3,8 @@
 The file is what `model.save` writes, with two entries more in its zip archive and a
 comment at its end. Keras reads it as any other: the entries are
 
-- `training_state.json`: the step, the workers, the recipe and the data, and what each
-  worker's callbacks remember;
+- `training_state.json`: the step, the kind of checkpoint, the workers, the recipe and the
+  data, and what each worker's callbacks remember;
 - `worker_arrays.npz`: the variables that are each worker's own (the moving statistics
   of BatchNorm, the metrics' accumulators, the states of random seeds);
 
@@ -34,6 +34,11 @@ HEX_DIGITS = 64
 BLOCK = 2**20  # bytes read at once
 # Ours are stored as they are, so an archive that unpacks to much more is not one of them.
 MOST_UNPACKED = 2
+
+# What a checkpoint is written for. It says so itself, since its step does not: another
+# number of workers, or another `checkpoint_every`, has other steps.
+REGULAR = "regular"  # by the recipe; kept as the recipe says, and evaluated
+SIGNAL = "signal"  # for a run that was asked to stop; it goes when the next one is written
 
 # Seconds to wait before another try at writing a checkpoint that failed.
 RETRIES = (1.0, 3.0, 6.0)
@@ -206,30 +211,24 @@ def read_arrays(path: Path, rank: int) -> list[np.ndarray]:
         return [arrays[f"{rank}/{i}"] for i in range(count)]
 
 
-def superseded(
-    steps: Sequence[int], every: int, last: int | None, newest: int | None, each: int | None
-) -> list[int]:
-    """The steps whose checkpoints may go, of those that are there.
+def kind_of(path: Path) -> str | None:
+    """`REGULAR` or `SIGNAL`; None where a checkpoint cannot be read."""
+    try:
+        return read_state(path).get("kind")
+    except BadCheckpoint:
+        return None
 
-    The newest of all always stays. Before it, those between two regular ones (a run
-    that was asked to stop had written them) go. Of the regular ones, the `newest` N
-    stay, and every `each`-th one, counted from step 0; with neither, all of them.
 
-    Args:
-        steps: of the checkpoints that are there.
-        every: the regular distance, in steps.
-        last: the run's last step, which is a regular one.
+def superseded(regular: Sequence[Path], newest: int | None, each: int | None) -> list[Path]:
+    """The regular checkpoints that may go, of all that were written so far, in their order.
+
+    The `newest` N stay, and every `each`-th one, counted from the first, and the last;
+    with neither, all of them.
     """
-    found = sorted(steps)
-    regular = [step for step in found if step % every == 0 or step == last]
-    kept = set(found[-1:])
     if newest is None and each is None:
-        kept.update(regular)
-    if newest is not None:
-        kept.update(regular[-newest:])
-    if each is not None:
-        kept.update(step for step in regular if step % (every * each) == 0 or step == last)
-    return [step for step in found if step not in kept]
+        return []
+    kept = {*regular[-(newest or 1) :], *(regular[::each] if each else ())}
+    return [path for path in regular if path not in kept]
 
 
 class BackgroundWriter:

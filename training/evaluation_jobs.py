@@ -135,14 +135,15 @@ class Ledger:
             self.note(line)
 
     def _name(self, job: Job) -> str:
-        return f"{job.row['step']:08d}-{self.settings.image_size}-{self.settings.crop}"
+        written = self.run.checkpoint_of(job.row).stem
+        return f"{written}-{self.settings.image_size}-{self.settings.crop}"
 
     def _path(self, job: Job) -> Any:
         name = f"{self._name(job)}-{job.share}-of-{job.shares}.json"
         return self.run.evaluation_shares / name
 
     def _of(self, job: Job) -> list[str]:
-        return [*_identity(job.row)[1:], self.records]
+        return [job.row["time"], self.records]
 
     def _save(self, job: Job, tally: Tally, seconds: float) -> None:
         self.run.evaluation_shares.mkdir(exist_ok=True)
@@ -155,5 +156,5 @@ class Ledger:
             path.unlink(missing_ok=True)
 
 
-def _identity(row: dict[str, Any]) -> tuple[int, str]:
-    return row["step"], row["time"]
+def _identity(row: dict[str, Any]) -> tuple[int, int, str]:
+    return row["written_step"], row["workers"], row["time"]

@@ -175,7 +175,7 @@ def _problems(
 ) -> Iterator[str]:
     """Does the jobs, and tells of those checkpoints that cannot be evaluated."""
     for job in jobs:
-        path = run.checkpoint(job.row["step"])
+        path = run.checkpoint_of(job.row)
         try:
             found = ledger.share(job) or evaluator.evaluate(path, job.share, job.shares)
         except FileNotFoundError:

@@ -278,6 +278,27 @@ class Schedule:
         """Epochs of the strategy that have passed before global step `step`."""
         return self.phase_at(step).epoch(min(step, self.total_steps))
 
+    def position(self, step: int) -> tuple[int, int]:
+        """How far the training is when `step` steps are done, for any number of workers.
+
+        Returns:
+            The number of the phase, from 0, and the images of it that have been seen;
+            positions of schedules for different numbers of workers compare as tuples.
+        """
+        if step >= self.total_steps:
+            return len(self.phases), 0
+        phase = self.phase_at(step)
+        images = (step - phase.first) * phase.phase.batch_size * self.workers
+        return self.phases.index(phase), images
+
+    def step_at(self, position: tuple[int, int]) -> int:
+        """The step of this schedule at a position, rounded down to a whole step."""
+        number, images = position
+        if number == len(self.phases):
+            return self.total_steps
+        phase = self.phases[number]
+        return min(phase.end, phase.first + images // (phase.phase.batch_size * self.workers))
+
     def images_between(self, begin: int, end: int) -> int:
         """Images that all workers train on in steps `begin` to `end - 1`."""
         return sum(

@@ -49,7 +49,10 @@ class Start:
 
     Attributes:
         step: steps that are done, counted for the workers that are there now.
+        saved_step, saved_workers: the same as the checkpoint counts it, which may have
+            been written by another number of workers.
         checkpoint: to load; None where nothing is done yet.
+        kind: of the checkpoint, `"regular"` or `"signal"`.
         seconds: that the clock shows.
         clock: its buckets.
         restores_workers: the checkpoint is of as many workers, so that each of them can
@@ -59,7 +62,10 @@ class Start:
     """
 
     step: int = 0
+    saved_step: int = 0
+    saved_workers: int = 0
     checkpoint: Path | None = None
+    kind: str = checkpoints.REGULAR
     seconds: float = 0.0
     clock: dict[str, float] = field(default_factory=dict)
     restores_workers: bool = False
@@ -194,35 +200,31 @@ def find_start(
         except BadCheckpoint as error:
             remarks.append(f"checkpoint {path.name} {error}; passed over")
             continue
-        step, count = state["step"], state["workers"]
+        saved, count = state["step"], state["workers"]
+        step = saved
         if count != schedule.workers:
             before = recipe.schedule(count, dict(schedule.images))
-            step = step_for(step, before, schedule)
+            step = schedule.step_at(before.position(saved))
             remarks.append(
                 f"{count} worker(s) trained so far, {schedule.workers} go on: step "
-                f"{state['step']} of {before.total_steps} is step {step} of "
+                f"{saved} of {before.total_steps} is step {step} of "
                 f"{schedule.total_steps} by the images seen; the rates follow, and are not "
                 "scaled to the new global batch"
             )
-        same = count == schedule.workers
         return Start(
-            step, path, state["seconds"], state["clock"], same, over, (*remarks, *passed_over)
+            step=step,
+            saved_step=saved,
+            saved_workers=count,
+            checkpoint=path,
+            kind=state.get("kind", checkpoints.REGULAR),
+            seconds=state["seconds"],
+            clock=state["clock"],
+            restores_workers=count == schedule.workers,
+            passed_over=over,
+            remarks=(*remarks, *passed_over),
         )
     remarks.append("no checkpoint to go on from; beginning at step 0")
-    return Start(passed_over=over, remarks=(*remarks, *passed_over))
-
-
-def step_for(step: int, before: Schedule, now: Schedule) -> int:
-    """The step of `now` at which as many images of the phase are seen as at `step` before.
-
-    Rounded down to a whole step.
-    """
-    if step >= before.total_steps:
-        return now.total_steps
-    phase = before.phase_at(step)
-    same = now.phases[before.phases.index(phase)]
-    images = (step - phase.first) * phase.phase.batch_size * before.workers
-    return min(same.end, same.first + images // (same.phase.batch_size * now.workers))
+    return Start(saved_workers=schedule.workers, passed_over=over, remarks=(*remarks, *passed_over))
 
 
 def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:

@@ -14,7 +14,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,23 @@ import yaml
 from datasets.settings import Evaluation
 from training.clock import BUCKETS
 from training.errors import UserError
+from training.phases import Schedule
 from training.recipes import Recipe
 
 TRAIN_COLUMNS = (
     "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate", "batch_size",
-    "image_size", "top5", "seconds", "skipped_steps",
+    "image_size", "top5", "seconds", "skipped_steps", "workers",
 )  # fmt: skip
-CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time")
+CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time", "workers")
 EVALUATION_COLUMNS = (
     "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop",
-    "images_per_second", "time",
+    "images_per_second", "time", "workers",
 )  # fmt: skip
-CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS)
+CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS, "workers")
 BAD_BATCH_COLUMNS = ("step", "workers", "time")
+CHECKPOINT_NAME = re.compile(r"step-(\d+)-workers-(\d+)\.keras")
+STEP_OF_LINE = re.compile(r"Log @(?:train: steps|eval: count@ *\d+ step)@ *(\d+)")
+CHANGE_OF_WORKERS = re.compile(r"Log @workers: from@(\d+) to@(\d+) ")
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
 
@@ -61,6 +65,11 @@ def evaluation_line(count: int, row: Mapping[str, Any]) -> str:
 class RunFolder:
     """One run's files.
 
+    A run may be resumed by another number of workers, which counts its steps anew. What
+    is written stays as it was written: a checkpoint has the step and the workers in its
+    name, and a row has both. Methods that return rows translate `step` to what it is for
+    the workers of now, and keep the one of the file as `written_step`.
+
     Args:
         path: the folder; nothing is created or read until a method does.
     """
@@ -82,10 +91,32 @@ class RunFolder:
         self.picture = self.path / "accuracy_vs_time.png"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
-        self.checkpoint_pattern = self.checkpoints / "step-{step:08d}.keras"
+        self._workers: int | None = None
+        self._schedules: dict[int, Schedule] = {}
 
-    def checkpoint(self, step: int) -> Path:
-        return Path(str(self.checkpoint_pattern).format(step=step))
+    def checkpoint_pattern(self, workers: int) -> Path:
+        """The path of the checkpoints that so many workers write, with the field `{step}`."""
+        return self.checkpoints / f"step-{{step:08d}}-workers-{workers}.keras"
+
+    def checkpoint(self, step: int, workers: int | None = None) -> Path:
+        """The checkpoint of a step as counted by `workers`, by default those of now."""
+        return Path(str(self.checkpoint_pattern(workers or self.workers)).format(step=step))
+
+    def checkpoint_of(self, row: Mapping[str, Any]) -> Path:
+        """The checkpoint of a row, whoever trained it."""
+        return self.checkpoint(row["written_step"], row["workers"])
+
+    @property
+    def workers(self) -> int:
+        """How many workers train the run now, or did when it last ran."""
+        if self._workers is None and self.environment_file.exists():
+            return self.environment().get("workers", 1)
+        return self._workers or 1
+
+    def counted_by(self, schedule: Schedule) -> None:
+        """Says by which schedule this process trains, so that no file need be read for it."""
+        self._workers = schedule.workers
+        self._schedules[schedule.workers] = schedule
 
     @property
     def holds_a_run(self) -> bool:
@@ -143,14 +174,16 @@ class RunFolder:
 
     def checkpoint_files(self) -> list[Path]:
         """The checkpoints that are there, the newest first; not all may be whole."""
-        return sorted(self.checkpoints.glob("step-*.keras"), reverse=True)
-
-    def checkpoint_steps(self) -> list[int]:
-        """The steps of the checkpoints that are there."""
-        return [int(path.stem.removeprefix("step-")) for path in self.checkpoint_files()]
-
-    def remove_checkpoint(self, step: int) -> None:
-        self.checkpoint(step).unlink(missing_ok=True)
+        found = []
+        for path in self.checkpoints.glob("step-*.keras"):
+            name = CHECKPOINT_NAME.fullmatch(path.name)
+            if name is None:
+                raise UserError(
+                    f"{path}: its name does not say how many workers wrote it, so it is of an "
+                    "earlier version of this project; use that version, or move it away"
+                )
+            found.append((self._position(int(name[1]), int(name[2])), path))
+        return [path for _, path in sorted(found, reverse=True)]
 
     def write_classes(self, names: Sequence[str]) -> None:
         """Notes the names of the classes, a line each, in the order of the logits."""
@@ -187,7 +220,7 @@ class RunFolder:
             OSError: the disk is full, the folder is gone, ...
         """
         with _undone_on_error(self.train_csv):
-            _append(self.train_csv, TRAIN_COLUMNS, row)
+            _append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
             return self.write_line(train_line(row))
 
     @functools.cached_property
@@ -208,29 +241,49 @@ class RunFolder:
             if _evaluation(row) in map(_evaluation, rows):
                 return None
             if rows and "crop" not in _read(self.evaluation_csv)[0]:  # of an older version
-                _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, rows)
+                old = [{**row, "step": _written_step(row)} for row in rows]
+                _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
             with _undone_on_error(self.evaluation_csv):
-                _append(self.evaluation_csv, EVALUATION_COLUMNS, row)
+                written = {"workers": self.workers, **row, "step": _written_step(row)}
+                _append(self.evaluation_csv, EVALUATION_COLUMNS, written)
                 return self.write_line(evaluation_line(count, row))
 
     def write_line(self, line: str) -> str:
         _append_whole(self.log, f"{line}\n")
         return line
 
-    def write_checkpoint_row(self, step: int, epoch: float, seconds: float, images: int) -> None:
-        row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
-        _append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
+    def write_checkpoint_row(
+        self, step: int, epoch: float, seconds: float, images: int, workers: int | None = None
+    ) -> None:
+        """Notes a regular checkpoint; one that was written for a signal has no row."""
+        _append(
+            self.checkpoints_csv,
+            CHECKPOINT_COLUMNS,
+            {
+                "step": step,
+                "epoch": epoch,
+                "seconds": seconds,
+                "images": images,
+                "time": _utc(),
+                "workers": workers or self.workers,
+            },
+        )
 
     def write_clock_row(
-        self, step: int, event: str, images: int, buckets: Mapping[str, float]
+        self,
+        step: int,
+        event: str,
+        images: int,
+        buckets: Mapping[str, float],
+        workers: int | None = None,
     ) -> None:
         """Notes the seconds in each bucket after `step` steps.
 
         Args:
             event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
         """
-        _append(self.clock_csv, CLOCK_COLUMNS, {"step": step, "event": event, "images": images,
-                                                **buckets})  # fmt: skip
+        row = {**buckets, "step": step, "event": event, "images": images}
+        _append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
 
     def write_bad_batch(self, step: int, workers: int) -> None:
         """Notes a step whose loss was not finite, unless it is noted."""
@@ -245,20 +298,22 @@ class RunFolder:
 
     def clock_rows(self) -> list[dict[str, Any]]:
         """The rows of clock.csv; none in a run from before there was one."""
-        return _read(self.clock_csv)
+        return self._rows(self.clock_csv)
 
     def noted_checkpoints(self) -> list[dict[str, Any]]:
-        """The checkpoints by step, as they were noted when written."""
-        rows = {row["step"]: row for row in _read(self.checkpoints_csv)}
-        return [rows[step] for step in sorted(rows)]
+        """The regular checkpoints in the order of training, as they were noted when written."""
+        rows = {
+            (row["written_step"], row["workers"]): row for row in self._rows(self.checkpoints_csv)
+        }
+        return [rows[key] for key in sorted(rows, key=lambda key: self._position(*key))]
 
     def checkpoint_rows(self) -> list[dict[str, Any]]:
         """Those of the noted checkpoints that are there."""
-        return [row for row in self.noted_checkpoints() if self.checkpoint(row["step"]).exists()]
+        return [row for row in self.noted_checkpoints() if self.checkpoint_of(row).exists()]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
         """In the order in which they were done. `crop` names the choices of evaluation."""
-        return [{"crop": Evaluation().crop, **row} for row in _read(self.evaluation_csv)]
+        return [{"crop": Evaluation().crop, **row} for row in self._rows(self.evaluation_csv)]
 
     def to_evaluate(self, settings: Evaluation) -> list[tuple[int, dict[str, Any]]]:
         """The numbers and rows of the checkpoints that have not been evaluated so."""
@@ -267,49 +322,82 @@ class RunFolder:
         return [
             (count, row)
             for count, row in enumerate(self.noted_checkpoints())
-            if _evaluation({**row, **wanted}) not in done and self.checkpoint(row["step"]).exists()
+            if _evaluation({**row, **wanted}) not in done and self.checkpoint_of(row).exists()
         ]
 
     def train_rows(self) -> list[dict[str, Any]]:
-        return _read(self.train_csv)
+        return self._rows(self.train_csv)
 
-    @property
-    def _tables(self) -> tuple[tuple[Path, tuple[str, ...]], ...]:
-        return (
-            (self.train_csv, TRAIN_COLUMNS),
-            (self.checkpoints_csv, CHECKPOINT_COLUMNS),
-            (self.evaluation_csv, EVALUATION_COLUMNS),
-            (self.clock_csv, CLOCK_COLUMNS),
-        )
+    def _rows(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a table, their steps translated for the workers of now."""
+        rows = _read(path)
+        now = self.workers if rows else 1
+        for row in rows:
+            row["written_step"] = row["step"]
+            row["workers"] = row.get("workers") or now  # none in a run of an older version
+            if row["workers"] != now:
+                position = self._position(row["step"], row["workers"])
+                row["step"] = self._schedule(now).step_at(position)
+        return rows
 
-    def drop_after(self, step: int) -> None:
-        """Forgets what was noted of steps after `step`, which a resumed run does again."""
-        with self.evaluation_lock:
-            for path, columns in self._tables:
-                _rewrite(path, columns, [row for row in _read(path) if row["step"] <= step])
-            shutil.rmtree(self.evaluation_shares, ignore_errors=True)
-        if self.log.exists():
-            lines = self.log.read_text().splitlines(keepends=True)
-            _replace(self.log, "".join(line for line in lines if not _is_after(step, line)))
+    def _position(self, step: int, workers: int) -> tuple[int, int]:
+        return self._schedule(workers).position(step)
 
-    def renumber(self, step_for: Callable[[int], int], workers: int) -> None:
-        """Counts all steps anew, for another number of workers.
+    def _schedule(self, workers: int) -> Schedule:
+        if workers not in self._schedules:
+            recipe = Recipe.model_validate(self.recipe())
+            images = self.environment().get("images")
+            self._schedules[workers] = recipe.schedule(workers, images)
+        return self._schedules[workers]
 
-        `step_for` gives the new number of an old one, and never falls.
+    def take_up(self, step: int, workers: int, now: int) -> None:
+        """Forgets what was noted after a step, which a resumed run does again.
+
+        May be called again after it was interrupted.
+
+        Args:
+            step: as counted by `workers`.
+            workers: those that trained so far.
+            now: those that resume.
         """
-        names = {step: step_for(step) for step in self.checkpoint_steps()}
-        # In an order in which no file takes a name that is still another's.
-        for step in sorted(names, reverse=any(new > old for old, new in names.items())):
-            os.replace(self.checkpoint(step), self.checkpoint(names[step]))
+        last = self._position(step, workers)
         with self.evaluation_lock:
-            for path, columns in self._tables:
-                rows = [{**row, "step": step_for(row["step"])} for row in _read(path)]
-                _rewrite(path, columns, rows)
-        if self.log.exists():
-            lines = self.log.read_text().splitlines(keepends=True)
-            _replace(self.log, "".join(_renumbered(line, step_for) for line in lines))
-        environment = {**self.environment(), "workers": workers}
-        _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+            for path, columns in (
+                (self.train_csv, TRAIN_COLUMNS),
+                (self.checkpoints_csv, CHECKPOINT_COLUMNS),
+                (self.evaluation_csv, EVALUATION_COLUMNS),
+                (self.clock_csv, CLOCK_COLUMNS),
+            ):
+                kept = [
+                    row
+                    for row in _read(path)
+                    if self._position(row["step"], row.get("workers") or workers) <= last
+                ]
+                _rewrite(path, columns, kept)
+            shutil.rmtree(self.evaluation_shares, ignore_errors=True)
+        self._take_up_log(last, now)
+        if now != self.environment().get("workers"):
+            environment = {**self.environment(), "workers": now}
+            _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
+    def _take_up_log(self, last: tuple[int, int], now: int) -> None:
+        """The lines up to a position, and one that says how many workers count from there."""
+        if not self.log.exists():
+            return
+        lines = self.log.read_text().splitlines(keepends=True)
+        changes = [found for found in map(CHANGE_OF_WORKERS.match, lines) if found]
+        counting = int(changes[0][1]) if changes else self.workers
+        kept = []
+        for line in lines:
+            if found := CHANGE_OF_WORKERS.match(line):
+                counting = int(found[2])
+            found = STEP_OF_LINE.match(line)
+            if not found or self._position(int(found[1]), counting) <= last:
+                kept.append(line)
+        if counting != now:
+            step = self._schedule(now).step_at(last)
+            kept.append(f"Log @workers: from@{counting} to@{now} steps@{step}\n")
+        _replace(self.log, "".join(kept))
 
 
 @contextlib.contextmanager
@@ -324,27 +412,19 @@ def _undone_on_error(path: Path) -> Iterator[None]:
         raise
 
 
-STEP_OF_LINE = re.compile(r"^(Log @(?:train: steps|eval: count@ *\d+ step)@ *)(\d+)")
-
-
-def _is_after(step: int, line: str) -> bool:
-    found = STEP_OF_LINE.match(line)
-    return found is not None and int(found[2]) > step
-
-
-def _renumbered(line: str, step_for: Callable[[int], int]) -> str:
-    return STEP_OF_LINE.sub(lambda found: f"{found[1]}{step_for(int(found[2]))}", line)
-
-
 def _replace(path: Path, text: str) -> None:
     unfinished = path.with_name(f".{path.name}")
     unfinished.write_text(text)
     os.replace(unfinished, path)
 
 
-def _evaluation(row: Mapping[str, Any]) -> tuple[int, int, str]:
+def _evaluation(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What makes two rows of evaluation.csv the same evaluation."""
-    return row["step"], row["image_size"], row["crop"]
+    return _written_step(row), row.get("workers"), row["image_size"], row["crop"]
+
+
+def _written_step(row: Mapping[str, Any]) -> int:
+    return row.get("written_step", row["step"])
 
 
 def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:

@@ -258,13 +258,18 @@ def _name(recipe: str, path: Path) -> str:
 
 def _whole_clock(rows: list[dict[str, Any]], written: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows of clock.csv, or none where they do not cover the whole run."""
-    noted = {row["step"]: row["seconds"] for row in written}
+    noted = {_as_written(row): row["seconds"] for row in written}
     for row in rows:
-        if row["event"] == "checkpoint" and row["step"] in noted:
+        if row["event"] == "checkpoint" and _as_written(row) in noted:
             seconds = seconds_on("everything", row)
-            if abs(seconds - noted[row["step"]]) > 1 + 0.01 * seconds:
+            if abs(seconds - noted[_as_written(row)]) > 1 + 0.01 * seconds:
                 return []
     return rows
+
+
+def _as_written(row: Mapping[str, Any]) -> tuple[int, int]:
+    """What tells checkpoints apart whose steps are one for the workers of now."""
+    return row["written_step"], row["workers"]
 
 
 def _timeline(
@@ -331,13 +336,13 @@ def _evaluations(run: RunFolder) -> tuple[list[dict[str, Any]], str]:
     Where checkpoints were evaluated in several ways, it is a plain centre crop, and of
     these the size that most of them have.
     """
-    ways: dict[str, dict[int, dict[str, Any]]] = {}
-    for row in run.evaluation_rows():
-        ways.setdefault(_way(row), {})[row["step"]] = row
+    ways: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    for row in sorted(run.evaluation_rows(), key=lambda row: row["step"]):
+        ways.setdefault(_way(row), {})[_as_written(row)] = row
     if not ways:
         return [], "none yet"
     chosen = max(ways, key=lambda way: (way.endswith("plain centre crop"), len(ways[way])))
-    found = [ways[chosen][step] for step in sorted(ways[chosen])]
+    found = list(ways[chosen].values())
     others = [way for way in ways if way != chosen]
     return found, chosen + (f" (also there: {'; '.join(others)})" if others else "")
 

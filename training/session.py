@@ -1,7 +1,6 @@
 """The parts of a run that stand between `recipe.py` and the rooms behind it."""
 
 import contextlib
-import dataclasses
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -194,10 +193,9 @@ class Scribe:
             self.clock.restore(start.clock)
             model.resume(net, start.checkpoint)
         supervisor.tell_how_to_resume(self.run.path)
-        workers.gather(None)  # all have read it before it may get another name
         if team.is_first:
             if resume:
-                start = self._take_up(team, start, recipe)
+                self._take_up(team, start, recipe)
             else:
                 settings = {
                     "workers": team.size, "policy": policy, "images": self.schedule.images,
@@ -206,6 +204,7 @@ class Scribe:
                 if self.data:
                     settings["data_dir"] = str(self.data.root)
                 self.run.start(recipe, settings, overwrite)
+                self.run.counted_by(self.schedule)
                 if self.data:
                     self.run.write_classes(self.data.validation.classes)
             self._heartbeat.start()
@@ -221,25 +220,19 @@ class Scribe:
             if resume:
                 self.say(f"going on after step {start.step}")
         # Nobody writes or reads before the folder is there.
-        start = Start.from_json(workers.from_first(start.to_json()))
+        workers.gather(None)
         self.passed_over = start.passed_over
         return start
 
-    def _take_up(self, team: Workers, start: Start, recipe: Recipe) -> Start:
+    def _take_up(self, team: Workers, start: Start, recipe: Recipe) -> None:
         """Brings the run folder to the state of the checkpoint."""
-        count = self.run.environment()["workers"]
-        if count != team.size:
-            before = recipe.schedule(count, dict(self.schedule.images))
-            self.run.renumber(
-                lambda step: resuming.step_for(step, before, self.schedule), team.size
-            )
-        self.run.drop_after(start.step)
-        if start.checkpoint is None:
-            return start
+        self.run.take_up(start.saved_step, start.saved_workers, team.size)
+        self.run.counted_by(self.schedule)
         # A run that was killed may have written the checkpoint, but not yet its row.
-        if start.step not in (row["step"] for row in self.run.checkpoint_rows()):
-            self._note_checkpoint_row(start.step, start.seconds, start.clock)
-        return dataclasses.replace(start, checkpoint=self.run.checkpoint(start.step))
+        noted = map(self.run.checkpoint_of, self.run.noted_checkpoints())
+        if start.kind == checkpoints.REGULAR and start.checkpoint not in (None, *noted):
+            schedule = recipe.schedule(start.saved_workers, dict(self.schedule.images))
+            self._note_checkpoint_row(schedule, start.saved_step, start.seconds, start.clock)
 
     def open(self) -> None:
         """Opens the TensorBoard log; the other files are opened for each line."""
@@ -314,21 +307,25 @@ class Scribe:
 
     def note_checkpoint(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
         """Notes a checkpoint that is written, and removes those that may go."""
-        self._note_checkpoint_row(step, facts["seconds"], facts["clock"])
+        if facts["kind"] == checkpoints.REGULAR:
+            self._note_checkpoint_row(self.schedule, step, facts["seconds"], facts["clock"])
         recipe = self.asked["recipe"]
-        for old in checkpoints.superseded(
-            self.run.checkpoint_steps(), recipe["checkpoint_every"], self.schedule.total_steps,
-            recipe["keep_newest"], recipe["keep_every"],
-        ):  # fmt: skip
-            self.run.remove_checkpoint(old)
+        regular = [self.run.checkpoint_of(row) for row in self.run.noted_checkpoints()]
+        files = self.run.checkpoint_files()
+        # Those behind it were skipped by a resume as damaged, and are not looked at.
+        before = [old for old in files[files.index(path) + 1 :] if old not in regular]
+        for old in (
+            *checkpoints.superseded(regular, recipe["keep_newest"], recipe["keep_every"]),
+            *(old for old in before if checkpoints.kind_of(old) == checkpoints.SIGNAL),
+        ):
+            old.unlink(missing_ok=True)
 
-    def _note_checkpoint_row(self, step: int, seconds: float, clock: Mapping[str, float]) -> None:
-        every = self.asked["recipe"]["checkpoint_every"]
-        if step % every and step != self.schedule.total_steps:
-            return  # of a run that was asked to stop; it goes when the next is written
-        images = self.schedule.images_between(0, step)
-        self.run.write_checkpoint_row(step, self.schedule.epoch(step), seconds, images)
-        self.run.write_clock_row(step, "checkpoint", images, clock)
+    def _note_checkpoint_row(
+        self, schedule: Schedule, step: int, seconds: float, clock: Mapping[str, float]
+    ) -> None:
+        images, count = schedule.images_between(0, step), schedule.workers
+        self.run.write_checkpoint_row(step, schedule.epoch(step), seconds, images, count)
+        self.run.write_clock_row(step, "checkpoint", images, clock, count)
 
     def note_time(self, step: int, event: str = "phase") -> None:
         """Adds a row to clock.csv, on rank 0."""

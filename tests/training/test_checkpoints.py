@@ -2,7 +2,9 @@
 
 import errno
 import hashlib
+import subprocess
 import zipfile
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -128,14 +130,31 @@ def test_a_file_that_is_not_finished_is_not_there(tmp_path):
         ([0, 20, 40, 60], 2, None, [0, 20]),
         ([0, 20, 40, 60, 80, 100], 1, 2, [20, 60]),  # every second: 0, 40, 80
         ([0, 20, 40, 60], None, 3, [20, 40]),
-        ([0, 20, 33, 40], None, None, [33]),  # 33 was saved by a signal
-        ([0, 20, 33], None, None, []),  # and is the newest here
-        ([0, 20, 33], 1, None, [0]),
         ([0, 80, 92], 1, None, [0, 80]),  # 92 is the run's last
+        ([0, 714, 1428, 2000], None, 2, [714]),  # of another number of workers before
     ],
 )
-def test_which_checkpoints_may_go(steps, newest, each, gone):
-    assert superseded(steps, every=20, last=92, newest=newest, each=each) == gone
+def test_which_regular_checkpoints_may_go(steps, newest, each, gone):
+    regular = [Path(str(step)) for step in steps]
+    assert superseded(regular, newest, each) == [Path(str(step)) for step in gone]
+
+
+def test_the_digest_is_of_the_whole_of_a_large_file(model, tmp_path):
+    path = tmp_path / "large.keras"
+    noise = np.random.default_rng(0).integers(0, 256, 3 * 2**20, "uint8")
+    write(model, Snapshot(1, arrays=[[noise]]), path)
+    content = path.read_bytes()
+    assert len(content) > 3 * 2**20
+    independent = subprocess.run(
+        ["sha256sum"], input=content[:-64], capture_output=True, check=True
+    )
+    assert content[-64:] == independent.stdout.split()[0]
+    for place in (2**20 + 10, 2 * 2**20 + 10, len(content) - 200):
+        altered = bytearray(content)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(BadCheckpoint, match="altered"):
+            check(path)
 
 
 def test_a_write_that_fails_is_tried_again_and_then_left_out():

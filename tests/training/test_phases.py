@@ -208,3 +208,42 @@ def test_stages_from_any_step_are_the_rest_of_the_run(schedule, data):
         schedule.images_between(middle, schedule.total_steps),
     )
     assert sum(parts) == whole
+
+
+TWO_PHASES = [
+    {
+        "epoch": [first, first + 1],
+        "lr": [0.1, 0.1],
+        "lr_method": "linear",
+        "batch_size": batch_size,
+        "image_size": 20,
+        "data_dir": "20",
+    }
+    for first, batch_size in ((0, 10), (1, 5))
+]
+
+
+@pytest.mark.parametrize(
+    ("step", "workers", "expected"),
+    [
+        (10, 1, 20),  # 10 steps of 20 images are 20 of 10
+        (10, 4, 5),
+        (20, 1, 40),  # the boundary: 400 images
+        (30, 1, 60),  # 10 steps of 10 images into phase 2
+        (30, 4, 15),  # 100 images into phase 2, from step 10 on, are 5 of 20
+        (33, 4, 16),  # 130 images are 6.5 steps
+        (60, 1, 120),
+        (60, 4, 30),
+    ],
+)
+def test_steps_are_recomputed_from_the_images_seen(step, workers, expected):
+    before, now = (Schedule(TWO_PHASES, count, {"20": 400}) for count in (2, workers))
+    assert now.step_at(before.position(step)) == expected
+
+
+def test_a_position_is_the_phase_and_its_images_whatever_the_workers():
+    two, four = (Schedule(TWO_PHASES, count, {"20": 400}) for count in (2, 4))
+    assert two.position(10) == four.position(5) == (0, 200)
+    assert two.position(33) == (1, 130)
+    assert two.position(32) == four.position(16) == (1, 120)
+    assert two.position(60) == four.position(30) == (2, 0)

@@ -9,8 +9,9 @@ from training import checkpoints, resume
 from training.checkpoints import Snapshot
 from training.data import Records, RunData
 from training.errors import UserError
-from training.recipes import Recipe
+from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
+from training.session import Scribe
 
 PHASES = [
     {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10,
@@ -51,7 +52,7 @@ def run(tmp_path, asked):
     run = RunFolder(tmp_path / "run")
     run.start(recipe(), {"workers": 2, "facts": asked})
     for step in (0, 10, 20, 30):
-        state = {**asked, "workers": 2, "seconds": step / 10, "clock": {}}
+        state = {**asked, "kind": "regular", "workers": 2, "seconds": step / 10, "clock": {}}
         checkpoints.write(Saved(), Snapshot(step, (), state, [[], []]), run.checkpoint(step))
         run.write_checkpoint_row(step, 0.0, step / 10, 0)
     return run
@@ -92,7 +93,7 @@ def test_a_bad_checkpoint_is_named_and_passed_over(run, asked, damage, reason):
     found = start(run, asked)
     assert found.step == 20
     (remark,) = found.remarks
-    assert remark.startswith(f"checkpoint step-00000030.keras {reason}")
+    assert remark.startswith(f"checkpoint step-00000030-workers-2.keras {reason}")
     assert remark.endswith("passed over")
 
 
@@ -137,49 +138,150 @@ def test_what_changes_nothing_may_be_changed(run, data, changes):
     assert found.step == 30
 
 
-@pytest.mark.parametrize(
-    ("step", "workers", "expected"),
-    [
-        (10, 1, 20),  # 10 steps of 20 images are 20 of 10
-        (10, 4, 5),
-        (20, 1, 40),  # the boundary: 400 images
-        (30, 1, 60),  # 10 steps of 10 images into phase 2
-        (30, 4, 15),  # 100 images into phase 2, from step 10 on, are 5 of 20
-        (33, 4, 16),  # 130 images are 6.5 steps
-        (60, 1, 120),
-        (60, 4, 30),
-    ],
-)
-def test_steps_are_recomputed_from_the_images_seen(step, workers, expected):
-    before = recipe().schedule(2, {"20": 400})
-    assert resume.step_for(step, before, recipe().schedule(workers, {"20": 400})) == expected
-
-
 def test_another_number_of_workers_is_said_and_takes_the_same_images(run, asked):
     found = start(run, asked, workers=1)
     assert (found.step, found.restores_workers) == (60, False)
     assert "step 30 of 60 is step 60 of 120" in found.remarks[0]
 
 
-def test_the_folder_counts_anew_for_another_number_of_workers(run):
+def names(run):
+    return sorted(path.name for path in run.checkpoints.iterdir())
+
+
+def test_what_is_written_stays_so_for_another_number_of_workers(run):
     run.write_line("Log @train: steps@10 epoch@0.5")
     run.write_line("Log @eval: count@    1 step@   20 top1@1")
-    before, now = (recipe().schedule(n, {"20": 400}) for n in (2, 1))
-    run.renumber(lambda step: resume.step_for(step, before, now), workers=1)
-    assert run.checkpoint_steps() == [60, 40, 20, 0]
-    assert [row["step"] for row in run.checkpoint_rows()] == [0, 20, 40, 60]
+    before = names(run)
+    run.take_up(30, workers=2, now=1)
+    assert names(run) == before
+    rows = run.checkpoint_rows()
+    assert [row["step"] for row in rows] == [0, 20, 40, 60]
+    assert [run.checkpoint_of(row).name for row in rows] == before
     assert run.environment()["workers"] == 1
-    assert "steps@20 " in run.log.read_text()
-    assert "step@   40 " in run.log.read_text()
-    run.renumber(lambda step: resume.step_for(step, now, before), workers=2)
-    assert run.checkpoint_steps() == [30, 20, 10, 0]
-    assert checkpoints.read_state(run.checkpoint(30))["step"] == 30
+    assert run.log.read_text().splitlines()[1:] == [
+        "Log @eval: count@    1 step@   20 top1@1",
+        "Log @workers: from@2 to@1 steps@60",
+    ]
+    run.take_up(30, workers=2, now=2)
+    assert [row["step"] for row in run.checkpoint_rows()] == [0, 10, 20, 30]
+
+
+def test_taking_up_a_run_twice_is_taking_it_up_once(run):
+    run.write_line("Log @train: steps@10 epoch@0.5")
+    files = (run.log, run.checkpoints_csv, run.environment_file)
+    run.take_up(20, workers=2, now=1)
+    once = [path.read_bytes() for path in files]
+    run.take_up(20, workers=2, now=1)
+    assert [path.read_bytes() for path in files] == once
+
+
+def test_a_run_comes_back_to_its_number_of_workers_without_a_checkpoint_between(run, asked):
+    written(run, asked, 33, "regular")
+    there = start(run, asked, workers=4)
+    assert there.step == 16  # 130 images into phase 2 are 6.5 steps of 4 workers
+    run.take_up(there.saved_step, there.saved_workers, now=4)
+    back = start(run, asked, workers=2)
+    assert (back.step, back.checkpoint) == (33, run.checkpoint(33, 2))
+    assert back.checkpoint.exists()
+    assert back.restores_workers
+
+
+def test_only_what_was_done_after_the_checkpoint_is_forgotten(run):
+    run.take_up(30, workers=2, now=1)  # step 60 of 120
+    for step in (61, 62):
+        run.write_line(f"Log @train: steps@{step} epoch@1.5")
+        run.write_checkpoint_row(step, 1.5, 3.1, 610)
+    run.write_line("Log @train: steps@63 epoch@1.5")
+    # Step 62 of one worker is step 31 of two, and so is step 63, which is done again.
+    run.take_up(62, workers=1, now=2)
+    assert [row["written_step"] for row in run.noted_checkpoints()] == [0, 10, 20, 30, 61, 62]
+    assert [row["step"] for row in run.noted_checkpoints()] == [0, 10, 20, 30, 30, 31]
+    assert [line.split()[2] for line in run.log.read_text().splitlines()] == [
+        "steps@61",
+        "steps@62",
+        "from@1",
+    ]
+
+
+def test_checkpoints_of_an_earlier_version_are_refused(run, asked):
+    run.checkpoint(30).rename(run.checkpoints / "step-00000030.keras")
+    with pytest.raises(UserError, match=r"step-00000030.keras: its name .* earlier version"):
+        start(run, asked)
+
+
+def written(run, asked, step, kind, workers=2):
+    """A checkpoint as a run of `asked` writes and notes it."""
+    scribe = Scribe(run, recipe().schedule(workers, {"20": 400}), 0.0)
+    scribe.asked = asked
+    state = {**asked, "kind": kind, "workers": workers, "seconds": 1.0, "clock": {}}
+    path = run.checkpoint(step, workers)
+    checkpoints.write(Saved(), Snapshot(step, (), state, [[]] * workers), path)
+    scribe.note_checkpoint(step, path, state)
+
+
+@pytest.mark.parametrize(
+    ("now", "every", "step"),
+    [
+        (1, 10, 70),
+        (4, 10, 20),  # the others are at 2.5, 5, 7.5, ... steps of this many workers
+        (2, 25, 50),  # another `checkpoint_every`, of which they are no multiples
+    ],
+)
+def test_regular_checkpoints_stay_whatever_their_steps_are_now(run, data, now, every, step):
+    before = names(run)
+    run.take_up(30, workers=2, now=now)
+    changed = resume.facts(recipe(checkpoint_every=every), data, "float32")
+    written(run, changed, step, "regular", workers=now)
+    assert names(run) == sorted([*before, run.checkpoint(step, now).name])
+
+
+def test_8_workers_go_on_as_7_and_all_of_the_originals_checkpoints_stay(tmp_path):
+    run, original = RunFolder(tmp_path / "run"), load_recipe("imagenet104")
+    run.start(original, {"workers": 8})
+    for step in range(0, 6251, 625):
+        run.checkpoint(step).touch()
+        run.write_checkpoint_row(step, 0.0, 0.0, 0)
+    run.take_up(6250, workers=8, now=7)
+    # 625 * 8 / 7 = 714.3; 7 workers have 247 steps an epoch in the first 21 epochs, and
+    # 5187 + (6250 - 4536) * 8 / 7 = 7145.9.
+    assert [row["step"] for row in run.checkpoint_rows()][1::9] == [714, 7145]
+    scribe = Scribe(run, original.schedule(7), 0.0)
+    scribe.asked = {"recipe": original.model_dump(mode="json")}
+    run.checkpoint(7500).touch()
+    facts = {"kind": "regular", "seconds": 1.0, "clock": {}}
+    scribe.note_checkpoint(7500, run.checkpoint(7500), facts)
+    assert len(run.checkpoint_rows()) == 12
+
+
+def test_a_signals_checkpoint_goes_when_the_next_is_there(run, asked):
+    written(run, asked, 33, "signal")
+    assert run.checkpoint(33).exists()
+    written(run, asked, 35, "signal")
+    assert not run.checkpoint(33).exists()
+    written(run, asked, 40, "regular")
+    assert names(run) == [run.checkpoint(step).name for step in (0, 10, 20, 30, 40)]
+
+
+def test_a_signals_checkpoint_stays_where_a_damaged_one_lies_behind_it(run, asked):
+    written(run, asked, 40, "regular")
+    cut_short(run.checkpoint(40))
+    assert start(run, asked).step == 30
+    run.take_up(30, workers=2, now=2)
+    written(run, asked, 33, "signal")
+    assert start(run, asked).step == 33
+
+
+def test_the_newest_and_every_so_many_stay_as_the_recipe_says(run, data):
+    changed = recipe(checkpoint_every=10, keep_newest=1, keep_every=2)
+    for step in (40, 50):
+        written(run, resume.facts(changed, data, "float32"), step, "regular")
+    assert names(run) == [run.checkpoint(step).name for step in (0, 20, 40, 50)]
 
 
 def test_the_log_drops_what_is_done_again(run):
     for step in (10, 20, 21, 30):
         run.write_line(f"Log @train: steps@{step} epoch@0.5")
-    run.drop_after(20)
+    run.take_up(20, workers=2, now=2)
     assert [line.split()[2] for line in run.log.read_text().splitlines()] == [
         "steps@10", "steps@20",
     ]  # fmt: skip
