@@ -97,13 +97,14 @@ class _Distributed:
         reduced = iter(workers.allreduce_gradients(present, **self._all_reduce_options))
         return [None if g is None else next(reduced) for g in grads]
 
-    def _backend_update_step(self, grads: Any, variables: Any, learning_rate: Any) -> None:
-        """Keras sends each update through tf.distribute, which never lets go of the
-        graph that it was traced in: some 12 MB a phase for a small model. A Horovod
-        worker has one device and needs none of it.
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        """Keras sums over the replicas of tf.distribute here. Its sum registers a gradient of
+        its own, by which TensorFlow holds the graph to the end of the process: some 12 MB a
+        phase for a small model. The sum over one replica is the gradient itself.
         """
-        for gradient, variable in zip(grads, variables, strict=True):
-            self.update_step(gradient, variable, learning_rate)  # type: ignore[attr-defined]
+        if self._distribution_strategy.num_replicas_in_sync > 1:  # type: ignore[attr-defined]
+            return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
+        return grads_and_vars
 
 
 class _EachStep(_Distributed):
