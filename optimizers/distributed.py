@@ -22,11 +22,11 @@ def DistributedOptimizer(
     sparse_as_dense: bool = False,
     process_set: Any = None,
 ) -> Optimizer:
-    """An optimizer like `optimizer` that averages gradients over all workers.
+    """Makes `optimizer` average its gradients over all workers, and returns it.
 
-    The result is of a subclass of the optimizer's own class that goes by the same
-    name, so a saved model names the plain optimizer and loads without Horovod. With
-    one worker it does what the plain one does.
+    It stays the same object, with all that it holds; its class becomes a subclass of its
+    own class that goes by the same name, so a saved model names the plain optimizer and
+    loads without Horovod. With one worker it does what the plain one does.
 
     Under `mixed_float16` the gradients are averaged before the loss scale is looked
     at, so either all workers skip a step or none does. For that the average has to be
@@ -37,7 +37,8 @@ def DistributedOptimizer(
     step that is applied.
 
     Args:
-        optimizer: any Keras 3 optimizer, built or not; it is copied with its state.
+        optimizer: any Keras 3 optimizer, built or not. A model that it is compiled into
+            already has to be compiled again.
         compression: `"none"`, or `"fp16"` to send gradients as float16. Horovod's
             `Compression` classes are taken too.
         sparse_as_dense: send sparse gradients (an embedding's) as dense ones.
@@ -55,7 +56,7 @@ def DistributedOptimizer(
     """
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"`optimizer` must be a Keras 3 optimizer. Received: {optimizer!r}")
-    if isinstance(optimizer, _Distributed):
+    if isinstance(_core(optimizer), _Distributed):
         raise ValueError(f"`optimizer` is distributed already. Received: {optimizer!r}")
     if workers.current().size > 1 and keras.backend.backend() != "tensorflow":
         raise ValueError(f"Horovod needs Keras on TensorFlow, not on {keras.backend.backend()}")
@@ -70,12 +71,8 @@ def DistributedOptimizer(
         and optimizer.loss_scale_factor is None
     ):
         optimizer = LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
-    distributed = _copy(optimizer, options)
-    if optimizer.built:
-        distributed.build(optimizer._trainable_variables)
-        for copy, variable in zip(distributed.variables, optimizer.variables, strict=True):
-            copy.assign(variable)
-    return distributed
+    _distribute(optimizer, options)
+    return optimizer
 
 
 def _compression(value: Any) -> str:
@@ -141,36 +138,37 @@ class _AgreedScale(_Distributed):
         return workers.all_true(finite, self._all_reduce_options["process_set"])
 
 
-def _copy(optimizer: Optimizer, options: dict[str, Any]) -> Optimizer:
-    """A distributed optimizer with the same configuration."""
-    if not isinstance(optimizer, LossScaleOptimizer):
-        kind: type = _OnceAccumulated if optimizer.gradient_accumulation_steps else _EachStep
-        return _subclass(type(optimizer), kind, options).from_config(optimizer.get_config())
-    inner = optimizer.inner_optimizer
-    kind = _AgreedScale if inner.gradient_accumulation_steps else _EachStep
-    # The scope lets an inner optimizer be of a class that is not registered with Keras.
-    with keras.saving.custom_object_scope({type(inner).__name__: type(inner)}):
-        copy = _subclass(type(optimizer), kind, options).from_config(optimizer.get_config())
-    if kind is _AgreedScale:
-        copy.inner_optimizer = _copy(inner, options)
-    else:  # averages nothing by itself
-        plain = _subclass(type(inner), _Distributed, options)
-        copy.inner_optimizer = plain.from_config(inner.get_config())
-    return copy
+def _core(optimizer: Optimizer) -> Optimizer:
+    """The optimizer inside the loss scale, or the one that has none around it."""
+    return optimizer.inner_optimizer if isinstance(optimizer, LossScaleOptimizer) else optimizer
 
 
-def _subclass(parent: type, kind: type, options: dict[str, Any]) -> Any:
-    """A distributed subclass of `parent` under its name and module.
+def _distribute(optimizer: Optimizer, options: dict[str, Any]) -> None:
+    core = _core(optimizer)
+    accumulates = bool(core.gradient_accumulation_steps)
+    if core is optimizer:
+        _add(_OnceAccumulated if accumulates else _EachStep, core, options)
+    else:
+        _add(_OnceAccumulated if accumulates else _Distributed, core, options)
+        _add(_AgreedScale if accumulates else _EachStep, optimizer, options)
 
-    Keras writes both into a saved model and looks the class up by them; a class that
-    it cannot find so fails to load, and to be copied by `clone_model`.
+
+def _add(kind: type, optimizer: Optimizer, options: dict[str, Any]) -> None:
+    """Gives the optimizer a subclass of its own class, under its name and module.
+
+    Only its class changes: a copy would be without what no configuration has, such as
+    the variables that are excluded from weight decay. Keras writes name and module into
+    a saved model and looks the class up by them; a class that it cannot find so fails to
+    load, and to be copied by `clone_model`.
     """
+    plain = type(optimizer)
     body = {
-        "__module__": parent.__module__,
-        "__doc__": parent.__doc__,
+        "__module__": plain.__module__,
+        "__doc__": plain.__doc__,
         "_all_reduce_options": options,
     }
-    return type(parent.__name__, (kind, parent), body)
+    distributed = type(plain.__name__, (kind, plain), body)
+    object.__setattr__(optimizer, "__class__", distributed)  # past Keras's own, which tracks
 
 
 def _refuse_a_scale_around(optimizer: Any) -> None:

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from keras.optimizers import SGD, Adam, LossScaleOptimizer
+from keras.optimizers import SGD, Adam, AdamW, LossScaleOptimizer
 
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
@@ -75,10 +75,67 @@ def test_a_model_is_cloned_and_compiled_again():
 
 def test_the_state_of_a_built_optimizer_comes_along():
     model = trained(SGD(0.1, momentum=0.9))
+    before = [v.numpy() for v in model.optimizer.variables]
     distributed = DistributedOptimizer(model.optimizer)
-    for a, b in zip(model.optimizer.variables, distributed.variables, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
+    for a, b in zip(before, distributed.variables, strict=True):
+        np.testing.assert_array_equal(a, b.numpy())
     assert int(distributed.iterations.numpy()) == 4
+
+
+AROUND = {
+    "alone": lambda plain: plain,
+    "in a loss scale": lambda plain: LossScaleOptimizer(plain, initial_scale=1.0),
+}
+
+
+def decayed(optimizer, names=("kernel", "bias"), excluded=None, build_first=False):
+    """What ones become in a step of gradient 0, where some are excluded from the decay."""
+    variables = [keras.Variable([1.0], name=name) for name in names]
+    if isinstance(excluded, str):
+        innermost(optimizer).exclude_from_weight_decay(var_names=[excluded])
+    else:
+        innermost(optimizer).exclude_from_weight_decay(var_list=[variables[excluded]])
+    if build_first:
+        optimizer.build(variables)
+    DistributedOptimizer(optimizer).apply([np.zeros(1, "float32")] * 2, variables)
+    return [v.numpy().item() for v in variables]
+
+
+def innermost(optimizer):
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+@pytest.mark.parametrize("build_first", [False, True])
+@pytest.mark.parametrize("excluded", ["bias", 1], ids=["by name", "by variable"])
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_what_is_excluded_from_weight_decay_stays_so(around, excluded, build_first):
+    # By hand: 1 - 0.1 * 0.5 * 1 = 0.95 with decay.
+    optimizer = around(AdamW(0.1, weight_decay=0.5))
+    kernel, bias = decayed(optimizer, excluded=excluded, build_first=build_first)
+    assert (kernel, bias) == (pytest.approx(0.95), 1.0)
+
+
+class WithAFunction(SGD):
+    """A user's: what it was made with is not in its configuration, and Keras knows it not."""
+
+    def __init__(self, gradient_of, **options):
+        super().__init__(1.0, **options)
+        self.gradient_of = gradient_of
+
+    def update_step(self, gradient, variable, learning_rate):
+        super().update_step(self.gradient_of(gradient), variable, learning_rate)
+
+
+@pytest.mark.parametrize("around", AROUND.values(), ids=AROUND)
+def test_what_is_in_no_configuration_stays(around):
+    variable = keras.Variable([0.0])
+    rates = iter([2.0, 3.0])
+    user = WithAFunction(lambda gradient: 10 * gradient)
+    user.learning_rate = lambda: next(rates)
+    optimizer = DistributedOptimizer(around(user))
+    for after in (-20.0, -50.0):  # rate * 10 * 1 less each time
+        optimizer.apply([np.ones(1, "float32")], [variable])
+        assert variable.numpy() == [after]
 
 
 @pytest.fixture
@@ -112,6 +169,7 @@ def test_a_loss_scale_around_it_is_refused_before_it_can_hang():
     [
         (("sgd",), "must be a Keras 3 optimizer.*'sgd'"),
         ((DistributedOptimizer(SGD()),), "distributed already"),
+        ((LossScaleOptimizer(DistributedOptimizer(SGD())),), "distributed already"),
         ((SGD(), "fp8"), r"`compression` must be one of .*'none', 'fp16'.*'fp8'"),
     ],
 )
