@@ -25,8 +25,8 @@ def DistributedOptimizer(
     """Makes `optimizer` average its gradients over all workers, and returns it.
 
     It stays the same object, with all that it holds; its class becomes a subclass of its
-    own class that goes by the same name, so a saved model names the plain optimizer and
-    loads without Horovod. With one worker it does what the plain one does.
+    own class. Keras saves it as the plain optimizer, so a saved model loads without
+    Horovod. With one worker it does what the plain one does.
 
     Under `mixed_float16` the gradients are averaged before the loss scale is looked
     at, so either all workers skip a step or none does. For that the average has to be
@@ -154,15 +154,16 @@ def _distribute(optimizer: Optimizer, options: dict[str, Any]) -> None:
 
 
 def _add(kind: type, optimizer: Optimizer, options: dict[str, Any]) -> None:
-    """Gives the optimizer a subclass of its own class, under its name and module.
+    """Gives the optimizer a subclass of its own class.
 
     Only its class changes: a copy would be without what no configuration has, such as
-    the variables that are excluded from weight decay. Keras writes name and module into
-    a saved model and looks the class up by them; a class that it cannot find so fails to
-    load, and to be copied by `clone_model`.
+    the variables that are excluded from weight decay. Keras saves an object by the name
+    that its `__class__` is registered under, and finds it so in `clone_model`, too: there
+    it is to see the plain class.
     """
     plain = type(optimizer)
     body = {
+        "__class__": property(lambda self: plain),
         "__module__": plain.__module__,
         "__doc__": plain.__doc__,
         "_all_reduce_options": options,

@@ -1,5 +1,7 @@
 """The DistributedOptimizer in one process; two workers are in tests/workers."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -66,9 +68,13 @@ def test_the_saved_model_loads_in_a_process_without_horovod_or_this_project(tmp_
     assert ran.returncode == 0, ran.stderr
 
 
-def test_a_model_is_cloned_and_compiled_again():
-    model = trained(DistributedOptimizer(SGD(0.1)))
-    assert keras.models.clone_model(model).count_params() == model.count_params()
+@pytest.mark.parametrize("make", [lambda: SGD(0.1), lambda: LossScaleOptimizer(TF1Momentum(0.1))])
+@pytest.mark.parametrize(
+    "copied", [keras.models.clone_model, lambda model: pickle.loads(pickle.dumps(model))]
+)
+def test_a_model_is_copied_and_compiled_again(make, copied):
+    model = trained(DistributedOptimizer(make()))
+    assert copied(model).count_params() == model.count_params()
     model.compile(model.optimizer, "mae", jit_compile=False)
     model.fit(X, Y, verbose=0)
 

@@ -89,6 +89,13 @@ def test_it_trains_as_before(cls, options):
     assert (plain[-1][0] != 1).any()
 
 
+@pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_keras_saves_it_as_before(cls):
+    optimizer = made(cls, {})
+    plain = keras.saving.serialize_keras_object(optimizer)
+    assert keras.saving.serialize_keras_object(DistributedOptimizer(optimizer)) == plain
+
+
 class Noting(SGD):
     """A user's: it overrides what Keras keeps private, and notes what is called with what."""
 
