@@ -104,11 +104,18 @@ class _Distributed:
         return grads_and_vars
 
 
+class _Outermost(_Distributed):
+    """What the train step calls; a loss scale around it is refused."""
+
+    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
+        _refuse_a_scale_around()
+        super().apply(grads, trainable_variables)  # type: ignore[misc]
+
+
 class _EachStep(_Distributed):
     """All-reduce before everything else that `apply` does."""
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        _refuse_a_scale_around(self)
         super().apply(self._all_reduce(grads), trainable_variables)  # type: ignore[misc]
 
 
@@ -117,10 +124,6 @@ class _OnceAccumulated(_Distributed):
 
     Keras clips there and only there, and it clips the mean over the micro-batches.
     """
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        _refuse_a_scale_around(self)
-        super().apply(grads, trainable_variables)  # type: ignore[misc]
 
     def _clip_gradients(self, grads: Any) -> Any:
         return super()._clip_gradients(self._all_reduce(grads))  # type: ignore[misc]
@@ -147,13 +150,13 @@ def _distribute(optimizer: Optimizer, options: dict[str, Any]) -> None:
     core = _core(optimizer)
     accumulates = bool(core.gradient_accumulation_steps)
     if core is optimizer:
-        _add(_OnceAccumulated if accumulates else _EachStep, core, options)
+        _add((_Outermost, _OnceAccumulated if accumulates else _EachStep), core, options)
     else:
-        _add(_OnceAccumulated if accumulates else _Distributed, core, options)
-        _add(_AgreedScale if accumulates else _EachStep, optimizer, options)
+        _add((_OnceAccumulated if accumulates else _Distributed,), core, options)
+        _add((_Outermost, _AgreedScale if accumulates else _EachStep), optimizer, options)
 
 
-def _add(kind: type, optimizer: Optimizer, options: dict[str, Any]) -> None:
+def _add(kinds: tuple[type, ...], optimizer: Optimizer, options: dict[str, Any]) -> None:
     """Gives the optimizer a subclass of its own class.
 
     Only its class changes: a copy would be without what no configuration has, such as
@@ -168,25 +171,24 @@ def _add(kind: type, optimizer: Optimizer, options: dict[str, Any]) -> None:
         "__doc__": plain.__doc__,
         "_all_reduce_options": options,
     }
-    distributed = type(plain.__name__, (kind, plain), body)
+    distributed = type(plain.__name__, (*kinds, plain), body)
     object.__setattr__(optimizer, "__class__", distributed)  # past Keras's own, which tracks
 
 
-def _refuse_a_scale_around(optimizer: Any) -> None:
+def _refuse_a_scale_around() -> None:
     """Refuses the one arrangement that hangs: an all-reduce inside a loss scale.
 
     `LossScaleOptimizer` calls its inner optimizer only where this worker's gradients
     are finite, and the others would wait for it. `compile` wraps by itself where the
     model's policy is mixed_float16 and the global one is not.
+
+    An optimizer does not know what holds it, but its callers are of that module. Only
+    their globals are looked at: reading a frame's locals would keep all that they hold
+    until its function returns.
     """
-    frame = sys._getframe(2)
+    frame = sys._getframe(1)
     while frame is not None:
-        holder = frame.f_locals.get("self")
-        if (
-            isinstance(holder, LossScaleOptimizer)
-            and holder is not optimizer
-            and not isinstance(holder, _AgreedScale)
-        ):
+        if frame.f_globals.get("__name__") == LossScaleOptimizer.__module__:
             raise ValueError(
                 "A LossScaleOptimizer holds a DistributedOptimizer; workers would hang at the "
                 "first infinity. Use DistributedOptimizer(LossScaleOptimizer(optimizer)), or "

@@ -1,6 +1,8 @@
 """The DistributedOptimizer in one process; two workers are in tests/workers."""
 
+import gc
 import pickle
+import weakref
 
 import keras
 import numpy as np
@@ -164,10 +166,63 @@ def test_a_static_loss_scale_is_left_alone():
     assert not isinstance(DistributedOptimizer(SGD(loss_scale_factor=256.0)), LossScaleOptimizer)
 
 
-def test_a_loss_scale_around_it_is_refused_before_it_can_hang():
-    optimizer = LossScaleOptimizer(DistributedOptimizer(SGD(0.1)))
+def in_a_loss_scale():
+    return LossScaleOptimizer(DistributedOptimizer(SGD(0.1)))
+
+
+def accumulating_in_a_loss_scale():
+    return LossScaleOptimizer(DistributedOptimizer(SGD(0.1, gradient_accumulation_steps=2)))
+
+
+def distributed_in_a_loss_scale():
+    around = LossScaleOptimizer(SGD(0.1))
+    DistributedOptimizer(around.inner_optimizer)
+    return around
+
+
+def loss_scales_in_a_loss_scale():
+    return LossScaleOptimizer(DistributedOptimizer(LossScaleOptimizer(SGD(0.1))))
+
+
+def agreeing_in_a_loss_scale():
+    inner = SGD(0.1, gradient_accumulation_steps=2)
+    return LossScaleOptimizer(DistributedOptimizer(LossScaleOptimizer(inner)))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        in_a_loss_scale,
+        accumulating_in_a_loss_scale,
+        distributed_in_a_loss_scale,
+        loss_scales_in_a_loss_scale,
+        agreeing_in_a_loss_scale,
+    ],
+)
+def test_a_loss_scale_around_it_is_refused_before_it_can_hang(make):
     with pytest.raises(ValueError, match=r"DistributedOptimizer\(LossScaleOptimizer\(optimizer\)"):
-        trained(optimizer)
+        trained(make())
+
+
+def test_the_loss_scale_of_compile_around_it_is_refused():
+    layer = keras.layers.Dense(4, dtype="mixed_float16")
+    model = keras.Sequential([keras.Input((4,)), layer], name="half")
+    model.dtype_policy = layer.dtype_policy
+    model.compile(DistributedOptimizer(SGD(0.1)), "mse", jit_compile=False)
+    with pytest.raises(ValueError, match="auto_scale_loss=False"):
+        model.fit(X, Y, verbose=0)
+
+
+@pytest.mark.parametrize("steps", [None, 2])
+def test_training_lets_go_of_what_its_caller_deletes(steps):
+    """Reading a caller's locals keeps all that they hold until the caller returns."""
+    held = keras.Variable([0.0])
+    alive = weakref.ref(held)
+    model = trained(DistributedOptimizer(SGD(0.1, gradient_accumulation_steps=steps)))
+    del held
+    gc.collect()
+    assert alive() is None
+    assert model.train_function is not None  # the trace is still there
 
 
 @pytest.mark.parametrize(
