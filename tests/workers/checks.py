@@ -123,6 +123,14 @@ def clipping():
     return applied(optimizer, [[3.0] if RANK == 0 else [0.0]])
 
 
+def clipping_while_accumulating(in_a_loss_scale=False):
+    inner = keras.optimizers.SGD(1.0, global_clipnorm=1.0, gradient_accumulation_steps=2)
+    if in_a_loss_scale:
+        inner = keras.optimizers.LossScaleOptimizer(inner, initial_scale=1.0)
+    gradients = [[4.0], [2.0]] if RANK == 0 else [[0.0], [0.0]]
+    return applied(DistributedOptimizer(inner), gradients, in_graph=True)
+
+
 def compression(kind):
     optimizer = DistributedOptimizer(keras.optimizers.SGD(1.0), compression=kind)
     return applied(optimizer, [[1e-9, 1 / 3]])
@@ -251,6 +259,8 @@ CHECKS = {
     "infinity": infinity_on_one_worker,
     "infinity_while_accumulating": lambda: infinity_on_one_worker(2),
     "clipping": clipping,
+    "clipping_while_accumulating": clipping_while_accumulating,
+    "clipping_in_a_loss_scale": lambda: clipping_while_accumulating(in_a_loss_scale=True),
     "compression_none": lambda: compression("none"),
     "compression_fp16": lambda: compression("fp16"),
     "compression_class": lambda: compression(hvd.Compression.fp16),

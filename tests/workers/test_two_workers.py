@@ -59,6 +59,13 @@ def test_clipping_sees_the_averaged_gradient(found):
     assert both(found, "clipping") == [[[-1.0]], [[-1.0]]]
 
 
+@pytest.mark.parametrize("name", ["clipping_while_accumulating", "clipping_in_a_loss_scale"])
+def test_clipping_sees_the_average_of_what_was_accumulated(found, name):
+    # Means over the micro-batches: (4 + 2) / 2 = 3 and 0; over the workers 1.5, clipped to
+    # 1. Clipped before the workers' mean it would be (1 + 0) / 2 = 0.5.
+    assert both(found, name) == [[[0.0], [-1.0]]] * 2
+
+
 def test_compression_sends_float16(found):
     assert both(found, "compression_none") == [[np.float32([-1e-9, -1 / 3]).tolist()]] * 2
     halves = [[0.0, -float(np.float16(1 / 3))]]
