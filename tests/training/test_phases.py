@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from training.errors import UserError
 from training.phases import Schedule
+from training.recipes import load_recipe
 
 # training_strategy of the published DAWNBench entry.
 ORIGINAL = [
@@ -56,6 +57,18 @@ def test_rate_batch_and_size_are_those_of_the_published_log(original, step, rate
     assert f"{original.learning_rate(step):.5f}" == rate
     phase = original.phase_at(step).phase
     assert (phase.batch_size, phase.image_size) == (batch, (size, size))
+
+
+def test_a_phases_first_step_is_its_own():
+    """Where the rate jumps. 50,000 images by 2 workers: 195 steps an epoch of 128, 260 of 96
+    and 390 of 64, so the batch changes after 3 x 195 steps and 10 x 260 more.
+    """
+    schedule = load_recipe("cifar10").schedule(2)
+    assert [schedule.learning_rate(step) for step in (585, 3185)] == [0.25, 0.047]
+    assert [schedule.phase_at(step).phase.batch_size for step in (584, 585, 3184, 3185)] == [
+        128, 96, 96, 64,
+    ]  # fmt: skip
+    assert [schedule.epoch(step) for step in (585, 3185)] == [3, 13]
 
 
 def test_epochs_are_those_of_the_strategy(original):
