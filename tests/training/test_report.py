@@ -1,6 +1,7 @@
 """`recipe.py report`: the published record, and runs as a user has them."""
 
 import csv
+import itertools
 import json
 import re
 import resource
@@ -189,6 +190,28 @@ def test_each_clock_counts_its_buckets(clocked, clock, crossing, total):
     assert summary["total"]["seconds"] == total
     assert not summary["at_most"]
     assert summary["buckets"]["evaluation"] == 30
+
+
+@pytest.mark.parametrize("order", itertools.permutations(("phase", "checkpoint", "end")))
+def test_of_several_events_at_one_step_each_has_its_use(tmp_path, order):
+    """Phase 1 ends at step 1296, where a checkpoint is written, and here the run, too."""
+    run = write_run(tmp_path / "r", [(0, 10.0, 1.0, 5.0), (1296, 180.0, 50.0, 93.0)])
+    at = {"phase": (4, 1, 5, 100, 2, 0), "checkpoint": (4, 1, 5, 160, 10, 0),
+          "end": (4, 1, 5, 160, 15, 30)}  # fmt: skip
+    run.write_clock_row(0, "checkpoint", 0, dict(zip(BUCKETS, (4, 1, 3, 0, 2, 0), strict=True)))
+    for event in order:
+        buckets = dict(zip(BUCKETS, at[event], strict=True))
+        run.write_clock_row(1296, event, 1296 * 5920, buckets)
+    record = read_record(run.path)
+    # The checkpoint's time is its own row's; with the start-up, data and tracing of 10 s.
+    seconds = {"training": 160, "dawnbench": 170, "everything": 180}
+    assert record.checkpoints[-1].seconds == seconds
+    assert {clock: record.seconds_at(1296, clock) for clock in seconds} == seconds
+    # The phase's rate is of its steps until its own end: 740 x 8 images each, in 100 s.
+    assert record.phases[0].images_per_second == pytest.approx(1296 * 5920 / 100)
+    # The whole run is until its end: the checkpoint's 180 s, 5 more of writing, 30 of evaluation.
+    assert record.totals == {"training": 160, "dawnbench": 170, "everything": 215}
+    assert record.buckets == dict(zip(BUCKETS, at["end"], strict=True))
 
 
 def test_a_clock_that_misses_the_start_of_a_run_is_not_believed(clocked):
