@@ -48,7 +48,7 @@ def project(
     last = schedule.total_steps
     written = sorted({*range(0, last, recipe.checkpoint_every), last})
     now = throughput.start_up_seconds
-    points: list[tuple[float, float, float]] = []  # first step, seconds at it, of a step
+    points: list[tuple[float, ...]] = []  # first step, seconds at it, to trace, of a step
     phases = []
     for phase in schedule.phases:
         height, width = phase.phase.image_size
@@ -61,7 +61,7 @@ def project(
             "steps": step * (phase.end - phase.first),
             "checkpoints": throughput.checkpoint_seconds * count,
         }
-        points.append((phase.first, now + seconds["tracing"], step))
+        points.append((phase.first, now, seconds["tracing"], step))
         now += sum(seconds.values())
         phases.append(
             {
@@ -80,9 +80,11 @@ def project(
     dawnbench = throughput.start_up_seconds + tracing + training
 
     def seconds_at(step: int) -> float:
-        first, begun, each = max(p for p in points if p[0] <= min(step, last))
+        first, begun, tracing, each = max(p for p in points if p[0] <= step)
         inside = sum(first <= s <= step for s in written)
-        return begun + (step - first) * each + inside * throughput.checkpoint_seconds
+        # A stage is traced with its first step, after the checkpoint at its boundary.
+        steps = (step - first) * each + tracing * (step > first)
+        return begun + steps + inside * throughput.checkpoint_seconds
 
     return {
         "hardware": throughput.hardware,

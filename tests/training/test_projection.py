@@ -59,10 +59,25 @@ def test_the_terms_by_hand():
     more = {name: found["totals"][name] - plain["totals"][name] for name in found["totals"]}
     assert more == pytest.approx({"training": 0, "dawnbench": 140, "everything": 173})
     assert found["phases"][-1]["until"] == pytest.approx(found["totals"]["everything"])
-    # When the checkpoint of that step is written.
-    assert found["at"][0]["seconds"] == pytest.approx(100 + 10 + 1)
+    # When the checkpoint of that step is written; of step 0, before anything is traced.
+    assert found["at"][0]["seconds"] == pytest.approx(100 + 1)
     assert found["at"][1]["seconds"] == pytest.approx(plain["at"][1]["seconds"] + 113)
-    assert found["at"][0]["cost"] == pytest.approx(1.11)
+    assert found["at"][0]["cost"] == pytest.approx(1.01)
+
+
+def test_what_a_stage_needs_before_its_first_step_is_not_in_the_time_to_its_boundary():
+    """The second stage begins at step 4536, where a checkpoint is written, too."""
+    recipe = load_recipe("imagenet104").model_copy(update={"checkpoint_every": 648})
+    plain = project(recipe, recipe.schedule(8), table(), at=[1296, 4536, 4537, 19683])
+    found = project(
+        recipe, recipe.schedule(8), at=[1296, 4536, 4537, 19683],
+        throughput=table(start_up_seconds=100, tracing_seconds=10, checkpoint_seconds=1),
+    )  # fmt: skip
+    more = [b["seconds"] - a["seconds"] for a, b in zip(plain["at"], found["at"], strict=True)]
+    # Step 1296 begins a phase in the middle of a stage. Checkpoints at 0, 648, 1296; at those
+    # and 1944, ..., 4536; then 19440 // 648 + 1 = 31 of them, and the end's.
+    assert more == pytest.approx([100 + 10 + 3, 100 + 10 + 8, 100 + 20 + 8, 100 + 40 + 32])
+    assert found["at"][-1]["seconds"] == pytest.approx(found["totals"]["everything"])
 
 
 def test_rates_come_from_a_run(root, run_process):
