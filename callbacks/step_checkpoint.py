@@ -71,7 +71,8 @@ class StepCheckpoint(StepCallback):
             the `facts` of each checkpoint when it is there.
         initial_step: steps that are done before the first `fit`; where there are any,
             that step's checkpoint is not written again.
-        clock: buckets of time, of which copying and waiting fill `checkpoints`.
+        clock: buckets of time, of which `before_save`, copying and waiting fill
+            `checkpoints`.
         facts: returns what else to store for all workers, as JSON, for a step.
         stateful: what else to store for each worker, by name.
         resumed: the checkpoint from which each worker's own state is restored when
@@ -146,8 +147,8 @@ class StepCheckpoint(StepCallback):
             step: the number of steps done.
             kind: `"regular"` or `"signal"`, noted in the checkpoint.
         """
-        self.before_save(step)
         with self._on_the_clock():
+            self.before_save(step)
             self._save(step, kind)
 
     def _save(self, step: int, kind: str) -> None:

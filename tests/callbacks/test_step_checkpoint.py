@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from callbacks.step_checkpoint import StepCheckpoint, save_whole
+from training import clock
+from training.clock import TimeBuckets
 
 X = np.ones((20, 3), "float32")
 
@@ -43,6 +45,30 @@ def test_the_count_goes_on_in_the_next_fit(tmp_path):
 def test_a_resumed_run_does_not_write_its_checkpoint_again(tmp_path):
     fit(StepCheckpoint(tmp_path / "{step}.keras", every=2, initial_step=4))
     assert steps(tmp_path) == [6, 8]
+
+
+def test_what_comes_before_a_checkpoint_is_counted_as_its_time(tmp_path, monkeypatch):
+    class Turned:
+        now = 0.0
+
+        def monotonic(self):
+            return self.now
+
+    turned = Turned()
+    monkeypatch.setattr(clock, "time", turned)
+    buckets = TimeBuckets(0.0)
+    buckets.switch("steps")
+
+    def look(step):
+        turned.now += 3 + step
+
+    fit(
+        StepCheckpoint(
+            tmp_path / "{step}.keras", every=100, last_step=5, clock=buckets, before_save=look
+        )
+    )
+    spent = {name: seconds for name, seconds in buckets.state().items() if seconds}
+    assert spent == {"checkpoints": (3 + 0) + (3 + 5)}
 
 
 def test_the_last_one_holds_weights_and_optimizer_state(tmp_path):
