@@ -39,6 +39,9 @@ class FiniteLoss(StepCallback):
     of them stop. A dynamic loss scale skips such steps by itself; there the run stops
     when the scale has sunk to 1.
 
+    The loss is noted inside the train function, so each `fit` with this callback traces it
+    anew, as does the next one without.
+
     Given to `StepCheckpoint` as `before_save`, its `check` looks at the weights, too, and
     a checkpoint that is not finite is never written.
 
@@ -77,10 +80,17 @@ class FiniteLoss(StepCallback):
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
 
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        if getattr(model.compute_loss, "watched_by", None) is not self:
-            model.compute_loss = self._watched(model.compute_loss)
+    def on_train_begin(self, logs: Any = None) -> None:
+        super().on_train_begin(logs)
+        self._seen.assign(self.step)
+        self._first_bad.assign(-1)
+        if not self._is_watching():
+            self.model.compute_loss = self._watched(self.model.compute_loss)
+            # Keras would go on with the function of an earlier `fit`.
+            self.model.make_train_function(force=True)
+
+    def _is_watching(self) -> bool:
+        return getattr(self.model.compute_loss, "watched_by", None) is self
 
     def _watched(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
         """`compute_loss` with the note of its first value that is not finite."""
@@ -94,6 +104,7 @@ class FiniteLoss(StepCallback):
             return loss
 
         watched.watched_by = self  # type: ignore[attr-defined]
+        watched.plain = compute_loss  # type: ignore[attr-defined]
         return watched
 
     def before_step(self, step: int) -> None:
@@ -102,6 +113,9 @@ class FiniteLoss(StepCallback):
 
     def after_fit(self, step: int) -> None:
         self.check(step)
+        if self._is_watching():
+            self.model.compute_loss = self.model.compute_loss.plain
+            self.model.train_function = None
 
     def check(self, step: int, weights: bool = True) -> None:
         """Looks at what has been noted up to `step` (steps done); a collective.
@@ -112,9 +126,9 @@ class FiniteLoss(StepCallback):
         """
         optimizer = self.model.optimizer
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        bad = int(self._first_bad) + self.initial_step if int(self._first_bad) >= 0 else None
+        bad = int(self._first_bad)
         found = {
-            "step": None if scaled else bad,
+            "step": None if scaled or bad < 0 else bad,
             "scale": float(optimizer.dynamic_scale) if scaled else None,
             "weights": not weights
             or all_finite([*self.model.trainable_variables, *self.model.non_trainable_variables]),

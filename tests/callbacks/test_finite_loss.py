@@ -11,10 +11,11 @@ from training.errors import RunError
 BAD = 7
 
 
-def fit(*callbacks, bad=None, optimizer=None):
-    keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-    model.compile(optimizer or keras.optimizers.SGD(0.01), "mse", auto_scale_loss=False)
+def fit(*callbacks, bad=None, optimizer=None, model=None):
+    if model is None:
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+        model.compile(optimizer or keras.optimizers.SGD(0.01), "mse", auto_scale_loss=False)
     x = np.random.default_rng(0).normal(size=(20, 4, 3)).astype("float32")
     if bad is not None:
         x[bad, 1, 2] = np.inf
@@ -43,6 +44,36 @@ def test_no_checkpoint_is_written_after_it(tmp_path):
         fit(watch, save, bad=BAD)
     save.finish()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-0.keras", "step-5.keras"]
+
+
+def test_a_model_that_was_fitted_before_is_watched():
+    """Keras goes on with the train function of the first `fit`."""
+    with pytest.raises(RunError, match=f"step {BAD}: the loss of worker 0"):
+        fit(FiniteLoss(every=1000), bad=BAD, model=fit())
+
+
+def test_so_is_one_that_another_watched_before():
+    with pytest.raises(RunError, match=f"step {BAD}: the loss of worker 0"):
+        fit(FiniteLoss(every=1000), bad=BAD, model=fit(FiniteLoss(every=5)))
+
+
+def test_a_fit_without_it_in_between_is_not_counted():
+    watch = FiniteLoss(every=1000)
+    model = fit(model=fit(watch))
+    with pytest.raises(RunError, match=f"step {20 + BAD}: the loss of worker 0"):
+        fit(watch, bad=BAD, model=model)
+
+
+def test_it_serves_again_after_it_stopped_a_fit():
+    watch = FiniteLoss(every=1)
+    with pytest.raises(RunError):
+        fit(watch, bad=BAD)
+    fit(watch)
+
+
+def test_it_leaves_the_model_as_it_was():
+    model = fit(FiniteLoss(every=5))
+    assert model.compute_loss.__func__ is keras.Model.compute_loss
 
 
 def test_weights_that_are_not_finite_are_found_where_the_loss_was():
