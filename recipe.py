@@ -94,10 +94,10 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     bar = ProgressBar(schedule.total_steps, initial_step=done)
     wall_clock = WallClock(
         scribe.note_training(bar), recipe.log_every, schedule,
-        initial_step=done, started=scribe.started,
+        initial_step=done, started=scribe.started, skipped=scribe.skipped,
     )  # fmt: skip
     finite = FiniteLoss(
-        recipe.log_every, done, way_out=scribe.way_out,
+        recipe.log_every, done, way_out=scribe.way_out, skipped=scribe.skipped,
         names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
     )  # fmt: skip
     checkpoint = StepCheckpoint(

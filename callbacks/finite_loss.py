@@ -17,12 +17,31 @@ NAMES_SHOWN = 8
 ADVICE = "a lower learning rate, or clipping, may do"
 
 
-def skipped_steps(optimizer: keras.optimizers.Optimizer, steps: int) -> int:
-    """How many of `steps` steps a dynamic loss scale has skipped, 0 without one."""
-    if not isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return 0
-    # Keras's `iterations` counts updates; with accumulation each is of several steps.
-    return max(0, steps - int(optimizer.inner_optimizer._iterations))
+class SkippedSteps:
+    """How many steps a dynamic loss scale has skipped; 0 without one.
+
+    Those are the steps that were no update, counted from where a process begins: steps
+    are counted anew for another number of workers, the optimizer's updates are not.
+
+    Args:
+        optimizer: the model's, with the updates that are done.
+        step: steps that are done.
+        before: how many of them were skipped.
+    """
+
+    def __init__(self, optimizer: keras.optimizers.Optimizer, step: int = 0, before: int = 0):
+        self._optimizer = optimizer
+        self._offset = before - self._steps_without_update(step)
+
+    def at(self, step: int) -> int:
+        """The number when `step` steps are done."""
+        return self._offset + self._steps_without_update(step)
+
+    def _steps_without_update(self, step: int) -> int:
+        if not isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
+            return 0
+        # Keras's `iterations` counts updates; with accumulation each is of several steps.
+        return step - int(self._optimizer.inner_optimizer._iterations)
 
 
 def all_finite(variables: Sequence[Any]) -> bool:
@@ -51,6 +70,8 @@ class FiniteLoss(StepCallback):
         names: what this worker's batch of a step held, for the message.
         way_out: called on every worker with the step whose loss was not finite (None where
             no single step is to blame); returns the end of the message.
+        skipped: counts the steps that a dynamic loss scale skips; by default from the
+            start of the first `fit` on.
 
     Raises:
         RunError: on every worker, in the middle of `fit`, with the step, the workers and
@@ -69,6 +90,7 @@ class FiniteLoss(StepCallback):
         initial_step: int = 0,
         names: Callable[[int], Collection[str]] | None = None,
         way_out: Callable[[int | None], str] = lambda step: ADVICE,
+        skipped: SkippedSteps | None = None,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -76,12 +98,14 @@ class FiniteLoss(StepCallback):
         self.every = every
         self.names = names or (lambda step: ())
         self.way_out = way_out
+        self.skipped = skipped
         with keras.device("cpu:0"):  # int32 has no other home in TensorFlow
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
+        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
         self._seen.assign(self.step)
         self._first_bad.assign(-1)
         if not self._is_watching():
@@ -140,7 +164,8 @@ class FiniteLoss(StepCallback):
         if scaled and min(worker["scale"] for worker in gathered) <= LOWEST_SCALE:
             raise RunError(
                 f"step {step}: the loss scale has sunk to {gathered[0]['scale']:g}, after "
-                f"{skipped_steps(optimizer, step)} skipped steps; {self.way_out(None)}"
+                f"{self.skipped.at(step) if self.skipped else 0} skipped steps; "
+                f"{self.way_out(None)}"
             )
         others = [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]
         if others:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from callbacks.finite_loss import skipped_steps
+from callbacks.finite_loss import SkippedSteps
 from callbacks.metric_average import average_over_workers
 from callbacks.step_callback import StepCallback
 from training import workers
@@ -26,7 +26,7 @@ class WallClock(StepCallback):
         write: called on rank 0 with each report, a dict with `step` (steps done),
             `seconds`, `images_per_second` (of all workers), `learning_rate`,
             `batch_size` (per worker), `skipped_steps` (by a dynamic
-            loss scale, of all), with a schedule also `epoch` and `image_size`,
+            loss scale, of all so far), with a schedule also `epoch` and `image_size`,
             and the model's metrics by their names (`loss` with the regularisation).
         every: in steps; the end of a `fit` is reported too.
         schedule: the run's `Schedule`, or
@@ -34,6 +34,8 @@ class WallClock(StepCallback):
         initial_step: steps that are done before the first `fit`.
         started: the `time.monotonic()` at which the clock stood at 0; by default the
             start of the first `fit`.
+        skipped: counts the steps that a dynamic loss scale skips; by default from the
+            start of the first `fit` on.
 
     Raises:
         ValueError: neither a schedule nor a batch size, or `every` below 1.
@@ -51,6 +53,7 @@ class WallClock(StepCallback):
         batch_size: int | None = None,
         initial_step: int = 0,
         started: float | None = None,
+        skipped: SkippedSteps | None = None,
     ):
         super().__init__(initial_step)
         if schedule is None and batch_size is None:
@@ -62,6 +65,7 @@ class WallClock(StepCallback):
         self.schedule = schedule
         self.batch_size = batch_size
         self.started = started
+        self.skipped = skipped
         self._forget()
 
     def _forget(self) -> None:
@@ -90,6 +94,7 @@ class WallClock(StepCallback):
         super().on_train_begin(logs)
         if self.started is None:
             self.started = time.monotonic()
+        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         self._forget()
@@ -133,6 +138,6 @@ class WallClock(StepCallback):
             "images_per_second": images / max(elapsed, 1e-9),
             "learning_rate": rate,
             "batch_size": batch_size,
-            "skipped_steps": skipped_steps(self.model.optimizer, step),
+            "skipped_steps": self.skipped.at(step) if self.skipped else 0,
         }
         return row

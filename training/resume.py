@@ -55,6 +55,7 @@ class Start:
         kind: of the checkpoint, `"regular"` or `"signal"`.
         seconds: that the clock shows.
         clock: its buckets.
+        skipped: how many of the steps a dynamic loss scale has skipped.
         restores_workers: the checkpoint is of as many workers, so that each of them can
             be given what was its own.
         passed_over: steps whose batch made a loss that was not finite.
@@ -68,6 +69,7 @@ class Start:
     kind: str = checkpoints.REGULAR
     seconds: float = 0.0
     clock: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
     restores_workers: bool = False
     passed_over: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -219,6 +221,7 @@ def find_start(
             kind=state.get("kind", checkpoints.REGULAR),
             seconds=state["seconds"],
             clock=state["clock"],
+            skipped=state.get("skipped_steps", 0),  # not in checkpoints of older versions
             restores_workers=count == schedule.workers,
             passed_over=over,
             remarks=(*remarks, *passed_over),

@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from callbacks.finite_loss import ADVICE
+from callbacks.finite_loss import ADVICE, SkippedSteps
 from callbacks.progress_bar import ProgressBar
 from datasets.faults import Faults, name_in
 from datasets.pipeline import LABEL_OUTSIDE, records_in_order, training_pipeline
@@ -192,6 +192,7 @@ class Scribe:
             self.started -= start.seconds
             self.clock.restore(start.clock)
             model.resume(net, start.checkpoint)
+        self.skipped = SkippedSteps(net.optimizer, start.step, start.skipped)
         supervisor.tell_how_to_resume(self.run.path)
         if team.is_first:
             if resume:
@@ -303,6 +304,7 @@ class Scribe:
             "images": self.schedule.images_between(0, step),
             "seconds": time.monotonic() - self.started,
             "clock": self.clock.state(),
+            "skipped_steps": self.skipped.at(step),
         }
 
     def note_checkpoint(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from callbacks.finite_loss import FiniteLoss
+from callbacks.finite_loss import FiniteLoss, SkippedSteps
 from callbacks.step_checkpoint import StepCheckpoint
 from training.errors import RunError
 
@@ -96,11 +96,20 @@ def test_a_sound_run_is_left_alone():
 
 def test_a_loss_scale_skips_the_step_and_the_run_goes_on():
     scale = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    skipped = SkippedSteps(scale)
     model = fit(FiniteLoss(every=5), bad=BAD, optimizer=scale)
     assert np.isfinite(model.get_weights()[0]).all()
-    from callbacks.finite_loss import skipped_steps
+    assert skipped.at(20) == 1
 
-    assert skipped_steps(model.optimizer, 20) == 1
+
+def test_skipped_steps_go_on_from_those_before():
+    """Seven were skipped in 100 steps of two workers; one does 200 for the same images."""
+    scale = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    scale.inner_optimizer.iterations.assign(93)
+    skipped = SkippedSteps(scale, step=200, before=7)
+    assert skipped.at(200) == 7
+    fit(bad=BAD, optimizer=scale)
+    assert skipped.at(220) == 8
 
 
 def test_a_loss_scale_at_its_floor_stops_the_run():

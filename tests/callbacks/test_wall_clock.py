@@ -63,6 +63,26 @@ def test_speed_and_state_come_from_the_schedule():
         assert row["images_per_second"] > 0
 
 
+def fit_with_an_infinity(model, *callbacks):
+    """Twenty steps of which the dynamic loss scale skips the eighth."""
+    x = np.ones((80, 1), "float32")
+    x[7 * 4] = np.inf
+    model.fit(x, np.ones((80, 1)), batch_size=4, shuffle=False, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("step", [40, 10])
+def test_skipped_steps_are_counted_from_where_a_run_is_taken_up(step):
+    """Twenty steps of two workers are forty of one, and ten of four; updates stay twenty."""
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.01))
+    model.compile(optimizer, "mse", auto_scale_loss=False)
+    fit_with_an_infinity(model)
+    rows: list = []
+    fit_with_an_infinity(model, WallClock(rows.append, every=5, batch_size=4, initial_step=step))
+    found = [(row["step"] - step, row["skipped_steps"]) for row in rows]
+    assert found == [(5, 0), (10, 1), (15, 1), (20, 1)]
+
+
 def test_metrics_are_read_only_for_reports(monkeypatch):
     read = []
     original = keras.Sequential.get_metrics_result
