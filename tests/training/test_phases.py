@@ -65,9 +65,8 @@ def test_a_phases_first_step_is_its_own():
     """
     schedule = load_recipe("cifar10").schedule(2)
     assert [schedule.learning_rate(step) for step in (585, 3185)] == [0.25, 0.047]
-    assert [schedule.phase_at(step).phase.batch_size for step in (584, 585, 3184, 3185)] == [
-        128, 96, 96, 64,
-    ]  # fmt: skip
+    batches = [schedule.phase_at(step).phase.batch_size for step in (584, 585, 3184, 3185)]
+    assert batches == [128, 96, 96, 64]
     assert [schedule.epoch(step) for step in (585, 3185)] == [3, 13]
 
 

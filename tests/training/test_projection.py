@@ -70,9 +70,11 @@ def test_what_a_stage_needs_before_its_first_step_is_not_in_the_time_to_its_boun
     recipe = load_recipe("imagenet104").model_copy(update={"checkpoint_every": 648})
     plain = project(recipe, recipe.schedule(8), table(), at=[1296, 4536, 4537, 19683])
     found = project(
-        recipe, recipe.schedule(8), at=[1296, 4536, 4537, 19683],
-        throughput=table(start_up_seconds=100, tracing_seconds=10, checkpoint_seconds=1),
-    )  # fmt: skip
+        recipe,
+        recipe.schedule(8),
+        table(start_up_seconds=100, tracing_seconds=10, checkpoint_seconds=1),
+        at=[1296, 4536, 4537, 19683],
+    )
     more = [b["seconds"] - a["seconds"] for a, b in zip(plain["at"], found["at"], strict=True)]
     # Step 1296 begins a phase in the middle of a stage. Checkpoints at 0, 648, 1296; at those
     # and 1944, ..., 4536; then 19440 // 648 + 1 = 31 of them, and the end's.

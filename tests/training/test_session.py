@@ -11,17 +11,21 @@ from training.recipes import Recipe
 from training.run_folder import RunFolder
 from training.session import Scribe
 
-PHASE = {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10,
-         "image_size": 20, "data_dir": "20"}  # fmt: skip
+PHASE = {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear"}
+PHASE |= {"batch_size": 10, "image_size": 20, "data_dir": "20"}
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_skipped_steps_outlive_a_resume_on_any_number_of_workers(tmp_path, count):
     """10 steps of 1 or 2 workers, 3 of them skipped; 1 worker goes on and skips none."""
     recipe = Recipe(
-        model="resnet8", model_arguments={"widths": [16, 16, 16]}, classes=10, images=400,
-        loss_scale="dynamic", training_strategy=[PHASE],
-    )  # fmt: skip
+        model="resnet8",
+        model_arguments={"widths": [16, 16, 16]},
+        classes=10,
+        images=400,
+        loss_scale="dynamic",
+        training_strategy=[PHASE],
+    )
     run = RunFolder(tmp_path / "run")
     asked = resume.facts(recipe, None, "mixed_float16")
     run.start(recipe, {"workers": count, "facts": asked, "images": {"20": 400}})
