@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -31,6 +31,8 @@ EXIT_CODE = re.compile(r"Process (\d+) exit with status code (\d+)\.")
 # What horovodrun says of a job that has ended, which the workers have said better.
 CHATTER = re.compile(r"Process \d+ exit with status code|Terminating remaining workers")
 TRACEBACK = "Traceback (most recent call last):"
+ITS_LAST_LINE = "RuntimeError: Horovod detected that one or more processes exited with non-zero"
+BEHIND_IT = re.compile(r"Process name: \d+$|Exit code: -?\d+$|$")
 PAUSE_SECONDS = 2.0
 
 
@@ -119,13 +121,40 @@ class _Job:
 
     def _show(self, source: IO[bytes], target: IO[bytes]) -> None:
         """Passes lines on, but for horovodrun's own on a job that has ended."""
-        in_traceback = False
-        for line in source:
-            text = line.decode(errors="replace")
-            if found := EXIT_CODE.search(text):
+        for line in without_its_own(self._noting_statuses(source)):
+            target.write(line)
+            target.flush()
+
+    def _noting_statuses(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        for line in lines:
+            if found := EXIT_CODE.search(line.decode(errors="replace")):
                 self._statuses.append(int(found[2]))
-            # The workers' lines begin with their rank: [0]<stderr>:
-            in_traceback = text.startswith(TRACEBACK) or (in_traceback and text[0] != "[")
-            if not (in_traceback or CHATTER.match(text)):
-                target.write(line)
-                target.flush()
+            yield line
+
+
+def without_its_own(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines without what horovodrun adds to a job that has ended.
+
+    A traceback without a rank before it is horovodrun's, or that of the one worker which was
+    started without horovodrun. It is held back until its last line, which shows whose it is.
+    """
+    held: list[bytes] = []
+    behind_its_own = False
+    for line in lines:
+        text = line.decode(errors="replace")
+        if text.startswith("["):  # a worker's, which begins with its rank: [0]<stderr>:
+            yield line
+            continue
+        if text.startswith(TRACEBACK) or (held and text[0].isspace()):
+            held.append(line)
+            continue
+        if held and text.startswith(ITS_LAST_LINE):
+            held.clear()
+            behind_its_own = True
+            continue
+        yield from held
+        held.clear()
+        behind_its_own = behind_its_own and BEHIND_IT.match(text) is not None
+        if not (behind_its_own or CHATTER.match(text)):
+            yield line
+    yield from held
