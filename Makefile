@@ -58,7 +58,7 @@ $(READY): requirements.txt
 	@touch $@
 
 demo: setup
-	horovodrun -np $(NP) --gloo python recipe.py --recipe demo
+	python -m training.workers -np $(NP) --gloo python recipe.py --recipe demo
 
 check: setup
 	ruff check .

@@ -56,10 +56,11 @@ def launch(arguments: Sequence[str], workers: int, options: Sequence[str], resta
     own = ["launch", "-np", str(workers), *hosts, "--restarts", str(restarts)]
     os.environ[RESUMES_WITH] = shlex.join([Path(sys.executable).name, script[1], *own, *rest])
     run = Path(arguments[list(arguments).index("--run_dir") + 1])
+    launcher = horovodrun(workers, options) if workers > 1 or options else []
     for attempt in range(restarts + 1):
         # Before it has a folder, a run begins anew.
         resumes = attempt > 0 and (run / "recipe.yaml").exists()
-        job = _Job([*_launcher(workers, options), *(again if resumes else first)])
+        job = _Job([*launcher, *(again if resumes else first)])
         status = job.wait()
         if status in FINAL or job.signalled or attempt == restarts:
             return status
@@ -72,10 +73,15 @@ def launch(arguments: Sequence[str], workers: int, options: Sequence[str], resta
     raise AssertionError("the last attempt returns")
 
 
-def _launcher(workers: int, options: Sequence[str]) -> list[str]:
-    if workers == 1 and not options:
-        return []
+def horovodrun(workers: int, options: Sequence[str]) -> list[str]:
+    """The command that starts workers, by the guarded launcher; the workers' own follows."""
     return [sys.executable, "-m", "training.workers", "-np", str(workers), *options]
+
+
+def environment() -> dict[str, str]:
+    """This process's variables, with which that command finds the project from any folder."""
+    paths = [str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class _Job:
@@ -85,11 +91,13 @@ class _Job:
         self.signalled = False
         self._statuses: list[int] = []
         # A session of its own: Ctrl-C reaches us and no one else.
-        paths = [str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
-        )  # fmt: skip
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=environment(),
+        )
         self._before = {number: signal.signal(number, self._pass_on) for number in SIGNALS}
         self._threads = [
             threading.Thread(target=self._show, args=pair, daemon=True)

@@ -23,6 +23,7 @@ import click
 
 from training import workers
 from training.errors import UserError
+from training.launcher import environment, horovodrun
 from training.run_folder import RunFolder
 
 CHANNEL = "SM_CHANNEL_"
@@ -201,8 +202,7 @@ def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
         )
     if job.workers == 1:
         return None
-    horovodrun = [sys.executable, "-m", "horovod.runner.launch", "-np", str(job.workers), "--gloo"]
-    return [*horovodrun, sys.executable, sys.argv[0], *args]
+    return [*horovodrun(job.workers, ["--gloo"]), sys.executable, sys.argv[0], *args]
 
 
 def start() -> dict[str, Any]:
@@ -212,7 +212,7 @@ def start() -> dict[str, Any]:
     found = command_line(sys.argv[1:], job)
     command = launcher(job, found["args"])
     if command:
-        os.execv(command[0], command)
+        os.execve(command[0], command, environment())
     return found
 
 

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -107,12 +108,30 @@ def test_a_run_that_was_left_behind_is_resumed(tmp_path):
 def test_one_worker_a_gpu_and_none_twice(monkeypatch):
     assert launcher(job(), ["train"]) is None
     command = launcher(job(SM_NUM_GPUS="8"), ["train"])
-    assert command[1:6] == ["-m", "horovod.runner.launch", "-np", "8", "--gloo"]
+    assert command[1:6] == ["-m", "training.workers", "-np", "8", "--gloo"]  # the guarded one
     assert command[-1] == "train"
     for variable in ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE"):
         with monkeypatch.context() as patch:
             patch.setenv(variable, "8")
             assert launcher(job(SM_NUM_GPUS="8"), ["train"]) is None
+
+
+def test_the_process_becomes_a_launcher_that_finds_the_project_from_any_folder(
+    monkeypatch, root, tmp_path
+):
+    became = []
+    for name in ("execv", "execve"):
+        monkeypatch.setattr(os, name, lambda *arguments: became.append(arguments))
+    for name, value in (VARIABLES | {"SM_NUM_GPUS": "2"}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", [str(root / "recipe.py"), *ARGUMENTS])
+    monkeypatch.chdir(tmp_path)
+    sagemaker.start()
+    ((program, command, environment),) = became
+    assert program == command[0] == sys.executable
+    assert command[-7:] == [sys.executable, str(root / "recipe.py"), "train", *ARGUMENTS]
+    assert str(root) in environment["PYTHONPATH"].split(os.pathsep)
+    assert environment["SM_HPS"] == VARIABLES["SM_HPS"]
 
 
 @pytest.mark.parametrize(
