@@ -7,14 +7,16 @@ Two TensorFlow ops in C++ (`native/jpeg_windows.cc`), compiled for this machine 
 
 TensorFlow exports no libjpeg of its own, so they use the libjpeg-turbo that Pillow's
 wheel carries, by the header that TensorFlow's wheel carries. Where they cannot be
-compiled, the functions here do the same in TensorFlow's own ops, one image after the
-other; pixels differ by at most 1, and a pipeline runs at about half the speed.
+compiled, or the two do not fit, the functions here do the same in TensorFlow's own ops,
+one image after the other; pixels differ by at most 1, and a pipeline runs at about half
+the speed.
 """
 
 import functools
 import hashlib
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,11 +85,31 @@ def build() -> Path:
     return library
 
 
+def load() -> Any:
+    """The module of the two ops, compiled where that is not done.
+
+    Raises:
+        CannotCompile: as `build`, or the libjpeg is not the one that they were compiled for.
+        tf.errors.OpError: TensorFlow cannot load them.
+    """
+    ops = tf.load_op_library(str(build()))
+    try:
+        with tf.init_scope():  # a pipeline may be traced just now
+            ops.jpeg_sizes(tf.constant([], tf.string))
+    except tf.errors.FailedPreconditionError as error:
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
+        raise CannotCompile(
+            f"the libjpeg in Pillow is not the one of TensorFlow's header ({reason}); install the "
+            "Pillow that requirements.txt names"
+        ) from None
+    return ops
+
+
 @functools.cache
 def native() -> Any:
     """The module of the two ops; None, after a warning, where they cannot be had."""
     try:
-        return tf.load_op_library(str(build()))
+        return load()
     except (CannotCompile, tf.errors.OpError) as error:
         logger.warning(
             "warning: the fused JPEG decoder is missing, input pipelines will run at about half "
@@ -150,6 +172,6 @@ def decode_windows(
 
 if __name__ == "__main__":
     try:
-        build()
-    except CannotCompile as error:
+        load()
+    except (CannotCompile, tf.errors.OpError) as error:
         sys.exit(f"datasets.fused_jpeg: error: {error}")

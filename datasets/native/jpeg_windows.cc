@@ -136,10 +136,13 @@ void BlendColumns(const float* row, const Tap* taps, int width, uint8_t* out) {
 
 class Decoder {
  public:
+  // Fails where libjpeg is not the one of jpeglib.h; then nothing but `created()` and
+  // `message()` may be called.
   Decoder() {
     info_.err = jpeg_std_error(&failure_.manager);
     failure_.manager.error_exit = Fail;
     failure_.manager.emit_message = Note;
+    failure_.message[0] = 0;
     created_ = false;
     if (setjmp(failure_.jump)) return;
     jpeg_create_decompress(&info_);
@@ -155,7 +158,6 @@ class Decoder {
               bool scaled, uint8_t* out) {
     failure_.truncated = false;
     failure_.message[0] = 0;
-    if (!created_) return false;
     if (setjmp(failure_.jump)) {
       jpeg_abort_decompress(&info_);
       return false;
@@ -228,7 +230,6 @@ class Decoder {
   bool Size(const tstring& data, int32_t* height, int32_t* width) {
     failure_.truncated = false;
     failure_.message[0] = 0;
-    if (!created_) return false;
     if (setjmp(failure_.jump)) {
       jpeg_abort_decompress(&info_);
       return false;
@@ -239,6 +240,8 @@ class Decoder {
     jpeg_abort_decompress(&info_);
     return true;
   }
+
+  bool created() const { return created_; }
 
   const char* message() const { return failure_.message; }
 
@@ -284,6 +287,7 @@ class JpegSizesOp : public OpKernel {
     OP_REQUIRES_OK(context, context->allocate_output(0, TensorShape({count, 2}), &sizes));
     int32_t* out = sizes->flat<int32_t>().data();
     Decoder decoder;
+    OP_REQUIRES(context, decoder.created(), errors::FailedPrecondition(decoder.message()));
     for (int64_t i = 0; i < count; ++i) {
       OP_REQUIRES(context, decoder.Size(encoded(i), out + 2 * i, out + 2 * i + 1),
                   errors::InvalidArgument("JPEG ", i, " of the batch: ", decoder.message()));
@@ -317,6 +321,7 @@ class DecodeWindowsOp : public OpKernel {
     const int32_t* window = windows.flat<int32_t>().data();
     const size_t image = static_cast<size_t>(height_) * width_ * kChannels;
     Decoder decoder;
+    OP_REQUIRES(context, decoder.created(), errors::FailedPrecondition(decoder.message()));
     for (int64_t i = 0; i < count; ++i) {
       OP_REQUIRES(context,
                   decoder.Decode(encoded(i), window + i * kWindow, height_, width_, exact_,

@@ -1,8 +1,11 @@
 """Windows of JPEGs against Pillow and TensorFlow's own ops, with the compiled ops and without."""
 
 import io
+import subprocess
+from pathlib import Path
 
 import numpy as np
+import PIL
 import pytest
 import tensorflow as tf
 from PIL import Image, ImageDraw
@@ -147,3 +150,40 @@ def test_without_a_compiler_it_warns_and_goes_on(monkeypatch, caplog, tmp_path):
         assert sizes_of(tf.constant([KINDS["4:2:0"]])).numpy().tolist() == [[160, 213]]
     finally:
         fused_jpeg.native.cache_clear()
+
+
+# Stands before Pillow's libjpeg, as if the ops had been compiled for the next version of it.
+OTHER_VERSION = """
+#include <dlfcn.h>
+#include <stddef.h>
+extern "C" void jpeg_CreateDecompress(void* info, int version, size_t size) {
+  void* pillows = dlsym(dlopen(LIBJPEG, RTLD_NOW), "jpeg_CreateDecompress");
+  ((void (*)(void*, int, size_t))pillows)(info, version + 1, size);
+}
+"""
+READS_A_SIZE = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+import tensorflow as tf
+from datasets.fused_jpeg import sizes_of
+jpegs = tf.data.Dataset.from_tensors([open(sys.argv[2], "rb").read()])
+(sizes,) = jpegs.map(sizes_of)
+print(sizes.numpy().tolist())
+"""
+
+
+def test_a_libjpeg_of_another_version_is_named_and_done_without(run_process, tmp_path):
+    (libjpeg,) = (Path(PIL.__file__).parent.parent / "pillow.libs").glob("libjpeg-*.so*")
+    source, library, image = (tmp_path / name for name in ("other.cc", "other.so", "a.jpg"))
+    source.write_text(OTHER_VERSION)
+    image.write_bytes(KINDS["4:2:0"])
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", f'-DLIBJPEG="{libjpeg}"', source, "-o", library], check=True
+    )
+    ran = run_process("-c", READS_A_SIZE, library, image)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[[160, 213]]\n"
+    assert (
+        "half their speed: the libjpeg in Pillow is not the one of TensorFlow's header (Wrong JPEG "
+        "library version: library is 62, caller expects 63); "
+    ) in ran.stderr
