@@ -126,7 +126,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     scribe.clock.switch("data")
     with in_plain_words(faults):
         for stage in schedule.stages(done):
-            if synthetic.is_synthetic(recipe):
+            if data.synthetic:
                 batches = synthetic.batches(stage, recipe, net)
             else:
                 batches = balance.watched(
@@ -140,7 +140,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
             # one's trace. Its graph and buffers go before the next one's come.
             net.train_function = None
             gc.collect()
-        if synthetic.is_synthetic(recipe):
+        if data.synthetic:
             scribe.conclude_synthetic()
             return
         scribe.clock.switch("evaluation")

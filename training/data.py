@@ -41,11 +41,13 @@ class RunData:
         training: by `(data_dir, prefix)`.
         validation: those of the recipe's evaluation.
         root: the folder that holds all of them.
+        synthetic: there are none; noise takes their place (`training/synthetic.py`).
     """
 
     training: dict[tuple[str, str], Records]
     validation: Records
     root: Path = Path()
+    synthetic: bool = False
 
     @property
     def images(self) -> dict[str, int]:

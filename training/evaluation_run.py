@@ -86,6 +86,11 @@ def _prepare(
         time.sleep(POLL)
     if not run.holds_a_run:
         raise UserError(f"--run_dir {run.path}: holds no run")
+    if run.is_synthetic:
+        raise UserError(
+            f"--run_dir {run.path}: was trained on noise (--data synthetic), so there is nothing "
+            "to evaluate; name a run that was trained on records"
+        )
     if not (patience or run.checkpoint_rows()):
         raise UserError(
             f"--run_dir {run.path}: holds no checkpoints to evaluate; {run.checkpoints} is empty "

@@ -172,6 +172,11 @@ class RunFolder:
         """What the run was started with: command, workers, policy, versions."""
         return json.loads(self.environment_file.read_text())
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the run was trained on noise, which leaves nothing to evaluate."""
+        return bool(self.environment().get("synthetic"))
+
     def checkpoint_files(self) -> list[Path]:
         """The checkpoints that are there, the newest first; not all may be whole."""
         found = []

@@ -176,7 +176,11 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         timelines=timelines,
         evaluation=evaluation,
         remarks=tuple(_remarks(run, schedule, times, written, windows, evaluated)),
-        settings=(workers, recipe.model_copy(update={"seed": 0, "name": ""}).model_dump_json()),
+        settings=(
+            workers,
+            run.is_synthetic,
+            recipe.model_copy(update={"seed": 0, "name": ""}).model_dump_json(),
+        ),
         facts={
             "model": recipe.model,
             "classes": recipe.classes,
@@ -237,7 +241,9 @@ def _remarks(
 ) -> Iterator[str]:
     if not times:
         yield MADE_BEFORE
-    if not written:
+    if run.is_synthetic:
+        yield "trained on noise (--data synthetic): its rates are those without an input pipeline"
+    elif not written:
         yield "the run has no checkpoints yet, so nothing to evaluate"
     elif not evaluated:
         yield (

@@ -204,6 +204,7 @@ class Scribe:
                 }  # fmt: skip
                 if self.data:
                     settings["data_dir"] = str(self.data.root)
+                    settings["synthetic"] = self.data.synthetic
                 self.run.start(recipe, settings, overwrite)
                 self.run.counted_by(self.schedule)
                 if self.data:

@@ -13,7 +13,10 @@ MARK = "-synthetic"
 
 
 def marked(recipe: Recipe) -> Recipe:
-    """The recipe under a name that tells, wherever it is shown, that its data are not real."""
+    """The recipe under a name that shows its reader that the data are not real.
+
+    Nothing else depends on the name: `RunData.synthetic` decides.
+    """
     return recipe.model_copy(update={"name": recipe.name.removesuffix(MARK) + MARK})
 
 
@@ -21,12 +24,10 @@ def data_for(recipe: Recipe) -> RunData:
     """Stands for the records of a recipe: as many images as it says, in no files."""
     wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
     return RunData(
-        {key: Records((), recipe.images, 1) for key in sorted(wanted)}, Records((), 0, 1)
+        {key: Records((), recipe.images, 1) for key in sorted(wanted)},
+        Records((), 0, 1),
+        synthetic=True,
     )
-
-
-def is_synthetic(recipe: Recipe) -> bool:
-    return recipe.name.endswith(MARK)
 
 
 def batches(stage: Stage, recipe: Recipe, net: keras.Model) -> tf.data.Dataset:

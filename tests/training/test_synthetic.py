@@ -1,12 +1,19 @@
 """Synthetic data: every preset without a data directory, and a run that says what it is."""
 
 import csv
+import json
+import shutil
 
 import pytest
 import yaml
 
 from training import synthetic
+from training.errors import UserError
+from training.evaluation_run import evaluate_run
+from training.prepare import prepare
 from training.recipes import load_recipe, presets
+from training.run_record import read_record
+from training.workers import Workers
 
 
 @pytest.mark.parametrize("name", presets())
@@ -67,3 +74,31 @@ def test_its_folder_is_marked_and_holds_no_result(ran):
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == "demo-synthetic"
     assert not (folder / "model.keras").exists()
     assert not (folder / "evaluation.csv").exists()
+
+
+def test_it_is_not_evaluated_later_and_its_report_says_what_it_is(ran, digits):
+    folder, _ = ran
+    with pytest.raises(UserError, match=r"was trained on noise \(--data synthetic\)"):
+        evaluate_run(folder, digits, follow=False, patience=1.0, choices={})
+    record = read_record(folder)
+    assert any("noise" in remark for remark in record.remarks)
+    assert not any("recipe.py evaluate" in remark for remark in record.remarks)
+
+
+def test_it_is_no_repeat_of_a_run_on_records(ran, tmp_path):
+    folder, _ = ran
+    other = shutil.copytree(folder, tmp_path / "other")
+    environment = json.loads((other / "environment.json").read_text())
+    (other / "environment.json").write_text(json.dumps(environment | {"synthetic": False}))
+    assert read_record(folder).settings == read_record(folder).settings
+    assert read_record(folder).settings != read_record(other).settings
+
+
+def test_a_name_makes_nothing_synthetic(digits, tmp_path, root):
+    recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe | {"name": "not-synthetic"}))
+    for kind in ("records", "synthetic"):
+        _, data, *_ = prepare(
+            Workers(), "now", tmp_path / "r.yaml", digits, tmp_path / "run", kind, False, False
+        )
+        assert data.synthetic == (kind == "synthetic")
