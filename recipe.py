@@ -96,8 +96,10 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         scribe.note_training(bar), recipe.log_every, schedule,
         initial_step=done, started=scribe.started, skipped=scribe.skipped,
     )  # fmt: skip
+    heartbeat = Heartbeat(supervisor.board, initial_step=done)
     finite = FiniteLoss(
         recipe.log_every, done, way_out=scribe.way_out, skipped=scribe.skipped,
+        sign=heartbeat.waiting,
         names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
     )  # fmt: skip
     checkpoint = StepCheckpoint(
@@ -105,6 +107,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
         facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
         before_save=finite.check, resumed=start.checkpoint if start.restores_workers else None,
+        sign=heartbeat.waiting,
     )  # fmt: skip
     phases = [p.first for p in schedule.phases]
     balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
@@ -121,7 +124,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         balance,
         checkpoint,
         StopOnSignal(watch, checkpoint, initial_step=done),
-        Heartbeat(supervisor.board, initial_step=done),
+        heartbeat,
     ]
     scribe.clock.switch("data")
     with in_plain_words(faults):

@@ -1,6 +1,7 @@
 """A watch over the numbers: a run whose loss or weights are not finite stops."""
 
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import keras
@@ -72,6 +73,8 @@ class FiniteLoss(StepCallback):
             no single step is to blame); returns the end of the message.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
             start of the first `fit` on.
+        sign: called on every worker every few seconds while all wait for the names, which
+            may have to be read from a disk; `Heartbeat.waiting`, for example.
 
     Raises:
         RunError: on every worker, in the middle of `fit`, with the step, the workers and
@@ -91,6 +94,7 @@ class FiniteLoss(StepCallback):
         names: Callable[[int], Collection[str]] | None = None,
         way_out: Callable[[int | None], str] = lambda step: ADVICE,
         skipped: SkippedSteps | None = None,
+        sign: Callable[[], Any] = lambda: None,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -99,6 +103,7 @@ class FiniteLoss(StepCallback):
         self.names = names or (lambda step: ())
         self.way_out = way_out
         self.skipped = skipped
+        self.sign = sign
         with keras.device("cpu:0"):  # int32 has no other home in TensorFlow
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
@@ -176,8 +181,13 @@ class FiniteLoss(StepCallback):
 
     def _stop_for_loss(self, gathered: Sequence[dict[str, Any]], step: int) -> None:
         ranks = [rank for rank, worker in enumerate(gathered) if worker["step"] == step]
-        own = list(self.names(step)) if workers.current().rank in ranks else []
-        names = [name for part in workers.gather(own[:NAMES_SHOWN]) for name in part]
+        asked = workers.current().rank in ranks
+        with ThreadPoolExecutor(1) as thread:
+            own = thread.submit(lambda: list(self.names(step))[:NAMES_SHOWN] if asked else [])
+            found = workers.gather_in_time(
+                lambda seconds: own.result() if wait([own], seconds).done else None, self.sign
+            )
+        names = [name for part in found for name in part]
         shown = f"; its batch holds {', '.join(names[:NAMES_SHOWN])}, ..." if names else ""
         raise RunError(
             f"step {step}: the loss of worker {', '.join(map(str, ranks))} is not finite{shown}\n"

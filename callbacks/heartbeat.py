@@ -20,7 +20,8 @@ class Board(Protocol):
 class Heartbeat(StepCallback):
     """Tells a supervisor before every step that this worker is alive.
 
-    The first step of a `fit` may take as long as it likes, since it is traced.
+    The first step of a `fit` may take as long as it likes, since it is traced. So may what
+    workers wait for together between two steps, such as a slow disk: they call `waiting`.
 
     Args:
         board: is told; `training/supervisor.py` has one that costs a microsecond.
@@ -28,28 +29,45 @@ class Heartbeat(StepCallback):
 
     Example:
 
-    >>> model.fit(dataset, callbacks=[Heartbeat(supervisor.board)])
+    >>> heartbeat = Heartbeat(supervisor.board)
+    >>> checkpoint = StepCheckpoint(path, every=500, sign=heartbeat.waiting)
+    >>> model.fit(dataset, callbacks=[checkpoint, heartbeat])
     """
 
     def __init__(self, board: Board, initial_step: int = 0):
         super().__init__(initial_step)
         self.board = board
-        self._began = (initial_step, 0.0)
+        self._timed_from = initial_step
+        self._began = 0.0
+        self._waiting_since: float | None = None
+        self._last: tuple[int, float | None] = (initial_step, None)
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        self._began = (self.step + 1, time.monotonic())
+        self._timed_from = self.step + 1
 
     def before_step(self, step: int) -> None:
-        begun, at = self._began
-        if step < begun:
-            self.board.beat(step, None)
-        elif step == begun:
-            self._began = (step, time.monotonic())
-            self.board.beat(step, LONGEST_STEP_SECONDS)
-        else:
-            mean = (time.monotonic() - at) / (step - begun)
-            self.board.beat(step, max(LONGEST_STEP_SECONDS, STEPS * mean))
+        longest: float | None = None
+        if step == self._timed_from:
+            self._began = time.monotonic()
+            longest = LONGEST_STEP_SECONDS
+        elif step > self._timed_from:
+            mean = (time.monotonic() - self._began) / (step - self._timed_from)
+            longest = max(LONGEST_STEP_SECONDS, STEPS * mean)
+        self._beat(step, longest)
 
     def after_fit(self, step: int) -> None:
-        self.board.beat(step, None)
+        self._beat(step, None)
+
+    def waiting(self) -> None:
+        """Another sign between two steps; the time from one to the next is no step's."""
+        now = time.monotonic()
+        if self._waiting_since is not None:
+            self._began += now - self._waiting_since
+        self._waiting_since = now
+        self.board.beat(*self._last)
+
+    def _beat(self, step: int, longest: float | None) -> None:
+        self._waiting_since = None
+        self._last = (step, longest)
+        self.board.beat(step, longest)

@@ -80,6 +80,8 @@ class StepCheckpoint(StepCallback):
         warn: called on rank 0 with a line for the user.
         before_save: called on every worker with the step; what it raises keeps the
             checkpoint from being written.
+        sign: called on every worker every few seconds while all wait for a file to be
+            written, which takes as long as the disk takes; `Heartbeat.waiting`, for example.
 
     Raises:
         ValueError: `every` below 1, or a path without the field.
@@ -104,6 +106,7 @@ class StepCheckpoint(StepCallback):
         resumed: Path | None = None,
         warn: Callable[[str], None] = print,
         before_save: Callable[[int], Any] | None = None,
+        sign: Callable[[], Any] = lambda: None,
     ):
         super().__init__(initial_step)
         if every < 1:
@@ -115,6 +118,7 @@ class StepCheckpoint(StepCallback):
         self.last_step = last_step
         self.on_saved = on_saved
         self.before_save = before_save or (lambda step: None)
+        self.sign = sign
         self.clock = clock
         self.facts = facts or (lambda step: {})
         self.stateful = stateful or {}
@@ -186,8 +190,10 @@ class StepCheckpoint(StepCallback):
         return self.clock.during("checkpoints")
 
     def _wait(self, allowed: int) -> None:
-        self._writer.wait()
-        left_out = workers.from_first(self._writer.left_out)
+        left_out, *_ = workers.gather_in_time(
+            lambda seconds: self._writer.left_out if self._writer.wait(seconds) else None,
+            self.sign,
+        )
         if len(left_out) > allowed:
             before = f", nor could the {len(left_out) - 1} before it" if left_out[1:] else ""
             raise RunError(f"{left_out[-1]}{before}")

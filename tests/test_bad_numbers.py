@@ -8,10 +8,43 @@ import yaml
 
 ARGUMENTS = ("--recipe", "recipe.yaml", "--run_dir", "run")
 
+# The real command line on a disk that is slower than any limit: a checkpoint is written, and
+# a batch's names are read, only after signs of life between two steps, three of them.
+SLOW_DISK = """
+import sys, threading
+import recipe
+from training import session, checkpoints, supervisor, workers
+
+signs, last = threading.Semaphore(0), None
+
+def beat(step, longest, beat=supervisor.board.beat):
+    global last
+    if step == last:
+        signs.release()
+    last = step
+    beat(step, longest)
+
+def slow(action):
+    def slowly(*arguments):
+        for _ in range(3):
+            assert signs.acquire(timeout=60), "no sign of life"
+        return action(*arguments)
+    return slowly
+
+workers.MEET_EVERY_SECONDS = 0.01
+supervisor.board.beat = beat
+checkpoints.write = slow(checkpoints.write)
+session.step_names = slow(session.step_names)
+sys.exit(recipe.run())
+"""
+
 
 @pytest.fixture(scope="module")
 def runs(run_process, root, digits, tmp_path_factory):
-    """A rate with which no batch can be trained on: the run, and the run resumed."""
+    """A rate with which no batch can be trained on: the run, and the run resumed.
+
+    The first one's disk is slow.
+    """
     folder = tmp_path_factory.mktemp("numbers")
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe |= {
@@ -25,8 +58,16 @@ def runs(run_process, root, digits, tmp_path_factory):
         ],
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    arguments = (root / "recipe.py", *ARGUMENTS, "--data_dir", digits)
-    return folder, [run_process(*arguments, *more, cwd=folder) for more in ((), ("--resume",))]
+    arguments = (*ARGUMENTS, "--data_dir", digits)
+    first = run_process("-c", SLOW_DISK, *arguments, cwd=folder)
+    return folder, [first, run_process(root / "recipe.py", *arguments, "--resume", cwd=folder)]
+
+
+def test_waiting_for_a_slow_disk_is_no_hang(runs):
+    folder, (first, _) = runs
+    assert "no sign of life" not in first.stderr
+    written = (folder / "run" / "checkpoints").iterdir()
+    assert {path.name for path in written} == {"step-00000000.keras", "step-00000010.keras"}
 
 
 def test_the_step_and_its_images_are_named(runs):

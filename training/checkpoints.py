@@ -42,6 +42,9 @@ SIGNAL = "signal"  # for a run that was asked to stop; it goes when the next one
 
 # Seconds to wait before another try at writing a checkpoint that failed.
 RETRIES = (1.0, 3.0, 6.0)
+# After so many seconds the user is told of a write that others wait for; after twice as many
+# again, and so on.
+SLOW_SECONDS = 60.0
 # So many checkpoints in a row that could not be written end a run.
 LEFT_OUT_LIMIT = 3
 
@@ -257,27 +260,40 @@ class BackgroundWriter:
         self._retries = retries
         self.left_out: list[str] = []
         self._thread: threading.Thread | None = None
+        self._began = self._tell_after = 0.0
         self._error: BaseException | None = None
 
     def start(self, snapshot: Snapshot) -> None:
         """Begins to write; waits for the write before, if it is still under way."""
         self.wait()
-        self._thread = threading.Thread(
-            target=self._run, args=(snapshot,), name="checkpoint", daemon=True
-        )
+        self._began, self._tell_after = time.monotonic(), SLOW_SECONDS
+        name = f"checkpoint of step {snapshot.step}"
+        self._thread = threading.Thread(target=self._run, args=(snapshot,), name=name, daemon=True)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Returns when nothing is being written.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Waits for the write that is under way, a number of seconds at most.
+
+        Returns:
+            Whether it is done.
 
         Raises:
             Exception: what a write raised that was not an `OSError`.
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+            if self._thread.is_alive():
+                self._tell(time.monotonic() - self._began, self._thread.name)
+                return False
             self._thread = None
         if self._error is not None:
             raise self._error
+        return True
+
+    def _tell(self, seconds: float, what: str) -> None:
+        if seconds >= self._tell_after:
+            self._tell_after *= 2
+            self._warn(f"training waits for the {what}: {seconds:.0f} s of writing so far")
 
     def _run(self, snapshot: Snapshot) -> None:
         try:

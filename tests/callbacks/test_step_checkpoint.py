@@ -1,11 +1,13 @@
 """Checkpoints: when, whole, and loadable."""
 
+import threading
+
 import keras
 import numpy as np
 import pytest
 
 from callbacks.step_checkpoint import StepCheckpoint, save_whole
-from training import clock
+from training import checkpoints, clock, workers
 from training.clock import TimeBuckets
 
 X = np.ones((20, 3), "float32")
@@ -82,6 +84,22 @@ def test_the_last_one_holds_weights_and_optimizer_state(tmp_path):
     )
     for a, b in pairs:
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def test_who_waits_for_a_slow_disk_gives_signs_and_is_told(tmp_path, monkeypatch):
+    """The write ends when there were three signs, so without them it would not end."""
+    monkeypatch.setattr(workers, "MEET_EVERY_SECONDS", 0.001)
+    monkeypatch.setattr(checkpoints, "SLOW_SECONDS", 0.0)
+    signs, lines, in_time = threading.Semaphore(0), [], []
+
+    def saved(*_):
+        in_time.extend(signs.acquire(timeout=60) for _ in range(3))
+
+    path = tmp_path / "{step}.keras"
+    fit(StepCheckpoint(path, every=100, on_saved=saved, warn=lines.append, sign=signs.release))
+    assert in_time == [True] * 3
+    assert steps(tmp_path) == [0]
+    assert lines[0].startswith("training waits for the checkpoint of step 0: ")
 
 
 def test_a_file_that_is_not_finished_is_not_there(tmp_path):

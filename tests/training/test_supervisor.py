@@ -1,8 +1,16 @@
-"""What is said where Horovod broke off and no worker has ended of itself."""
+"""What the process beside a worker says of one that hangs, or that Horovod has left."""
 
 import sys
+import threading
 
 from training import supervisor
+
+
+def hangs() -> int:
+    supervisor.board.tell(None, "the command")
+    supervisor.board.beat(7, 1.0)
+    threading.Event().wait()
+    return 0
 
 
 def left_by_horovod() -> int:
@@ -12,7 +20,7 @@ def left_by_horovod() -> int:
 
 
 def test_the_first_worker_tells_why_and_the_way_on(run_process):
-    ran = run_process(__file__, workers=2)
+    ran = run_process(__file__, "left_by_horovod", workers=2)
     assert ran.returncode != 0
     assert ran.stderr.count("recipe.py: error:") == 1
     assert (
@@ -22,9 +30,18 @@ def test_the_first_worker_tells_why_and_the_way_on(run_process):
 
 
 def test_alone_it_ends_with_a_failure(run_process):
-    ran = run_process(__file__)
+    ran = run_process(__file__, "left_by_horovod")
     assert ran.returncode == 1
 
 
+def test_a_worker_without_another_sign_in_time_is_ended_and_named(run_process):
+    """The variable is horovodrun's; the process beside the worker needs no more of it."""
+    ran = run_process(__file__, "hangs", HOROVOD_RANK="0")
+    assert ran.returncode == 1
+    assert "recipe.py: error: worker 0 and all others wait for 1 s in step 7; " in ran.stderr
+    assert ran.stderr.endswith("; go on with\n  the command\n")
+
+
 if __name__ == "__main__":
-    sys.exit(supervisor.supervise(left_by_horovod))
+    runs = {"hangs": hangs, "left_by_horovod": left_by_horovod}
+    sys.exit(supervisor.supervise(runs[sys.argv[1]]))

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 
@@ -18,14 +19,16 @@ import numpy as np
 import tensorflow as tf
 
 from callbacks.broadcast import BroadcastFromFirst
+from callbacks.finite_loss import FiniteLoss
 from callbacks.metric_average import MetricAverage, average_over_workers
 from callbacks.same_weights import SameWeights, digest
-from callbacks.step_checkpoint import mean_moving_statistics
+from callbacks.step_checkpoint import StepCheckpoint, mean_moving_statistics
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
 from training import resume, workers
 from training.errors import RunError, UserError
 
+workers.MEET_EVERY_SECONDS = 0.01
 FIRST_ONLY = hvd.ProcessSet([0])
 os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
 workers.join()
@@ -252,6 +255,50 @@ def two_gathers_at_a_time():
         return [gathered, beside.result()]
 
 
+def until_the_other_has_waited(name, waits_first):
+    """A `sign` for both workers, and what ends when worker `waits_first` had three of them."""
+    waited = Path(sys.argv[1]).with_name(name)
+    signs = []
+
+    def sign():
+        signs.append(RANK)
+        if waits_first == RANK and len(signs) == 3:
+            waited.touch()
+
+    def end(*_):
+        until = time.monotonic() + 60
+        while not waited.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+        return [f"{name}.jpg"]
+
+    return signs, sign, end
+
+
+def slow_checkpoint():
+    """Signs on both workers while the first one's disk is slow."""
+    signs, sign, end = until_the_other_has_waited("slow_checkpoint", waits_first=1)
+    model = small_model()
+    model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
+    path = Path(sys.argv[1]).with_name("{step}.keras")
+    checkpoint = StepCheckpoint(path, every=100, on_saved=end, sign=sign)
+    model.fit(*images(seed=0), verbose=0, callbacks=[checkpoint])
+    return len(signs) >= 3
+
+
+def slow_names():
+    """Signs on both workers while the second reads what its batch held; and what is said."""
+    signs, sign, end = until_the_other_has_waited("slow_names", waits_first=0)
+    model = small_model()
+    model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
+    x, y = images(seed=0)
+    finite = FiniteLoss(every=1, names=end, sign=sign)
+    try:
+        model.fit(x + (np.inf if RANK == 1 else 0), y, verbose=0, callbacks=[finite])
+    except RunError as error:
+        return [len(signs) >= 3, str(error).splitlines()[0]]
+    return "not found"
+
+
 CHECKS = {
     "different_data": lambda: different_data(distributed=True),
     "different_data_without": lambda: different_data(distributed=False),
@@ -281,6 +328,8 @@ CHECKS = {
     "other_steps": lambda: disagreement(steps=10 + RANK),
     "gather": lambda: workers.gather({"rank": RANK, "text": "é" * RANK}),
     "two_gathers": two_gathers_at_a_time,
+    "slow_checkpoint": slow_checkpoint,
+    "slow_names": slow_names,
     "place": lambda: [workers.current().rank, workers.current().size],
 }
 

@@ -145,5 +145,11 @@ def test_gather_returns_every_workers_value_by_rank(found):
     assert both(found, "gather") == [expected] * 2
 
 
+def test_all_workers_give_signs_while_one_waits_for_its_disk(found):
+    assert both(found, "slow_checkpoint") == [True, True]
+    message = "step 0: the loss of worker 1 is not finite; its batch holds slow_names.jpg, ..."
+    assert both(found, "slow_names") == [[True, message]] * 2
+
+
 def test_a_thread_gathers_beside_the_main_thread(found):
     assert both(found, "two_gathers") == [[[0, 1], [[0.0, 0.5], [1.0, 1.5]]]] * 2
