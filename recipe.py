@@ -186,8 +186,9 @@ def speak(message: str, shared: bool, kind: str = "error: ") -> None:
     team = workers.current()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
-        # Where several meet the same, the first to end has the launcher end the others.
-        time.sleep(0 if team.is_first else 4 + team.rank)
+        # Where several meet the same, the first to end has the launcher end the others. None
+        # waits so long that its supervisor takes it for one that hangs.
+        time.sleep(0 if team.is_first else 4 + min(team.rank, 16))
     if team.is_first or not shared:
         tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
         if kind:

@@ -2,6 +2,7 @@
 
 import pytest
 
+import recipe
 from callbacks import heartbeat
 from callbacks.heartbeat import Heartbeat
 from training import workers
@@ -85,3 +86,14 @@ def test_those_that_wait_look_at_once_and_then_meet_every_few_seconds():
     # Well below what a step may take, and what Horovod waits before it warns.
     assert workers.MEET_EVERY_SECONDS < heartbeat.LONGEST_STEP_SECONDS / 2
     assert float(workers.STALL_WARNING_SECONDS) / 2 > workers.MEET_EVERY_SECONDS
+
+
+@pytest.mark.parametrize("rank", [1, 127])
+def test_a_worker_speaks_before_it_counts_as_one_that_hangs(monkeypatch, capsys, rank):
+    """Its last sign of life is that of the step in which it met what it has to say."""
+    waited = []
+    monkeypatch.setattr(workers, "current", lambda: workers.Workers(rank, 128))
+    monkeypatch.setattr(recipe.time, "sleep", waited.append)
+    recipe.speak("the disk is full", shared=False)
+    assert capsys.readouterr().err == f"recipe.py: error: worker {rank}: the disk is full\n"
+    assert sum(waited) < heartbeat.LONGEST_STEP_SECONDS / 2
