@@ -13,14 +13,17 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 import yaml
 
+from training import devices, report
 from training.data import find_data
 from training.errors import UserError
 from training.evaluation_run import evaluate_run
 from training.processes import below, that_work
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
+from training.run_record import read_record
 
 STEPS = (0, 10, 20, 30, 40)
 
@@ -161,6 +164,44 @@ def test_follow_keeps_up_with_a_training(run_process, recipe, digits, tmp_path, 
     result = keras.saving.load_model(folder / "model.keras")
     for a, b in zip(result.variables, net.variables, strict=True):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
+
+
+def half_of_the_validation_images(digits, root):
+    """Other records, of the same classes, without a manifest."""
+    folder = root / "28"
+    folder.mkdir(parents=True)
+    files = sorted(map(str, (digits / "28").glob("validation-*")))
+    with tf.io.TFRecordWriter(str(folder / "validation-00000-of-00001")) as writer:
+        for record in tf.data.TFRecordDataset(files).take(500):
+            writer.write(record.numpy())
+    return root
+
+
+def test_other_records_make_rows_of_their_own(trained, digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "prepare_devices", lambda team: 1)  # TensorFlow has run before
+    run = copy(trained, tmp_path / "run")
+    for step in (*STEPS[1:], 50):
+        run.checkpoint(step).unlink()
+    other = half_of_the_validation_images(digits, tmp_path / "other")
+    moved = tmp_path / "moved"
+    shutil.copytree(digits / "28", moved / "28")
+    monkeypatch.setattr(report, "report", lambda paths: None)  # the pictures
+    for root in (None, other, moved, other):
+        evaluate_run(run.path, data_dir=root, follow=False, patience=1.0, choices={})
+    found = [(row["step"], row["images"], row["folder"]) for row in rows(run)]
+    assert found == [("0", "1000", str(digits / "28")), ("0", "500", str(other / "28"))]
+    names = [row["data"] for row in rows(run)]
+    assert run.environment()["validation"] == names[0] != names[1]
+    # The log holds the run's own, and the report shows it.
+    assert [line.split()[:4] for line in run.log.read_text().splitlines()] == [
+        ["Log", "@eval:", "count@", "0"]
+    ]
+    record = read_record(run.path)
+    assert [c.top1 for c in record.checkpoints] == [float(rows(run)[0]["top1"])]
+    assert record.evaluation == (
+        "28 px, plain centre crop (also there: 28 px, plain centre crop on "
+        f"{other / '28'} ({names[1]}))"
+    )
 
 
 def no_run(run, digits):

@@ -102,7 +102,7 @@ def test_the_log_has_the_originals_lines(two_workers):
         assert line in two_workers[1].stdout
 
 
-def test_every_checkpoint_is_there_and_evaluated(two_workers):
+def test_every_checkpoint_is_there_and_evaluated(two_workers, digits):
     folder = two_workers[0]
     steps = [0, 30, 60, 80]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
@@ -111,6 +111,8 @@ def test_every_checkpoint_is_there_and_evaluated(two_workers):
     found = rows(folder / "evaluation.csv")
     assert sorted(int(r["step"]) for r in found) == steps
     assert {r["images"] for r in found} == {"1000"}
+    own = json.loads((folder / "environment.json").read_text())["validation"]
+    assert {(r["data"], r["folder"]) for r in found} == {(own, str(digits / "28"))}
 
 
 def buckets(row):

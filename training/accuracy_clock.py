@@ -160,7 +160,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def repeats(records: Sequence[RunRecord], summaries: Sequence[dict[str, Any]]) -> list[Any]:
-    """Median and range of runs with the same recipe and workers, whatever their seed.
+    """Median and range of runs with the same recipe, workers and validation records.
+
+    Their seed may differ.
 
     Returns:
         One dict for each group of two runs or more: `runs` (their names), `total`

@@ -1,6 +1,7 @@
 """Where the records of a run are, and how many images they hold. No TensorFlow."""
 
 import contextlib
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,19 @@ class Records:
     label_offset: int
     keys: RecordKeys = CLASSIC
     classes: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the names and sizes of the files, wherever they are."""
+        total = hashlib.blake2b(digest_size=16)
+        for path in self.files:
+            total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return total.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Tells these records from others in a table; no number can be read from it."""
+        return f"records-{self.digest[:12]}"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def share_out(checkpoints: Sequence[Checkpoint], rank: int, workers: int) -> lis
 def jobs_to_come(
     run: RunFolder,
     settings: Evaluation,
+    data: str,
     known: Sequence[Checkpoint],
     rank: int,
     workers: int,
@@ -63,13 +64,14 @@ def jobs_to_come(
     they need not agree on who is next.
 
     Args:
+        data: the name of the records.
         known: checkpoints that have been shared out already.
     """
     # A resumed run writes checkpoints of the same steps anew, at another time.
     seen = {_identity(row) for _, row in known}
     while True:
         life = pulse.feel()  # before the look: what is there at the end is found
-        for count, row in run.to_evaluate(settings):
+        for count, row in run.to_evaluate(settings, data):
             if _identity(row) not in seen:
                 seen.add(_identity(row))
                 yield Job(count, row, rank, workers)
@@ -87,16 +89,22 @@ class Ledger:
     Args:
         run: the run's folder.
         settings: the choices of evaluation.
-        records: which records are evaluated on; shares of others are not mixed in.
+        data, folder: the name of the records, and where they are.
         note: called with each new line of the log.
     """
 
     def __init__(
-        self, run: RunFolder, settings: Evaluation, records: str, note: Callable[[str], None]
+        self,
+        run: RunFolder,
+        settings: Evaluation,
+        data: str,
+        folder: str,
+        note: Callable[[str], None],
     ):
         self.run = run
         self.settings = settings
-        self.records = records
+        self.data = data
+        self.folder = folder
         self.note = note
 
     def share(self, job: Job) -> tuple[Tally, float] | None:
@@ -105,7 +113,7 @@ class Ledger:
             found = json.loads(self._path(job).read_text())
         except FileNotFoundError:
             return None
-        if found["of"] != self._of(job):
+        if found["of"] != job.row["time"]:
             return None
         return Tally(*found["tally"]), found["seconds"]
 
@@ -127,6 +135,8 @@ class Ledger:
                 **sum((tally for tally, _ in found), Tally()).figures(),
                 "image_size": self.settings.image_size,
                 "crop": self.settings.crop,
+                "data": self.data,
+                "folder": self.folder,
                 "images_per_second": sum(tally.images / spent for tally, spent in found),
             }
             line = self.run.write_evaluation_row(job.count, row)
@@ -135,19 +145,16 @@ class Ledger:
             self.note(line)
 
     def _name(self, job: Job) -> str:
-        written = self.run.checkpoint_of(job.row).stem
-        return f"{written}-{self.settings.image_size}-{self.settings.crop}"
+        way = (self.settings.image_size, self.settings.crop, self.data)
+        return "-".join(map(str, (self.run.checkpoint_of(job.row).stem, *way)))
 
     def _path(self, job: Job) -> Any:
         name = f"{self._name(job)}-{job.share}-of-{job.shares}.json"
         return self.run.evaluation_shares / name
 
-    def _of(self, job: Job) -> list[str]:
-        return [job.row["time"], self.records]
-
     def _save(self, job: Job, tally: Tally, seconds: float) -> None:
         self.run.evaluation_shares.mkdir(exist_ok=True)
-        found = {"of": self._of(job), "tally": astuple(tally), "seconds": seconds}
+        found = {"of": job.row["time"], "tally": astuple(tally), "seconds": seconds}
         write_atomically(self._path(job), json.dumps(found))
 
     def _forget(self, job: Job) -> None:

@@ -33,7 +33,8 @@ def evaluate_run(
 
     Args:
         run_dir: the run's folder.
-        data_dir: folder of the records; by default the one that the run was trained on.
+        data_dir: folder of the records; by default the run's own. Other records make other
+            rows.
         follow: go on until the run has ended.
         patience: seconds without a sign of life after which a followed run is given up.
         choices: fields of `Evaluation` that differ from the recipe's.
@@ -72,8 +73,10 @@ def evaluate_trained(
         What could not be evaluated, in words; empty where all was.
     """
     scribe.end_training()
+    if team.is_first:
+        run.note_own_data(records.name)
     problems = _evaluate(run, recipe, records, team, threads)
-    scribe.note_evaluations(recipe.evaluation)
+    scribe.note_evaluations()
     return problems
 
 
@@ -97,11 +100,14 @@ def _prepare(
             f"or {run.checkpoints_csv.name} does not list what it holds"
         )
     recipe = _with_choices(load_recipe(run.recipe_file), choices)
-    root = data_dir or run.environment().get("data_dir")
+    own = run.environment().get("data_dir")
+    root = data_dir or own
     if root is None:
         raise UserError(f"--data_dir is missing; {run.environment_file} does not name the run's")
     records = find_validation(Path(root), recipe)
     check_classes(records, run.classes())
+    if workers.current().is_first and own and Path(root).resolve() == Path(own).resolve():
+        run.note_own_data(records.name)
     return recipe, records
 
 
@@ -128,18 +134,20 @@ def _evaluate(
     Returns:
         On every worker, what some could not evaluate, in words.
     """
-    settings = recipe.evaluation
+    settings, folder = recipe.evaluation, str(records.files[0].parent.resolve())
     missing: list[Checkpoint] = [
-        (count, row) for count, row in workers.from_first(run.to_evaluate(settings))
+        (count, row) for count, row in workers.from_first(run.to_evaluate(settings, records.name))
     ]
     jobs: Iterable[Job] = share_out(missing, team.rank, team.size)
     if pulse:
-        to_come = jobs_to_come(run, settings, missing, team.rank, team.size, pulse)
+        to_come = jobs_to_come(run, settings, records.name, missing, team.rank, team.size, pulse)
         jobs = chain(jobs, to_come)
     if team.is_first:
         _say(f"evaluating {len(missing)} checkpoint(s): {_description(settings, records)}")
+        if run.own_data not in ("", records.name):
+            _say(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
-    ledger = Ledger(run, settings, str(records.files[0].parent.resolve()), _say)
+    ledger = Ledger(run, settings, records.name, folder, _say)
     evaluator = make_evaluator(recipe, records, threads)
     problems = list(_problems(jobs, evaluator, run, ledger))
     if pulse and pulse.life == "silent":

@@ -34,8 +34,8 @@ TRAIN_COLUMNS = (
 )  # fmt: skip
 CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time", "workers")
 EVALUATION_COLUMNS = (
-    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop",
-    "images_per_second", "time", "workers",
+    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop", "data",
+    "folder", "images_per_second", "time", "workers",
 )  # fmt: skip
 CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS, "workers")
 BAD_BATCH_COLUMNS = ("step", "workers", "time")
@@ -177,6 +177,21 @@ class RunFolder:
         """Whether the run was trained on noise, which leaves nothing to evaluate."""
         return bool(self.environment().get("synthetic"))
 
+    @property
+    def own_data(self) -> str:
+        """The name of the validation records of the run itself; empty where it is not known."""
+        try:
+            return self.environment().get("validation", "")
+        except FileNotFoundError:
+            return ""
+
+    def note_own_data(self, name: str) -> None:
+        """Notes that name in a run of an older version, which did not."""
+        environment = self.environment()
+        if "validation" not in environment:
+            environment["validation"] = name
+            _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
     def checkpoint_files(self) -> list[Path]:
         """The checkpoints that are there, the newest first; not all may be whole."""
         found = []
@@ -236,22 +251,24 @@ class RunFolder:
     def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str | None:
         """Adds a row to evaluation.csv and its line to the log, unless it is there.
 
-        Several processes may do so at once.
+        Several processes may do so at once. A line does not say on which records it was
+        made, so those of other records than the run's own are not in the log.
 
         Returns:
             The line; None where this checkpoint has been evaluated so by another.
         """
         with self.evaluation_lock:
             rows = self.evaluation_rows()
-            if _evaluation(row) in map(_evaluation, rows):
+            if (_checkpoint(row), _way(row)) in ((_checkpoint(r), _way(r)) for r in rows):
                 return None
-            if rows and "crop" not in _read(self.evaluation_csv)[0]:  # of an older version
-                old = [{**row, "step": _written_step(row)} for row in rows]
+            if rows and set(EVALUATION_COLUMNS) - set(_read(self.evaluation_csv)[0]):
+                old = [{**row, "step": _written_step(row)} for row in rows]  # of an older version
                 _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
+            line = evaluation_line(count, row)
+            written = {"workers": self.workers, **row, "step": _written_step(row)}
             with _undone_on_error(self.evaluation_csv):
-                written = {"workers": self.workers, **row, "step": _written_step(row)}
                 _append(self.evaluation_csv, EVALUATION_COLUMNS, written)
-                return self.write_line(evaluation_line(count, row))
+                return self.write_line(line) if row["data"] == self.own_data else line
 
     def write_line(self, line: str) -> str:
         _append_whole(self.log, f"{line}\n")
@@ -317,17 +334,30 @@ class RunFolder:
         return [row for row in self.noted_checkpoints() if self.checkpoint_of(row).exists()]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
-        """In the order in which they were done. `crop` names the choices of evaluation."""
-        return [{"crop": Evaluation().crop, **row} for row in self._rows(self.evaluation_csv)]
+        """In the order in which they were done.
 
-    def to_evaluate(self, settings: Evaluation) -> list[tuple[int, dict[str, Any]]]:
+        `crop` names the choices of evaluation, `data` the records, which lay in `folder`.
+        Rows of versions without these columns are plain, and of the run's own records.
+        """
+        older = {"crop": Evaluation().crop, "data": self.own_data, "folder": ""}
+        return [
+            {**row, **{name: row.get(name) or older[name] for name in older}}
+            for row in self._rows(self.evaluation_csv)
+        ]
+
+    def evaluated(self, settings: Evaluation, data: str) -> list[dict[str, Any]]:
+        """The rows of checkpoints that have been evaluated so on these records, by step."""
+        wanted = (settings.image_size, settings.crop, data)
+        found = {_checkpoint(row): row for row in self.evaluation_rows() if _way(row) == wanted}
+        return sorted(found.values(), key=lambda row: row["step"])
+
+    def to_evaluate(self, settings: Evaluation, data: str) -> list[tuple[int, dict[str, Any]]]:
         """The numbers and rows of the checkpoints that have not been evaluated so."""
-        done = set(map(_evaluation, self.evaluation_rows()))
-        wanted = {"image_size": settings.image_size, "crop": settings.crop}
+        done = set(map(_checkpoint, self.evaluated(settings, data)))
         return [
             (count, row)
             for count, row in enumerate(self.noted_checkpoints())
-            if _evaluation({**row, **wanted}) not in done and self.checkpoint_of(row).exists()
+            if _checkpoint(row) not in done and self.checkpoint_of(row).exists()
         ]
 
     def train_rows(self) -> list[dict[str, Any]]:
@@ -423,13 +453,18 @@ def _replace(path: Path, text: str) -> None:
     os.replace(unfinished, path)
 
 
-def _evaluation(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What makes two rows of evaluation.csv the same evaluation."""
-    return _written_step(row), row.get("workers"), row["image_size"], row["crop"]
+def _checkpoint(row: Mapping[str, Any]) -> tuple[int, Any]:
+    """What tells a row's checkpoint from all others."""
+    return _written_step(row), row.get("workers")
 
 
 def _written_step(row: Mapping[str, Any]) -> int:
     return row.get("written_step", row["step"])
+
+
+def _way(row: Mapping[str, Any]) -> tuple[int, str, str]:
+    """How a row's checkpoint was evaluated, and on what."""
+    return row["image_size"], row["crop"], row["data"]
 
 
 def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:

@@ -83,7 +83,8 @@ class RunRecord:
         timelines: by clock, global steps and the seconds at which they were done.
         evaluation: how the checkpoints were evaluated, in words.
         remarks: what the reader has to know of the figures.
-        settings: the recipe without what may differ between repeats; None if unknown.
+        settings: what repeats have in common: workers, the recipe without its name and seed,
+            the validation records; None if unknown.
         facts: what else an export wants (model, classes, versions).
     """
 
@@ -180,6 +181,7 @@ def read_run_folder(run: RunFolder) -> RunRecord:
             workers,
             run.is_synthetic,
             recipe.model_copy(update={"seed": 0, "name": ""}).model_dump_json(),
+            evaluated[0]["data"] if evaluated else run.own_data,
         ),
         facts={
             "model": recipe.model,
@@ -339,21 +341,26 @@ def rate_of_windows(
 def _evaluations(run: RunFolder) -> tuple[list[dict[str, Any]], str]:
     """The evaluation that is reported, one row a step, and its description.
 
-    Where checkpoints were evaluated in several ways, it is a plain centre crop, and of
-    these the size that most of them have.
+    Where checkpoints were evaluated in several ways, it is one on the run's own records,
+    a plain centre crop, and of these the size that most of them have.
     """
-    ways: dict[str, dict[tuple[int, int], dict[str, Any]]] = {}
+    ways: dict[tuple[Any, ...], dict[tuple[int, int], dict[str, Any]]] = {}
     for row in sorted(run.evaluation_rows(), key=lambda row: row["step"]):
-        ways.setdefault(_way(row), {})[_as_written(row)] = row
+        way = row["data"], row["crop"], row["image_size"]
+        ways.setdefault(way, {})[_as_written(row)] = row
     if not ways:
         return [], "none yet"
-    chosen = max(ways, key=lambda way: (way.endswith("plain centre crop"), len(ways[way])))
-    found = list(ways[chosen].values())
-    others = [way for way in ways if way != chosen]
-    return found, chosen + (f" (also there: {'; '.join(others)})" if others else "")
+    own = run.own_data
+    best = max(ways, key=lambda way: (way[0] == own, way[1] == "centre", len(ways[way])))
+    found = {way: list(rows.values()) for way, rows in ways.items()}
+    others = [_words(rows, own) for way, rows in found.items() if way != best]
+    also = f" (also there: {'; '.join(others)})" if others else ""
+    return found[best], _words(found[best], own) + also
 
 
-def _way(row: Mapping[str, Any]) -> str:
-    """How a row's checkpoint was evaluated; rows from before `crop` are plain."""
-    crop = row.get("crop") or "centre"
-    return f"{row['image_size']} px, " + ("plain centre crop" if crop == "centre" else str(crop))
+def _words(rows: Sequence[Mapping[str, Any]], own: str) -> str:
+    """How the checkpoints of these rows were evaluated."""
+    row = rows[-1]
+    crop = "plain centre crop" if row["crop"] == "centre" else row["crop"]
+    on = "" if row["data"] == own else f" on {row['folder']} ({row['data']})"
+    return f"{row['image_size']} px, {crop}{on}"

@@ -205,6 +205,7 @@ class Scribe:
                 if self.data:
                     settings["data_dir"] = str(self.data.root)
                     settings["synthetic"] = self.data.synthetic
+                    settings["validation"] = self.data.validation.name
                 self.run.start(recipe, settings, overwrite)
                 self.run.counted_by(self.schedule)
                 if self.data:
@@ -341,12 +342,16 @@ class Scribe:
         if workers.current().is_first:
             self._heartbeat.trained()
 
-    def note_evaluations(self, settings: Evaluation) -> None:
+    def note_evaluations(self) -> None:
         """Shows TensorBoard, on rank 0, what all workers have evaluated."""
         if workers.current().is_first:
-            for row in self.run.evaluation_rows():
-                if (row["image_size"], row["crop"]) == (settings.image_size, settings.crop):
-                    self._scalars("validation", row, ("top1", "top5", "loss"))
+            for row in self._evaluated():
+                self._scalars("validation", row, ("top1", "top5", "loss"))
+
+    def _evaluated(self) -> list[dict[str, Any]]:
+        """By step, the rows that were made as the recipe says, on the run's own records."""
+        settings = Evaluation.model_validate(self.asked["recipe"]["evaluation"])
+        return self.run.evaluated(settings, self.data.validation.name if self.data else "")
 
     def conclude_synthetic(self) -> None:
         """Says, instead of `conclude`, what a run on synthetic data is good for."""
@@ -366,13 +371,14 @@ class Scribe:
         problem = self._ledger.settle()
         if problem:
             raise RunError(f"{len(self._ledger)} lines of the log could not be written: {problem}")
-        rows = sorted(self.run.evaluation_rows(), key=lambda row: row["step"])
+        rows = self._evaluated()
         if not rows:
             return  # no checkpoint could be read
         report([self.run.path])
+        last = rows[-1]
         self.say(
-            f"{rows[-1]['top1']:.2%} top-1, {rows[-1]['top5']:.2%} top-5 after "
-            f"{rows[-1]['seconds']:.0f} s of training\n"
+            f"{last['top1']:.2%} top-1, {last['top5']:.2%} top-5 after "
+            f"{last['seconds']:.0f} s of training\n"
             f"  time     {bucket_words(self.clock.state())}\n"
             f"  model    {self.run.model}\n"
             f"  log      {self.run.log}\n"

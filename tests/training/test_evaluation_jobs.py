@@ -15,12 +15,13 @@ from training.run_folder import RunFolder
 from training.tally import Tally
 
 PLAIN = Evaluation(image_size=28)
+OWN, OTHER = "records-own", "records-other"
 
 
 @pytest.fixture
 def run(tmp_path):
     found = RunFolder(tmp_path / "run")
-    found.start(load_recipe("demo"), {})
+    found.start(load_recipe("demo"), {"validation": OWN})
     return found
 
 
@@ -62,9 +63,9 @@ def job(run, step, share=0, shares=1):
     return Job(step // 10, row, share, shares)
 
 
-def ledger(run, settings=PLAIN, records="here"):
+def ledger(run, settings=PLAIN, data=OWN):
     lines = []
-    return Ledger(run, settings, records, lines.append), lines
+    return Ledger(run, settings, data, f"/data/{data}", lines.append), lines
 
 
 def test_a_result_is_a_row_and_a_line_once(run):
@@ -76,6 +77,7 @@ def test_a_result_is_a_row_and_a_line_once(run):
     assert (row["step"], row["seconds"], row["top1"], row["top5"]) == (30, 45, 0.9, 0.99)
     assert (row["loss"], row["images"], row["images_per_second"]) == (0.5, 1000, 250)
     assert (row["image_size"], row["crop"]) == (28, "centre")
+    assert (row["data"], row["folder"]) == (OWN, "/data/records-own")
     (line,) = lines
     assert line.startswith("Log @eval: count@    3 step@   30 top1@90.000 top5@ 99.00")
     assert run.log.read_text() == line + "\n"
@@ -85,10 +87,36 @@ def test_other_choices_are_other_rows(run):
     add_checkpoint(run, 0)
     mirrored = PLAIN.model_copy(update={"flip": True})
     ledger(run)[0].enter(job(run, 0), Tally(10, 1, 5), 1.0)
-    assert run.to_evaluate(PLAIN) == []
-    assert [count for count, _ in run.to_evaluate(mirrored)] == [0]
+    assert run.to_evaluate(PLAIN, OWN) == []
+    assert [count for count, _ in run.to_evaluate(mirrored, OWN)] == [0]
     ledger(run, mirrored)[0].enter(job(run, 0), Tally(10, 2, 6), 1.0)
     assert [r["crop"] for r in run.evaluation_rows()] == ["centre", "centre+flip"]
+
+
+def test_other_records_are_other_rows_and_not_in_the_log(run):
+    for step in (0, 10):
+        add_checkpoint(run, step)
+    ledger(run)[0].enter(job(run, 0), Tally(10, 1, 5), 1.0)
+    logged = run.log.read_text()
+    assert [row["step"] for _, row in run.to_evaluate(PLAIN, OTHER)] == [0, 10]
+    book, lines = ledger(run, data=OTHER)
+    for _ in range(2):
+        book.enter(job(run, 0), Tally(10, 9, 10), 1.0)
+    assert [(r["data"], r["top1"]) for r in run.evaluation_rows()] == [(OWN, 0.1), (OTHER, 0.9)]
+    assert [row["step"] for _, row in run.to_evaluate(PLAIN, OTHER)] == [10]
+    (line,) = lines
+    assert "top1@90.000" in line
+    assert run.log.read_text() == logged
+
+
+def test_two_evaluations_at_once_share_on_records_of_their_own(run):
+    add_checkpoint(run, 10)
+    ours, theirs = ledger(run)[0], ledger(run, data=OTHER)[0]
+    for share in (0, 1):
+        for book, hits in ((ours, 1), (theirs, 4)):
+            book.enter(job(run, 10, share, 2), Tally(10, hits, 5), 1.0)
+    found = [(r["data"], r["images"], r["top1"]) for r in run.evaluation_rows()]
+    assert found == [(OWN, 20, 0.1), (OTHER, 20, 0.4)]
 
 
 def test_shares_become_a_row_with_the_last_of_them(run):
@@ -110,7 +138,7 @@ def test_shares_become_a_row_with_the_last_of_them(run):
 def test_shares_of_other_records_or_of_a_checkpoint_written_anew_are_not_mixed_in(run):
     add_checkpoint(run, 10)
     ledger(run)[0].enter(job(run, 10, 0, 2), Tally(10, 1, 5), 1.0)
-    assert ledger(run, records="elsewhere")[0].share(job(run, 10, 0, 2)) is None
+    assert ledger(run, data=OTHER)[0].share(job(run, 10, 0, 2)) is None
     newer = Job(1, {**job(run, 10).row, "time": "later"}, 0, 2)
     assert ledger(run)[0].share(newer) is None
 
@@ -125,7 +153,7 @@ def test_a_row_that_a_crash_tore_is_done_again(run):
     full = run.evaluation_csv.read_bytes()
     for end in range(len(whole), len(full)):
         run.evaluation_csv.write_bytes(full[:end])
-        assert [count for count, _ in run.to_evaluate(PLAIN)] == [1]
+        assert [count for count, _ in run.to_evaluate(PLAIN, OWN)] == [1]
     book.enter(job(run, 10), Tally(10, 1, 5), 1.0)
     assert run.evaluation_csv.read_bytes() == full
 
@@ -147,22 +175,34 @@ def test_writers_at_once_leave_every_row_whole_and_once(run):
     assert sorted(r["step"] for r in run.evaluation_rows()) == list(range(0, 200, 10))
 
 
-def test_rows_of_a_version_without_crops_go_on(run):
+def test_rows_of_a_version_without_crops_and_records_go_on(run):
     for step in (0, 10):
         add_checkpoint(run, step)
     old = "step,epoch,seconds,top1,top5,loss,images,image_size,images_per_second,time\n"
     run.evaluation_csv.write_text(old + "0,0,0,0.1,0.5,2.3,10,28,100,2026-01-01 00:00:00\n")
+    assert [row["step"] for _, row in run.to_evaluate(PLAIN, OWN)] == [10]
+    assert [row["step"] for _, row in run.to_evaluate(PLAIN, OTHER)] == [0, 10]
     ledger(run)[0].enter(job(run, 10), Tally(10, 1, 5), 1.0)
-    assert [(r["step"], r["crop"]) for r in run.evaluation_rows()] == [
-        (0, "centre"), (10, "centre")
+    assert [(r["step"], r["crop"], r["data"]) for r in run.evaluation_rows()] == [
+        (0, "centre", OWN), (10, "centre", OWN)
     ]  # fmt: skip
+
+
+def test_rows_of_an_older_version_are_still_the_runs_own_when_it_was_resumed(run):
+    """A resume writes the tables anew, with the columns of now."""
+    for step in (0, 10, 20):
+        add_checkpoint(run, step)
+    old = "step,epoch,seconds,top1,top5,loss,images,image_size,images_per_second,time\n"
+    run.evaluation_csv.write_text(old + "0,0,0,0.1,0.5,2.3,10,28,100,2026-01-01 00:00:00\n")
+    run.take_up(10, workers=1, now=1)
+    assert [row["step"] for _, row in run.to_evaluate(PLAIN, OWN)] == [10]
 
 
 def follow(run, known=(), rank=0, workers=1, patience=10.0):
     pulse = Pulse(run, patience)
     return [
         (job.row["step"], job.share, job.shares)
-        for job in jobs_to_come(run, PLAIN, known, rank, workers, pulse, poll=0.01)
+        for job in jobs_to_come(run, PLAIN, OWN, known, rank, workers, pulse, poll=0.01)
     ], pulse.life
 
 
@@ -175,7 +215,7 @@ def test_a_follower_sees_what_appears_until_the_run_has_trained(run):
         run.write_state("trained")
 
     add_checkpoint(run, 0)
-    known = run.to_evaluate(PLAIN)
+    known = run.to_evaluate(PLAIN, OWN)
     training = threading.Thread(target=train)
     training.start()
     found = follow(run, known, rank=1, workers=2)

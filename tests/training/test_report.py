@@ -36,7 +36,8 @@ def write_run(path, checkpoints, recipe="imagenet104", workers=8, evaluated=True
         if evaluated:
             row = {"step": step, "epoch": 0.0, "seconds": seconds, "top1": top1 / 100,
                    "top5": top5 / 100, "loss": 1.0, "images": 50000, "image_size": 288,
-                   "crop": "centre", "images_per_second": 100.0, "time": "then"}  # fmt: skip
+                   "crop": "centre", "data": "", "folder": "", "images_per_second": 100.0,
+                   "time": "then"}  # fmt: skip
             run.write_evaluation_row(count, row)
     return run
 
@@ -133,7 +134,7 @@ def test_a_log_of_ours_is_read(tmp_path):
              "top5": 0.5, "seconds": step * 1.0}
         )  # fmt: skip
     run.write_evaluation_row(0, {"step": 30, "top1": 0.5, "top5": 0.9, "loss": 1.0, "time": "now",
-                                 "image_size": 28, "crop": "centre"})  # fmt: skip
+                                 "image_size": 28, "crop": "centre", "data": ""})  # fmt: skip
     record = read_record(run.log)
     (checkpoint,) = record.checkpoints
     assert (checkpoint.step, checkpoint.epoch, checkpoint.top5) == (30, 0.75, 0.9)
@@ -196,8 +197,11 @@ def test_each_clock_counts_its_buckets(clocked, clock, crossing, total):
 def test_of_several_events_at_one_step_each_has_its_use(tmp_path, order):
     """Phase 1 ends at step 1296, where a checkpoint is written, and here the run, too."""
     run = write_run(tmp_path / "r", [(0, 10.0, 1.0, 5.0), (1296, 180.0, 50.0, 93.0)])
-    at = {"phase": (4, 1, 5, 100, 2, 0), "checkpoint": (4, 1, 5, 160, 10, 0),
-          "end": (4, 1, 5, 160, 15, 30)}  # fmt: skip
+    at = {
+        "phase": (4, 1, 5, 100, 2, 0),
+        "checkpoint": (4, 1, 5, 160, 10, 0),
+        "end": (4, 1, 5, 160, 15, 30),
+    }
     run.write_clock_row(0, "checkpoint", 0, dict(zip(BUCKETS, (4, 1, 3, 0, 2, 0), strict=True)))
     for event in order:
         buckets = dict(zip(BUCKETS, at[event], strict=True))
@@ -249,6 +253,16 @@ def test_repeats_have_a_median_and_a_range(tmp_path):
     assert (group["reached"], group["seconds"]) == (2, {"median": 20, "min": 10, "max": 30})
 
 
+def test_runs_on_other_validation_records_are_no_repeats(tmp_path):
+    records = []
+    for name in "abb":
+        run = write_run(tmp_path / f"r{len(records)}", POINTS, evaluated=False)
+        run.note_own_data(f"records-{name}")
+        records.append(read_record(run.path))
+    (group,) = repeats(records, [summarize(r, "everything") for r in records])
+    assert group["runs"] == [record.name for record in records[1:]]
+
+
 def test_a_report_is_saved_with_its_pictures(clocked, tmp_path):
     _, _, saved = report([clocked.path], parse_target("top5=93"))
     assert {p.parent for p in saved} == {clocked.path}
@@ -275,6 +289,43 @@ def test_the_plain_centre_crop_is_the_one_reported(clocked):
     record = read_record(clocked.path)
     assert [c.top1 for c in record.checkpoints] == [0.01, 0.5, 0.6]
     assert record.evaluation == "288 px, plain centre crop (also there: 288 px, centre+flip)"
+
+
+@pytest.mark.parametrize("crop", ["centre", "centre+flip"])
+def test_the_runs_own_validation_records_are_those_reported(clocked, crop):
+    rows = clocked.evaluation_rows()
+    clocked.evaluation_csv.unlink()
+    clocked.note_own_data("records-own")
+    for number, row in enumerate(rows[:2]):
+        clocked.write_evaluation_row(number, {**row, "crop": crop, "data": "records-own"})
+    for number, row in enumerate(rows):
+        other = {"top1": 0.99, "data": "records-1e0", "folder": "/other/320"}
+        clocked.write_evaluation_row(number, {**row, **other})
+    record = read_record(clocked.path)
+    assert [(c.step, c.top1) for c in record.checkpoints] == [(0, 0.01), (625, 0.5)]
+    words = {"centre": "plain centre crop"}.get(crop, crop)
+    assert record.evaluation == (
+        f"288 px, {words} (also there: 288 px, plain centre crop on /other/320 (records-1e0))"
+    )
+    assert "1 checkpoint(s) not evaluated yet" in record.remarks
+
+
+def test_other_records_are_named_where_the_runs_own_were_never_evaluated(clocked):
+    clocked.note_own_data("records-own")
+    rows = [
+        {**row, "data": f"records-{name}", "folder": f"/{name}", "top1": top1}
+        for name, top1, count in (("a", 0.1, 3), ("b", 0.2, 1))
+        for row in clocked.evaluation_rows()[:count]
+    ]
+    clocked.evaluation_csv.unlink()
+    for row in rows:
+        clocked.write_evaluation_row(0, row)
+    record = read_record(clocked.path)
+    assert [c.top1 for c in record.checkpoints] == [0.1] * 3
+    assert record.evaluation == (
+        "288 px, plain centre crop on /a (records-a) "
+        "(also there: 288 px, plain centre crop on /b (records-b))"
+    )
 
 
 def no_run(tmp_path):

@@ -1,12 +1,13 @@
-"""What a run's scribe hands from one process to the next."""
+"""What a run's scribe hands from one process to the next, and its last words."""
 
 import time
 
 import keras
 import pytest
 
-from training import checkpoints, model, resume, workers
+from training import checkpoints, model, report, resume, workers
 from training.checkpoints import Snapshot
+from training.data import Records, RunData
 from training.recipes import Recipe
 from training.run_folder import RunFolder
 from training.session import Scribe
@@ -50,3 +51,31 @@ def test_skipped_steps_outlive_a_resume_on_any_number_of_workers(tmp_path, count
     assert scribe.facts(start.step + 5)["skipped_steps"] == 3
     assert scribe.skipped.at(start.step + 6) == 4
     scribe.end_training()
+
+
+def test_the_last_words_are_of_what_the_recipe_evaluates(tmp_path, monkeypatch):
+    """Beside it the same checkpoint was evaluated with mirror images, and on other records."""
+    recipe = Recipe(evaluation={"image_size": 20}, training_strategy=[PHASE])
+    (tmp_path / "validation-0").write_bytes(b"12345")
+    validation = Records((tmp_path / "validation-0",), 10, 1)
+    run = RunFolder(tmp_path / "run")
+    run.start(recipe, {"validation": validation.name})
+    for top1, crop, data in (
+        (0.5, "centre", validation.name),
+        (0.6, "centre+flip", validation.name),
+        (0.7, "centre", "records-other"),
+    ):
+        row = {"step": 40, "epoch": 1.0, "seconds": 9.0, "top1": top1, "top5": 0.9, "loss": 1.0}
+        way = {"image_size": 20, "crop": crop, "data": data, "folder": "/data", "time": "then"}
+        run.write_evaluation_row(0, {**row, **way, "images": 10, "images_per_second": 1.0})
+    data = RunData({}, validation)
+    scribe = Scribe(run, recipe.schedule(1, {"20": 400}), time.monotonic(), data)
+    scribe.asked = {"recipe": recipe.model_dump(mode="json")}
+    said, shown = [], []
+    monkeypatch.setattr(scribe, "say", said.append)
+    monkeypatch.setattr(scribe, "_scalars", lambda group, row, names: shown.append(row["top1"]))
+    monkeypatch.setattr(report, "report", lambda paths: None)  # the pictures
+    scribe.note_evaluations()
+    scribe.conclude()
+    assert shown == [0.5]
+    assert said[-1].startswith("50.00% top-1, 90.00% top-5 after 9 s of training")
