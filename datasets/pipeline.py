@@ -5,7 +5,6 @@ they deliver is uint8: a quarter of the bytes to the device, where the model its
 normalises the batch.
 """
 
-import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +79,12 @@ def records_in_order(
     names = [str(path) for path in files]
     by_file = shards_by_file(len(names), workers)
 
-    def epoch(number: int) -> tf.data.Dataset:
-        order = _seed_of(seed, first_step + number * steps_per_epoch)
-        chosen = tf.data.Dataset.from_tensor_slices(names).shuffle(len(names), seed=order)
+    def order_of(number: np.int64) -> np.int64:
+        return np.int64(_seed_of(seed, first_step + int(number) * steps_per_epoch))
+
+    def epoch(number: Any) -> tf.data.Dataset:
+        order = tf.numpy_function(order_of, [number], tf.int64)
+        chosen = _shuffled(tf.data.Dataset.from_tensor_slices(names), len(names), seed, order)
         if by_file:
             chosen = chosen.shard(workers, rank)
         at_once = min(16, len(names))
@@ -94,14 +96,33 @@ def records_in_order(
         )
         if not by_file:
             records = records.shard(workers, rank)
-        shuffled = records.shuffle(shuffle_buffer, seed=order)
+        shuffled = _shuffled(records, shuffle_buffer, seed, order)
         return shuffled.repeat().take(steps_per_epoch * batch_size)
 
-    # Chained here rather than by `flat_map`, since `shuffle` takes no tensor as its seed
-    # once a global seed of 0 is set.
-    return functools.reduce(
-        tf.data.Dataset.concatenate, [epoch(number) for number in range(first_epoch, epochs)]
+    # One graph for all epochs: were they chained, a record would pass an iterator for each.
+    dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch)
+    # Fused with `repeat`, a shuffle reads up to three more passes ahead, for nothing here.
+    alone = tf.data.Options()
+    alone.experimental_optimization.shuffle_and_repeat_fusion = False
+    return dataset.with_options(alone)
+
+
+def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.data.Dataset:
+    """`dataset.shuffle(size, seed=order)` as under the global seed `seed`, whatever that is.
+
+    The method itself takes no tensor as its seed where the global seed is 0.
+    """
+    spec = dataset.element_spec
+    shuffled = tf.raw_ops.ShuffleDatasetV3(
+        input_dataset=tf.data.experimental.to_variant(dataset),
+        buffer_size=size,
+        seed=seed % (2**31 - 1),  # as TensorFlow takes global seeds
+        seed2=tf.maximum(order, 1),  # 0 and 0 would be no seed at all
+        seed_generator=tf.raw_ops.DummySeedGenerator(),
+        output_types=[part.dtype for part in tf.nest.flatten(spec)],
+        output_shapes=[part.shape for part in tf.nest.flatten(spec)],
     )
+    return tf.data.experimental.from_variant(shuffled, spec)
 
 
 def training_pipeline(
@@ -148,7 +169,7 @@ def training_pipeline(
             them; their records are skipped without being decoded.
         rank, workers: which share.
         threads: for reading and decoding.
-        shuffle_buffer: records held to draw from.
+        shuffle_buffer: records held to draw from; up to half as many more are read ahead.
         faults: counts bad records and replaces them; without it they raise.
         passed_over: global steps whose batch gives its place to the next one's.
 
@@ -169,6 +190,8 @@ def training_pipeline(
     gaps = sorted(p - first_step - done_steps for p in passed_over)
     gaps = [gap for gap in gaps if 0 <= gap < steps - done_steps]
     epochs = -(-(steps + len(gaps)) // steps_per_epoch)
+    # While these are trained on, the next epoch's shuffle buffer is filled.
+    ahead = 1 + min(shuffle_buffer // batch_size, steps_per_epoch) // 2
     # A thread makes a whole batch at a time: ops on batches, and none to put images together.
     batches = (
         records_in_order(
@@ -188,6 +211,7 @@ def training_pipeline(
         .skip(into_epoch * batch_size)
         .batch(batch_size, drop_remainder=True)
         .take(steps - done_steps + len(gaps))
+        .prefetch(ahead)
     )
     for gap in reversed(gaps):  # the last first: a batch behind two gaps fills both
         batches = _next_one_at(batches, gap)

@@ -67,7 +67,8 @@ class Recipe(Settings):
         keep_newest, keep_every: of the checkpoints only the newest N and every k-th stay;
             with neither, all of them. Only those that stay can be evaluated.
         deterministic: TensorFlow's deterministic ops: the same bits from the same run.
-        shuffle_buffer: records in each worker's shuffle buffer.
+        shuffle_buffer: records in each worker's shuffle buffer; up to half as many more are
+            read ahead.
         max_bad_records: share of the training images that may turn out damaged before the
             run stops.
         skip_bad_batches: so many batches whose loss was not finite are passed over when the

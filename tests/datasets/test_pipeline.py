@@ -1,13 +1,16 @@
 """Pipelines over real record files, against what was written into them."""
 
+import functools
 import io
+import threading
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from datasets.pipeline import LABEL_OUTSIDE, shards_by_file, training_pipeline
+from datasets.faults import Faults
+from datasets.pipeline import LABEL_OUTSIDE, records_in_order, shards_by_file, training_pipeline
 from datasets.settings import Augmentation
 
 PLAIN = Augmentation(crop="none", flip=False)
@@ -123,6 +126,93 @@ def test_each_epoch_has_an_order_of_its_own(files):
     first, second = numbers(found[:10]), numbers(found[10:])
     assert sorted(first) == sorted(second) == list(range(60))
     assert list(first) != list(second)
+
+
+def epochs_in_a_row(files, seed, first_step, workers, rank):
+    """30 records of each of the epochs 1 to 3, as runs have had them since the first version."""
+
+    def epoch(number):
+        hashed = np.random.SeedSequence([seed, first_step + number * 5]).generate_state(1)[0]
+        order = int(hashed) >> 1
+        names = tf.data.Dataset.from_tensor_slices([str(path) for path in files])
+        chosen = names.shuffle(len(files), seed=order)
+        if len(files) % workers == 0:
+            chosen = chosen.shard(workers, rank)
+        found = chosen.interleave(tf.data.TFRecordDataset, cycle_length=len(files))
+        if len(files) % workers:
+            found = found.shard(workers, rank)
+        return found.shuffle(20, seed=order).repeat().take(30)
+
+    return functools.reduce(tf.data.Dataset.concatenate, map(epoch, (1, 2, 3)))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+@pytest.mark.parametrize("count", [4, 3])
+def test_the_order_is_that_of_the_seed_and_the_step(files, seed, count):
+    """Whatever TensorFlow's global seed is; a run sets it to the recipe's."""
+    tf.random.set_seed(seed)
+    expected = list(epochs_in_a_row(files[:count], seed, 100, 2, 1).as_numpy_iterator())
+    tf.random.set_seed(1)
+    found = records_in_order(
+        files[:count], 6, 5, 1, 4, seed=seed, first_step=100, rank=1, workers=2, shuffle_buffer=20
+    )
+    assert list(found.as_numpy_iterator()) == expected
+
+
+def test_a_long_stage_has_no_larger_graph(files):
+    """Chained epochs would be a node, and an iterator that each record passes, for each."""
+
+    def nodes(epochs):
+        @tf.function
+        def build():
+            made = training_pipeline(
+                files, batch_size=6, image_size=(SIZE, SIZE), steps_per_epoch=10,
+                steps=10 * epochs, classes=5, augmentation=PLAIN,
+            )  # fmt: skip
+            return tf.data.experimental.to_variant(made)
+
+        graph = build.get_concrete_function().graph.as_graph_def()
+        return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+    assert nodes(300) == nodes(1)
+
+
+class Opened(Faults):
+    """Counts the files that a pipeline opens, and shows when it opens the fifth."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.files, self.fifth = 0, threading.Event()
+
+    def open(self, path):
+        self.files += 1
+        if self.files == 5:
+            self.fifth.set()
+        return path
+
+    def records(self, path):
+        opened = tf.numpy_function(self.open, [path], tf.string)
+        return super().records(tf.ensure_shape(opened, []))
+
+
+def test_an_epoch_reads_each_file_once(files):
+    """Also where the buffer has room for more of them."""
+    opened = Opened()
+    batches(files, workers=1, steps=10, steps_per_epoch=10, shuffle_buffer=200, faults=opened)
+    assert opened.files == 4
+
+
+def test_the_next_epoch_is_read_before_this_one_ends(files):
+    opened = Opened()
+    found = iter(
+        training_pipeline(
+            files, batch_size=1, image_size=(SIZE, SIZE), steps_per_epoch=60, steps=120,
+            classes=5, augmentation=PLAIN, faults=opened,
+        )
+    )  # fmt: skip
+    for _ in range(40):  # of 60; some more are being made, but not twenty
+        next(found)
+    assert opened.fifth.wait(60)
 
 
 def test_the_order_and_the_augmentation_are_those_of_the_seed(files):
