@@ -23,11 +23,11 @@ def jpeg_of_one_colour(value, size=(SIZE, SIZE)):
     return buffer.getvalue()
 
 
-def record(number, label=None):
+def record(number, label=None, jpeg=None):
     """Image `number` is grey of that value, so that it is known again in a batch."""
     features = {
         "image/encoded": tf.train.Feature(
-            bytes_list=tf.train.BytesList(value=[jpeg_of_one_colour(number)])
+            bytes_list=tf.train.BytesList(value=[jpeg or jpeg_of_one_colour(number)])
         ),
         "image/class/label": tf.train.Feature(
             int64_list=tf.train.Int64List(value=[number % 5 + 1 if label is None else label])
@@ -221,6 +221,31 @@ def test_the_order_and_the_augmentation_are_those_of_the_seed(files):
     for (a, _), (b, _) in zip(one, two, strict=True):
         np.testing.assert_array_equal(a, b)
     assert list(numbers(batches(files, seed=4))) != list(numbers(one))
+
+
+def test_a_stage_that_begins_later_has_an_order_of_its_own(files):
+    one, other = (numbers(batches(files, first_step=step)) for step in (0, 100))
+    assert sorted(one) == sorted(other)
+    assert list(one) != list(other)
+
+
+def test_workers_augment_the_same_image_differently(tmp_path):
+    """One image again and again: whatever differs between two workers is the augmentation."""
+    path = tmp_path / "train-00000-of-00001"
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for _ in range(12):
+            writer.write(record(0, jpeg=buffer.getvalue()))
+    (one, _), (other, _) = (
+        batches(
+            [path], augmentation=Augmentation(crop="random_resized"), rank=rank, steps=1,
+            steps_per_epoch=1,
+        )[0]
+        for rank in (0, 1)
+    )  # fmt: skip
+    assert not any(np.array_equal(a, b) for a, b in zip(one.numpy(), other.numpy(), strict=True))
 
 
 @pytest.mark.parametrize("done", [1, 5, 7, 9])
