@@ -219,7 +219,12 @@ def publish(temporary: Path, path: Path) -> None:
 
 
 def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
-    """Images in the files: from the manifest, or by hopping through the records.
+    """Images in all of the files; see `images_by_file`."""
+    return sum(images_by_file(files, manifest))
+
+
+def images_by_file(files: Iterable[Path], manifest: Manifest | None) -> list[int]:
+    """Images in each of the files: from the manifest, or by hopping through the records.
 
     Args:
         files: record files, as from `shard_files`.
@@ -232,7 +237,7 @@ def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
     known: dict[str, Shard] = {}
     for split in manifest.splits.values() if manifest else ():
         known.update(split.shards)
-    return sum(_images_of(path, known.get(path.name)) for path in files)
+    return [_images_of(path, known.get(path.name)) for path in files]
 
 
 def _images_of(path: Path, shard: Shard | None) -> int:

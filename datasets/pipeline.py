@@ -14,10 +14,12 @@ import tensorflow as tf
 
 from datasets.augmentation import load
 from datasets.faults import Faults
+from datasets.manifest import count_records
 from datasets.schema import CLASSIC, RecordKeys
 from datasets.settings import Augmentation
 
 LABEL_OUTSIDE = "label outside the classes"
+FILES, RANGES, RECORDS = "files", "ranges", "records"  # the ways of `sharing`
 
 
 def parse(
@@ -47,14 +49,27 @@ def parse(
         return tf.identity(features[keys.image]), tf.cast(labels - label_offset, tf.int32)
 
 
-def shards_by_file(files: int, workers: int) -> bool:
-    """Whether workers read files of their own, or every worker all of the files.
+def sharing(counts: Sequence[int], workers: int, images: int) -> str:
+    """How workers share record files, so that none needs an image twice in an epoch.
 
-    Own files are read once, but their shares differ by up to one file; that is
-    accepted where it is below 2 % of a share. Reading everything and keeping every
-    n-th record costs no decoding, and is even to one record.
+    With few files every worker reads all of them and keeps every n-th record, which
+    costs no decoding. With many, each reads whole files of its own, drawn anew for each
+    epoch; where the smallest draw would be short of images, a range of all records, as
+    the shuffled files hold them end to end.
+
+    Args:
+        counts: images of each file.
+        workers: how many share them.
+        images: that each worker needs for an epoch.
+
+    Returns:
+        `RECORDS`, `FILES` or `RANGES`.
     """
-    return files % workers == 0 or files >= 50 * workers
+    files = len(counts)
+    if files % workers and files < 50 * workers:
+        return RECORDS
+    smallest = sum(sorted(counts)[: files // workers])
+    return FILES if workers == 1 or smallest >= images else RANGES
 
 
 def records_in_order(
@@ -68,6 +83,7 @@ def records_in_order(
     first_step: int,
     rank: int,
     workers: int,
+    counts: Sequence[int] = (),
     threads: int = 2,
     shuffle_buffer: int = 10000,
     faults: Faults | None = None,
@@ -77,24 +93,32 @@ def records_in_order(
     The order depends on nothing but the arguments; see `training_pipeline` for them.
     """
     names = [str(path) for path in files]
-    by_file = shards_by_file(len(names), workers)
+    counts = counts or [count_records(path) if workers > 1 else 0 for path in files]
+    way = sharing(counts, workers, steps_per_epoch * batch_size)
+    begin, end = (sum(counts) * part // workers for part in (rank, rank + 1))
+    read = faults.records if faults else tf.data.TFRecordDataset
 
     def order_of(number: np.int64) -> np.int64:
         return np.int64(_seed_of(seed, first_step + int(number) * steps_per_epoch))
 
     def epoch(number: Any) -> tf.data.Dataset:
         order = tf.numpy_function(order_of, [number], tf.int64)
-        chosen = _shuffled(tf.data.Dataset.from_tensor_slices(names), len(names), seed, order)
-        if by_file:
+        listed = tf.data.Dataset.from_tensor_slices((names, np.array(counts, np.int64)))
+        chosen = _shuffled(listed, len(names), seed, order)
+        if way == RANGES:
+            chosen = _in_range(chosen, begin, end)
+        else:
+            chosen = chosen.map(lambda name, _: (name, np.int64(0), np.int64(-1)))
+        if way == FILES:
             chosen = chosen.shard(workers, rank)
         at_once = min(16, len(names))
         records = chosen.interleave(
-            faults.records if faults else tf.data.TFRecordDataset,
+            lambda name, first, count: read(name).skip(first).take(count),
             cycle_length=at_once,
             num_parallel_calls=min(threads, at_once),
             deterministic=True,
         )
-        if not by_file:
+        if way == RECORDS:
             records = records.shard(workers, rank)
         shuffled = _shuffled(records, shuffle_buffer, seed, order)
         return shuffled.repeat().take(steps_per_epoch * batch_size)
@@ -125,6 +149,26 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
+def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
+    """What the records `begin` to `end - 1` of files laid end to end are.
+
+    Args:
+        files: (name, images) of each.
+        begin, end: of all their records.
+
+    Returns:
+        (name, first, count) of each file that holds some of them: `count` records from
+        `first` on.
+    """
+
+    def cut(before: Any, file: Any) -> tuple[Any, Any]:
+        name, images = file
+        first, stop = (tf.clip_by_value(edge - before, 0, images) for edge in (begin, end))
+        return before + images, (name, first, stop - first)
+
+    return files.scan(np.int64(0), cut).filter(lambda name, first, count: count > 0)
+
+
 def training_pipeline(
     files: Sequence[Path],
     *,
@@ -141,6 +185,7 @@ def training_pipeline(
     done_steps: int = 0,
     rank: int = 0,
     workers: int = 1,
+    counts: Sequence[int] = (),
     threads: int = 2,
     shuffle_buffer: int = 10000,
     faults: Faults | None = None,
@@ -151,7 +196,8 @@ def training_pipeline(
     Each epoch is a pass over the worker's share in an order drawn from the seed and
     the global step at which the epoch begins. It is as many images long as all
     workers can give (`steps_per_epoch * batch_size`), so every worker runs the same
-    number of steps; a share that is a few images short begins anew.
+    number of steps, and no image is seen twice. A share that bad records leave a few
+    images short begins anew.
 
     Args:
         files: the record files, the same on every worker.
@@ -168,6 +214,7 @@ def training_pipeline(
         done_steps: steps of the stage to leave out, since a resumed run has done
             them; their records are skipped without being decoded.
         rank, workers: which share.
+        counts: images of each file; by default they are counted where workers share them.
         threads: for reading and decoding.
         shuffle_buffer: records held to draw from; up to half as many more are read ahead.
         faults: counts bad records and replaces them; without it they raise.
@@ -204,6 +251,7 @@ def training_pipeline(
             first_step=first_step,
             rank=rank,
             workers=workers,
+            counts=counts,
             threads=threads,
             shuffle_buffer=shuffle_buffer,
             faults=faults,

@@ -96,8 +96,8 @@ def offset_of(survey: Survey, classes: int) -> int | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> Survey:
-    """Counts the images of files of one folder and finds the range of their labels.
+def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> list[Survey]:
+    """Counts the images of each file of one folder and finds the range of their labels.
 
     Of several processes that ask at once one reads and the others wait for what it
     finds, as far as they share a cache folder.
@@ -129,9 +129,9 @@ def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> Su
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return merge(
+        return [
             Survey(**{k: v for k, v in known[path.name].items() if k != "mark"}) for path in files
-        )
+        ]
 
 
 def _fingerprint(path: Path) -> list[int]:

@@ -103,6 +103,29 @@ def test_the_labels_that_reach_the_model_are_those_written(records, recipe, imag
     assert set(seen) == set(range(10))
 
 
+def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
+    from training.session import stage_pipeline
+    from training.workers import Workers
+
+    folder = tmp_path / "28"
+    write_classic(folder, "validation", images["validation"])
+    for number, part in enumerate((images["train"][:30], images["train"][30:40])):
+        (path,) = write_classic(folder, "part", part, shards=1)
+        path.rename(folder / f"train-{number:05d}-of-00002")
+    phase = yaml.safe_load(recipe.read_text())["training_strategy"][0] | {"batch_size": 5}
+    loaded = load_recipe(changed(recipe, tmp_path / "r.yaml", training_strategy=[phase]))
+    data = find_data(tmp_path, loaded)
+    assert data.training["28", "train"].counts == (30, 10)
+    (stage,) = loaded.schedule(2, data.images).stages()
+    seen = {
+        image.tobytes()
+        for rank in range(2)
+        for batch, _ in stage_pipeline(stage, loaded, data, Workers(rank, 2), threads=1)
+        for image in batch.numpy()
+    }
+    assert len(seen) == 40
+
+
 def test_two_workers_train_on_them(run_process, images, recipe, tmp_path):
     for split, examples in images.items():
         write_tfds(tmp_path / "data" / "28", split, examples)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.errors import DataError
-from datasets.manifest import count_images, read_manifest, shard_files
+from datasets.manifest import images_by_file, read_manifest, shard_files
 from datasets.schema import CLASSIC, RecordKeys
 from datasets.survey import Survey, detect_keys, merge, offset_of, survey
 from datasets.tfds import LABEL_OFFSET, DatasetInfo, read_dataset_info
@@ -25,6 +25,7 @@ class Records:
         keys: their schema.
         classes: names of the classes, in the order of the labels; none where neither a
             manifest nor TFDS's notes tell.
+        counts: images of each file.
     """
 
     files: tuple[Path, ...]
@@ -32,6 +33,7 @@ class Records:
     label_offset: int
     keys: RecordKeys = CLASSIC
     classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -118,7 +120,7 @@ def _records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
     manifest = read_manifest(root / data_dir)
     if manifest is None:
         return _foreign_records(root, data_dir, prefix, recipe)
-    images = count_images(files, manifest)
+    counts = tuple(images_by_file(files, manifest))
     if len(manifest.classes) != recipe.classes:
         raise DataError(
             f"{root / data_dir}: its manifest has {len(manifest.classes)} classes, "
@@ -129,7 +131,8 @@ def _records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
             f"{root / data_dir}: its manifest has label_offset {manifest.label_offset}, "
             f"but the recipe has label_offset: {recipe.label_offset}"
         )
-    return Records(tuple(files), images, manifest.label_offset, classes=manifest.classes)
+    offset, classes = manifest.label_offset, manifest.classes
+    return Records(tuple(files), sum(counts), offset, classes=classes, counts=counts)
 
 
 def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
@@ -140,7 +143,8 @@ def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> 
     """
     files = shard_files(root, data_dir, prefix)
     keys = detect_keys(files[0])
-    own = survey(files, keys)
+    by_file = survey(files, keys)
+    own = merge(by_file)
     info = read_dataset_info(root / data_dir)
     if info and info.images.get(prefix, own.images) != own.images:
         raise DataError(
@@ -155,9 +159,11 @@ def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> 
         with contextlib.suppress(DataError):  # missing, and reported where it is needed
             other_files = shard_files(root, data_dir, other)
             if detect_keys(other_files[0]) == keys:
-                others.append(survey(other_files, keys))
+                others += survey(other_files, keys)
     offset = _label_offset(root / data_dir, merge([own, *others]), info, recipe)
-    return Records(tuple(files), own.images, offset, keys, info.names if info else ())
+    counts = tuple(part.images for part in by_file)
+    names = info.names if info else ()
+    return Records(tuple(files), own.images, offset, keys, names, counts)
 
 
 def _label_offset(folder: Path, found: Survey, info: DatasetInfo | None, recipe: Recipe) -> int:

@@ -57,6 +57,7 @@ def stage_pipeline(
         first_step=stage.first,
         rank=team.rank,
         workers=team.size,
+        counts=records.counts,
         threads=threads,
         shuffle_buffer=recipe.shuffle_buffer,
         faults=faults,
@@ -91,6 +92,7 @@ def step_names(
         first_step=stage.first,
         rank=team.rank,
         workers=team.size,
+        counts=records.counts,
         shuffle_buffer=recipe.shuffle_buffer,
         faults=faults_of(recipe, data),  # of its own: these have been noted
     )

@@ -10,7 +10,15 @@ import tensorflow as tf
 from PIL import Image
 
 from datasets.faults import Faults
-from datasets.pipeline import LABEL_OUTSIDE, records_in_order, shards_by_file, training_pipeline
+from datasets.pipeline import (
+    FILES,
+    LABEL_OUTSIDE,
+    RANGES,
+    RECORDS,
+    records_in_order,
+    sharing,
+    training_pipeline,
+)
 from datasets.settings import Augmentation
 
 PLAIN = Augmentation(crop="none", flip=False)
@@ -281,8 +289,73 @@ def test_labels_from_0_are_read_with_their_offset(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "workers", "by_file"),
-    [(1024, 8, True), (4, 2, True), (3, 2, False), (1, 2, False), (999, 8, True), (100, 8, False)],
+    ("counts", "workers", "images", "way"),
+    [
+        ([1252] * 143 + [1251] * 881, 8, 1251 * 128, FILES),  # ImageNet as it is built
+        ([15] * 4, 2, 30, FILES),
+        ([1000] * 999, 8, 124_000, FILES),
+        ([1000] * 999, 8, 124_800, RANGES),  # 125 files for some workers, 124 for others
+        ([900, 100], 2, 500, RANGES),
+        ([15] * 3, 2, 18, RECORDS),
+        ([15], 2, 6, RECORDS),
+        ([10] * 100, 8, 120, RECORDS),
+        ([7, 5], 1, 12, FILES),
+    ],
 )
-def test_files_are_shared_where_the_shares_come_out_even(files, workers, by_file):
-    assert shards_by_file(files, workers) is by_file
+def test_workers_share_whole_files_only_where_the_smallest_share_is_enough(
+    counts, workers, images, way
+):
+    assert sharing(counts, workers, images) == way
+
+
+def write_files(folder, counts):
+    """Files of so many images each, numbered through from 0."""
+    paths = [folder / f"train-{i:05d}-of-{len(counts):05d}" for i in range(len(counts))]
+    numbered = iter(range(sum(counts)))
+    for path, count in zip(paths, counts, strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for _ in range(count):
+                writer.write(record(next(numbered)))
+    return paths
+
+
+@pytest.mark.parametrize("counts", [[54, 6], [1, 59], [25, 11, 4, 20], [40, 10, 10]])
+@pytest.mark.parametrize("known", [True, False])
+def test_files_of_any_length_give_every_image_once(tmp_path, counts, known):
+    paths = write_files(tmp_path, counts)
+    workers = 3 if len(counts) == 3 else 2
+    for epoch in range(3):
+        seen = []
+        for rank in range(workers):
+            found = batches(
+                paths, counts=counts if known else (), batch_size=5, workers=workers, rank=rank,
+                steps=60 // workers // 5, steps_per_epoch=60 // workers // 5,
+                first_step=epoch,
+            )  # fmt: skip
+            seen.extend(numbers(found))
+        assert sorted(seen) == list(range(60))
+
+
+def test_a_run_in_ranges_is_resumed_where_it_was(tmp_path):
+    paths = write_files(tmp_path, [54, 6])
+    whole = numbers(batches(paths, steps=15))
+    assert list(numbers(batches(paths, steps=15, done_steps=7))) == list(whole[7 * 6 :])
+    assert len(set(whole[:30])) == len(set(whole[30:60])) == 30
+
+
+def test_a_file_is_read_twice_only_where_two_ranges_meet(tmp_path):
+    paths = write_files(tmp_path, [20, 5, 5, 10, 2, 3, 8, 7])
+    opened = [Opened() for _ in range(4)]
+    for rank, watch in enumerate(opened):
+        batches(paths, batch_size=5, workers=4, rank=rank, steps=3, steps_per_epoch=3, faults=watch)
+    assert 8 <= sum(watch.files for watch in opened) <= 8 + 3
+
+
+def test_a_bad_record_moves_no_image_to_another_worker_twice(tmp_path):
+    paths = write_files(tmp_path, [54, 6])
+    data = bytearray(paths[0].read_bytes())
+    data[100] ^= 1  # in the data of image 0
+    paths[0].write_bytes(data)
+    seen = [numbers(batches(paths, rank=rank, steps=5, faults=Faults(1))) for rank in (0, 1)]
+    assert not set(seen[0]) & set(seen[1])
+    assert set(seen[0]) | set(seen[1]) == set(range(1, 60))
