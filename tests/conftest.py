@@ -7,8 +7,18 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# How long a worker waits for another one to start, 30 s by default: on a busy machine, one
+# may be so much behind.
+os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.waiting import HANG_SECONDS
+
+# How long an example takes says nothing of the code: the machine may be busy.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED_DATA = ROOT.parent / "shared" / "data"
@@ -29,7 +39,7 @@ def root() -> Path:
 def run_process():
     """Runs Python in the project's folder, under horovodrun for several workers."""
 
-    def run(*arguments, workers=1, timeout=180, cwd=ROOT, **environment):
+    def run(*arguments, workers=1, timeout=HANG_SECONDS, cwd=ROOT, **environment):
         command = [sys.executable, *map(str, arguments)]
         if workers > 1:
             launcher = Path(sys.executable).parent / "horovodrun"

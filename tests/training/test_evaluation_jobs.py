@@ -1,13 +1,15 @@
 """Who evaluates what, and rows that are whole, there once, and added up from shares."""
 
 import threading
-import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datasets.settings import Evaluation
+from tests.waiting import HANG_SECONDS
+from training import evaluation_jobs
 from training.evaluation_jobs import Job, Ledger, jobs_to_come, share_out
 from training.liveness import Pulse
 from training.recipes import load_recipe
@@ -198,7 +200,7 @@ def test_rows_of_an_older_version_are_still_the_runs_own_when_it_was_resumed(run
     assert [row["step"] for _, row in run.to_evaluate(PLAIN, OWN)] == [10]
 
 
-def follow(run, known=(), rank=0, workers=1, patience=10.0):
+def follow(run, known=(), rank=0, workers=1, patience=HANG_SECONDS):
     pulse = Pulse(run, patience)
     return [
         (job.row["step"], job.share, job.shares)
@@ -206,20 +208,20 @@ def follow(run, known=(), rank=0, workers=1, patience=10.0):
     ], pulse.life
 
 
-def test_a_follower_sees_what_appears_until_the_run_has_trained(run):
+def test_a_follower_sees_what_appears_until_the_run_has_trained(run, monkeypatch):
+    """The training goes on while the follower, which has seen all there is, sleeps."""
+
     def train():
         for step in (10, 20, 30):
-            time.sleep(0.05)
             run.write_state("training", beat=step)
-            add_checkpoint(run, step)
-        run.write_state("trained")
+            yield add_checkpoint(run, step)
+        yield run.write_state("trained")
 
+    training = train()
+    monkeypatch.setattr(evaluation_jobs, "time", SimpleNamespace(sleep=lambda _: next(training)))
     add_checkpoint(run, 0)
     known = run.to_evaluate(PLAIN, OWN)
-    training = threading.Thread(target=train)
-    training.start()
     found = follow(run, known, rank=1, workers=2)
-    training.join()
     assert found == ([(10, 1, 2), (20, 1, 2), (30, 1, 2)], "trained")
 
 

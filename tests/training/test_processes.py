@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
+from tests.waiting import HANG_SECONDS, until
 from training.processes import below, runs, that_work
 
 WORD = "a-word-of-nobody-else"
@@ -14,7 +14,7 @@ WORD = "a-word-of-nobody-else"
 LAUNCHER = """
 import subprocess, sys
 command = sys.argv[2:]
-subprocess.run(["/bin/sh", "-c", '"$@"; true', "shell", *command] if command else ["sleep", "60"])
+subprocess.run(["/bin/sh", "-c", '"$@"; true', "shell", *command] if command else ["sleep", "1h"])
 """
 
 
@@ -22,12 +22,9 @@ subprocess.run(["/bin/sh", "-c", '"$@"; true', "shell", *command] if command els
 def job():
     """A launcher with the word, below it a shell, a second with the word, and its worker."""
     python = [sys.executable, "-c", LAUNCHER, WORD]
-    worker = [sys.executable, "-c", "import time; time.sleep(60)", WORD]
+    worker = [sys.executable, "-c", f"import time; time.sleep({HANG_SECONDS})", WORD]
     process = subprocess.Popen([*python, *python, *worker])
-    until = time.monotonic() + 30
-    while len(below(process.pid)) < 5:  # launcher, shell, launcher, shell, worker
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    until(lambda: len(below(process.pid)) == 5)  # launcher, shell, launcher, shell, worker
     yield process
     for each in below(process.pid):
         each.kill()
@@ -47,8 +44,7 @@ def test_one_that_has_ended_is_passed_over(job):
     worker = psutil.Process(that_work(processes, WORD)[0])
     assert runs(worker)
     worker.kill()
-    while job.poll() is None:  # all above it end with it
-        time.sleep(0.01)
+    job.wait(HANG_SECONDS)  # all above it end with it
     assert not any(map(runs, processes))
     assert that_work(processes, WORD) == []
     assert below(job.pid) == []
@@ -57,10 +53,7 @@ def test_one_that_has_ended_is_passed_over(job):
 def test_one_that_nobody_has_waited_for_does_not_run():
     process = subprocess.Popen([sys.executable, "-c", ""])
     seen = psutil.Process(process.pid)
-    until = time.monotonic() + 30
-    while seen.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: seen.status() == psutil.STATUS_ZOMBIE)
     assert seen.is_running()  # as psutil has it
     assert not runs(seen)
     process.wait()
