@@ -9,15 +9,30 @@ import tensorflow as tf
 
 from callbacks.input_balance import InputBalance, verdict
 
-STEPS, PAUSE = 40, 0.02
+STEPS = 40
+LONG = 10_000.0  # seconds; no run here takes so long
 
 
-def batches(pause=0.0):
-    """Batches that each take `pause` seconds to make."""
+@pytest.fixture(scope="module")
+def pause():
+    """Seconds beside which a step is short that does not wait, however slow the machine is."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=False)
+    model.fit(batches(), steps_per_epoch=2, verbose=0)
+    began = time.monotonic()
+    model.fit(batches(), steps_per_epoch=STEPS, verbose=0)
+    return max(0.02, 5 * (time.monotonic() - began) / STEPS)
+
+
+def batches(pause=0.0, taken=None):
+    """Batches that each take `pause` seconds to make; how long they took is added to `taken`."""
 
     def wait(images, labels):
         def sleep():
+            began = time.monotonic()
             time.sleep(pause)
+            if taken is not None:
+                taken.append(time.monotonic() - began)
             return np.zeros(1, "float32")
 
         return images + tf.ensure_shape(tf.numpy_function(sleep, [], tf.float32), (1,)), labels
@@ -27,11 +42,15 @@ def batches(pause=0.0):
 
 
 class Slow(keras.layers.Layer):
-    """Keeps the step busy, in the graph, for about `PAUSE` seconds."""
+    """Keeps the step busy, in the graph, for about `pause` seconds."""
+
+    def __init__(self, pause):
+        super().__init__()
+        self.pause = pause
 
     def call(self, x):
         def sleep():
-            time.sleep(PAUSE)
+            time.sleep(self.pause)
             return np.zeros(1, "float32")
 
         with tf.control_dependencies([x]):
@@ -48,35 +67,36 @@ def said(dataset, *layers, after, total_steps=STEPS):
     return lines, balance
 
 
-@pytest.mark.parametrize("after", [0.3, 60.0])
-def test_a_slow_pipeline_is_input_bound(after):
+@pytest.mark.parametrize("after", [0.3, LONG])
+def test_a_slow_pipeline_is_input_bound(pause, after):
     """Once its time has come, or at the end of a run that is shorter."""
-    (line,), _ = said(batches(PAUSE), after=after)
+    (line,), _ = said(batches(pause), after=after)
     assert line.startswith("Input-bound: ")
     assert int(line.split("%")[0].split()[-1]) > 60
     assert "3 thread(s)" in line
     assert "--data synthetic" in line
 
 
-def test_a_slow_model_is_compute_bound():
-    (line,), _ = said(batches(), Slow(), after=0.3)
+def test_a_slow_model_is_compute_bound(pause):
+    (line,), _ = said(batches(), Slow(pause), after=0.3)
     assert line.startswith("Compute-bound: ")
     assert int(line.split("%")[0].split()[-1]) < 10
 
 
-def test_a_pipeline_as_slow_as_the_model_hides_behind_it():
+def test_a_pipeline_as_slow_as_the_model_hides_behind_it(pause):
     """Made ahead, at half the model's pace, batches lie ready: nobody waits."""
-    (line,), _ = said(batches(PAUSE / 2), Slow(), after=0.3)
+    (line,), _ = said(batches(pause / 2), Slow(pause), after=0.3)
     assert line.startswith("Compute-bound: ")
 
 
-def test_the_waiting_time_is_what_the_pipeline_takes():
-    _, balance = said(batches(PAUSE), after=60.0)
-    assert float(balance._waited) == pytest.approx(STEPS * PAUSE, rel=0.3)
+def test_the_waiting_time_is_what_the_pipeline_takes(pause):
+    taken = []
+    _, balance = said(batches(pause, taken), after=LONG)
+    assert float(balance._waited) == pytest.approx(sum(taken[:STEPS]), rel=0.3)
 
 
 def test_nothing_is_said_before_its_time_or_of_a_dataset_that_is_not_watched():
-    assert said(batches(), after=60.0, total_steps=10 * STEPS)[0] == []
+    assert said(batches(), after=LONG, total_steps=10 * STEPS)[0] == []
     lines = []
     balance = InputBalance(lines.append, STEPS, threads=1, after=0.0)
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])

@@ -59,9 +59,10 @@ def test_two_stages_of_a_real_fit(model, tmp_path, monkeypatch):
         model.fit(np.ones((20, 1)), np.ones((20, 1)), batch_size=2, verbose=0,
                   callbacks=[callback, checkpoint])  # fmt: skip
         model.make_train_function(force=True)
-    elapsed = time.monotonic() - began
+    at_least = time.monotonic() - began
     found = buckets.state()
-    assert sum(found.values()) == pytest.approx(elapsed, abs=0.05)
+    at_most = time.monotonic() - began
+    assert at_least <= sum(found.values()) <= at_most
     # Keras traces for far longer than a step of this model lasts.
     assert found["tracing"] > 10 * found["steps"] / 20 > 0
     assert found["checkpoints"] > 0
