@@ -161,34 +161,38 @@ def run() -> int:
     try:
         main(**sagemaker.start())
     except USER_ERRORS as error:
-        speak(str(error), shared=getattr(error, "shared", False))
+        speak(str(error), 2, shared=getattr(error, "shared", False))
         return 2
     except RunError as error:
-        speak(str(error) + supervisor.how_to_resume(), shared=True)
+        speak(str(error) + supervisor.how_to_resume(), 1, shared=True)
         return 1
     except Preempted as error:
-        speak(str(error) + supervisor.how_to_resume(), shared=True, kind="")
+        if error.shared or workers.current().is_first:
+            said = str(error) + supervisor.how_to_resume()
+            speak(said, supervisor.STOPPED, shared=True, kind="")
         return supervisor.STOPPED
     except OtherWorkerEnded as error:
         supervisor.board.note_reason(str(error))
         return supervisor.OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""
-        speak(f"{where}{error.strerror or error}{supervisor.how_to_resume()}", shared=False)
+        speak(f"{where}{error.strerror or error}{supervisor.how_to_resume()}", 1, shared=False)
         return 1
     return 0
 
 
-def speak(message: str, shared: bool, kind: str = "error: ") -> None:
-    """Prints a message once: for all workers on rank 0, or as this worker's own."""
+def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> None:
+    """Prints a message once: for all workers on rank 0, or as this worker's own.
+
+    Rank 0 ends first. The others would have the launcher end it before it has spoken.
+    """
     from tqdm.auto import tqdm
 
     team = workers.current()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
-        # Where several meet the same, the first to end has the launcher end the others. None
-        # waits so long that its supervisor takes it for one that hangs.
-        time.sleep(0 if team.is_first else 4 + min(team.rank, 16))
+    if not team.is_first:  # it may be that rank 0 does not meet the same, and does not end
+        supervisor.wait_to_be_ended(supervisor.SILENCE_SECONDS if shared else 4.0, status)
     if team.is_first or not shared:
         tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
         if kind:

@@ -9,7 +9,7 @@ from typing import Any
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
 from training import checkpoints, workers
-from training.errors import Preempted
+from training.errors import SharedPreempted
 from training.preemption import SignalWatch
 
 LONGEST_DISTANCE = 100  # steps
@@ -32,7 +32,7 @@ class StopOnSignal(StepCallback):
         initial_step: steps that are done before the first `fit`.
 
     Raises:
-        Preempted: on every worker, in the middle of `fit`, with everything saved.
+        SharedPreempted: on every worker, in the middle of `fit`, with everything saved.
 
     Example:
 
@@ -98,4 +98,4 @@ class StopOnSignal(StepCallback):
         if self.checkpoint.saved_step != step:
             self.checkpoint.save(step, checkpoints.SIGNAL)
         self.checkpoint.finish()
-        raise Preempted(f"stopped by {received} after step {step}, which is saved")
+        raise SharedPreempted(f"stopped by {received} after step {step}, which is saved")

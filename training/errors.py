@@ -42,4 +42,17 @@ class OtherWorkerEnded(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """The run was asked to stop by a signal, and did; `recipe.py` ends with status 75."""
+    """The run was asked to stop by a signal, and did; `recipe.py` ends with status 75.
+
+    Attributes:
+        shared: every worker raises it, with everything saved; without it, each raises its
+            own when the signal comes to it.
+    """
+
+    shared = False
+
+
+class SharedPreempted(Preempted):
+    """All workers have saved the same step and stop."""
+
+    shared = True

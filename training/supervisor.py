@@ -34,8 +34,9 @@ OTHER_ENDED = 76
 # A worker that the kernel has stopped (SIGSTOP) gets so long to be continued. Horovod's
 # Gloo gives up on it after 30 s, and would not say on whom.
 STOPPED_SECONDS = 25.0
-# A worker that Horovod has left waits so long for the launcher to end it.
-SILENCE_SECONDS = 5.0
+# A worker that Horovod has left, or that leaves it to rank 0 to speak, waits so long for the
+# launcher to end it: where the cores are busy, another worker may take its time to end.
+SILENCE_SECONDS = 20.0
 LOOK_EVERY_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -143,12 +144,22 @@ def _tell_what_nobody_tells() -> None:
 
     It does where another worker has ended, which has told why.
     """
-    until = time.monotonic() + SILENCE_SECONDS + _rank()
+    # Where several were left, rank 0 speaks and ends before the others do.
+    wait_to_be_ended(SILENCE_SECONDS * (1 if _rank() == 0 else 2), 1)
+    _speak(f"was left by Horovod: {board.reason}")
+
+
+def wait_to_be_ended(seconds: float, status: int) -> None:
+    """Waits for the launcher to end this process, as it does when another worker ends.
+
+    The process ends with `status` then. The first 16 workers return one after the other.
+    """
     for number in SIGNALS:
-        signal.signal(number, lambda number, frame: os._exit(1))
+        signal.signal(number, lambda number, frame: os._exit(status))
+    # None waits so long that its supervisor takes it for one that hangs.
+    until = time.monotonic() + seconds + min(_rank(), 16)
     while time.monotonic() < until:
         time.sleep(LOOK_EVERY_SECONDS)
-    _speak(f"was left by Horovod: {board.reason}")
 
 
 def _watch(child: int) -> tuple[int, bool]:
