@@ -48,7 +48,7 @@ from training.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 10  # steps between checkpoints
 DISK = "8m"
-PATIENCE = 120.0  # seconds until anything that should happen has not
+PATIENCE = 600.0  # seconds until anything that should happen has not, on the busiest machine
 STRATEGY = [
     {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", "data_dir": "20",
      "batch_size": 20, "image_size": [20, 20]},
@@ -130,6 +130,11 @@ class Job:
         """The last step that is in the log."""
         rows = self.run.train_rows()
         return rows[-1]["step"] if rows else 0
+
+    def step_seconds(self) -> float:
+        """How long a step takes, on this machine at this time."""
+        rows = self.run.train_rows()[-2:]
+        return (rows[-1]["seconds"] - rows[0]["seconds"]) / max(1, len(rows) - 1) if rows else 0.0
 
     def ended(self) -> int | None:
         """The launcher's status, when it and all others are gone."""
@@ -283,7 +288,7 @@ def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
     """Waits for the moment, does the damage, and has the run recover."""
     faults = Faults(random.Random(seed))
     job.wait(lambda: job.step() >= at or job.ended() is not None, f"step {at}")
-    time.sleep(faults.chance.uniform(0, 0.3))
+    time.sleep(faults.chance.uniform(0, job.step_seconds()))  # not just behind a step's end
     row = Row(number, (number - 1) // FAULTS_A_RUN + 1, kind.replace("_", " "), job.step())
     if job.ended() is not None:
         raise click.ClickException(f"the run ended before fault {number}:\n{job.said()}")

@@ -4,13 +4,16 @@ import json
 
 import pytest
 
+from tests.waiting import HANG_SECONDS
+
 
 @pytest.fixture(scope="module")
 def rows(run_process, root, tmp_path_factory):
     out = tmp_path_factory.mktemp("faults") / "rows.jsonl"
     ran = run_process(
         root / "benchmarks" / "chaos.py", "--faults", 2, "--seed", 20,  # at steps 13 and 34 of 84
-        "--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out, timeout=600,
+        "--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out,
+        timeout=6 * HANG_SECONDS,  # the bound of whatever it waits for
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return {row["fault"]: row for row in map(json.loads, out.read_text().splitlines())}
@@ -22,7 +25,8 @@ def test_the_run_ends_bit_for_bit_as_the_undisturbed_one(rows):
 
 def test_a_killed_worker_ends_all_processes_and_is_named_once(rows):
     row = rows["kill one worker"]
-    assert row["ended"] < 60
+    # Or, where the machine is so busy, before as many have started.
+    assert row["ended"] < max(60, row["recovered"])
     assert row["status"] != 0
     assert row["message"].count("recipe.py: ") == 1
     assert "was ended by SIGKILL" in row["message"]

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -16,6 +15,7 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from tests.waiting import HANG_SECONDS, until
 from training import devices, report
 from training.data import find_data
 from training.errors import UserError
@@ -70,20 +70,26 @@ def figures(run):
 
 
 def kill_one_worker(command, run, root):
-    """Kills one of two workers once a row is there; what was said, when both have ended."""
+    """Kills one of two workers once a row is there; what was said, when both have ended.
+
+    In place of a checkpoint there is a pipe that nobody writes to, so that they do not come
+    to the end before.
+    """
+    held_up, kept = run.checkpoint(40), run.path / "kept"
+    held_up.rename(kept)
+    os.mkfifo(held_up)
     launcher = Path(sys.executable).parent / "horovodrun"
     process = subprocess.Popen(
         [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)],
         cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        until = time.monotonic() + 60
-        while not run.evaluation_rows() and time.monotonic() < until:
-            time.sleep(0.005)
+        until(run.evaluation_rows)
         os.kill(that_work(below(process.pid), str(run.path))[-1], signal.SIGKILL)
-        return process.communicate(timeout=60)[1]
+        return process.communicate(timeout=HANG_SECONDS)[1]
     finally:
         process.kill()
+        kept.rename(held_up)
 
 
 def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
@@ -141,10 +147,11 @@ def test_follow_keeps_up_with_a_training(run_process, recipe, digits, tmp_path, 
     )  # fmt: skip
     try:
         ran = run_process(
-            "recipe.py", "evaluate", "--run_dir", folder, "--follow", "--no_flip", "--no_ema"
-        )
+            "recipe.py", "evaluate", "--run_dir", folder, "--follow", "--no_flip", "--no_ema",
+            "--patience", HANG_SECONDS,
+        )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
-        output, _ = training.communicate(timeout=60)
+        output, _ = training.communicate(timeout=HANG_SECONDS)
         assert training.returncode == 0, output
     finally:
         training.kill()

@@ -5,7 +5,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import filelock
@@ -27,6 +26,7 @@ from tests.datasets.samples import (
     snapshot,
     write_tree,
 )
+from tests.waiting import HANG_SECONDS, until
 
 SPLITS = ("train", "val")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -117,11 +117,10 @@ def _workers(pid: int) -> list[int]:
     ]
 
 
-def _wait_until(condition, seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
+def _finished(output: Path) -> int:
+    """Shards that a build has noted as finished; 0 behind its end."""
+    done = output / ".build.done"
+    return done.read_text().count("\n") if done.exists() else 0
 
 
 def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
@@ -133,16 +132,15 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     settings = {"source": source, "output": output, "sizes": "200,100", "shards": 16}
     command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
     command += [f"--{key}={value}" for key, value in settings.items()]
-    done = output / ".build.done"
 
     def start_and_wait_for(shards: int) -> subprocess.Popen:
         build = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-        _wait_until(lambda: done.exists() and done.read_text().count("\n") >= shards)
+        until(lambda: _finished(output) >= shards, look_every=0.001)
         return build
 
     build_1 = start_and_wait_for(2)  # a process of the pool dies, as if memory were short
     os.kill(_workers(build_1.pid)[0], signal.SIGKILL)
-    _, messages = build_1.communicate(timeout=30)
+    _, messages = build_1.communicate(timeout=HANG_SECONDS)
     assert build_1.returncode == 1
     assert "a process of the build died" in messages
     assert "Traceback" not in messages
@@ -150,9 +148,9 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
     build_2 = start_and_wait_for(5)  # the build itself dies
     workers = _workers(build_2.pid)
     build_2.kill()
-    build_2.communicate(timeout=30)
+    build_2.communicate(timeout=HANG_SECONDS)
     assert len(workers) == 2
-    _wait_until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers), 10)
+    until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     assert not (output / "100" / "manifest.json").exists()
     with pytest.raises(DataError, match="did not end"):
         shard_files(output, "100", "train")
@@ -180,25 +178,30 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
     command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
     command += [f"--{key}={value}" for key, value in (settings | {"output": output}).items()]
     moments = random.Random(5)
-    done, lock = output / ".build.done", output / ".build.lock"
+    lock = output / ".build.lock"
     killed, finished = 0, []
     while killed < 10:
         lock.unlink(missing_ok=True)
+        enough = _finished(output) + moments.randrange(6)
         running = subprocess.Popen(
             command, cwd=REPOSITORY, stderr=subprocess.DEVNULL, start_new_session=True
         )
-        _wait_until(lock.exists)
-        time.sleep(moments.uniform(0, 0.9))
+        until(
+            lambda enough=enough, running=running: (
+                (lock.exists() and _finished(output) >= enough) or running.poll() is not None
+            ),
+            look_every=0.001,
+        )
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
             killed += 1
         else:  # it was faster than the kill; it is given work again
             for path in (output / "150").glob("train-*"):
                 path.unlink()
-        running.wait(timeout=30)
-        finished.append(done.read_text().count("\n") if done.exists() else 0)
+        running.wait(HANG_SECONDS)
+        finished.append(_finished(output))
     assert max(finished) >= 1, "no build got anywhere"
-    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=60)
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=HANG_SECONDS)
     assert snapshot(output) == snapshot(whole)
     assert len(snapshot(whole)) == 2 * (25 + 25 + 1) + 1
     assert not list(output.glob("*/.*")), "temporary files are left"
