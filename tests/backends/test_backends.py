@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from models.registry import build_model
+from tests.waiting import HANG_SECONDS
 
 PYTHON = Path(__file__).parents[2] / ".venv-backends" / "bin" / "python"
 
@@ -66,7 +67,7 @@ def folders(tmp_path_factory):
         keras.config.set_dtype_policy(before)
     run = subprocess.run(
         [PYTHON, "-P", "-c", PREDICT, *paths],  # -P: the current folder is not on the path
-        capture_output=True, text=True, cwd=root, timeout=300,
+        capture_output=True, text=True, cwd=root, timeout=HANG_SECONDS,
         env={"PATH": os.environ["PATH"], "HOME": str(root),
              "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
              "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiling is most of the time

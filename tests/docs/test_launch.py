@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import HANG_SECONDS
 from training.sagemaker import metric_definitions
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +79,7 @@ def test_a_spot_job_on_eight_gpus(aws):
             "--data", "s3://bucket/imagenet", "--output", "s3://bucket/runs/",
             "--instance", "ml.p3.16xlarge", "--hours", "6",
         ],
-        cwd=ROOT, env=aws.environment, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env=aws.environment, capture_output=True, text=True, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     asked = aws.asked["SageMaker.CreateTrainingJob"]

@@ -8,6 +8,7 @@ import pytest
 
 from models.registry import build_model, names
 from tests.models import numpy_resnet
+from tests.waiting import HANG_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +267,7 @@ def test_a_saved_model_loads_without_the_project(tmp_path, policy):
     files = [str(tmp_path / name) for name in ("model.keras", "images.npy", "logits.npy")]
     run = subprocess.run(
         [sys.executable, "-I", "-c", LOAD, *files],  # -I: no PYTHONPATH, no current folder
-        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=120,
+        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=HANG_SECONDS,
     )  # fmt: skip
     assert json.loads(run.stdout.splitlines()[-1]) == []
     np.testing.assert_allclose(

@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.waiting import HANG_SECONDS
+
 # What each has to say, when it was kept and when it runs. The figures are the published
 # log's and entry's: the last phase's steps, step 15000 after 6273 s of 8109 s, 93.11 %.
 SAID = {
@@ -65,7 +67,8 @@ def run(path):
     """As Jupyter opens it: from its own folder."""
     notebook = nbformat.read(path, as_version=4)
     resources = {"metadata": {"path": str(path.parent)}}
-    NotebookClient(notebook, timeout=300, resources=resources, env=dict(os.environ)).execute()
+    bounds = dict.fromkeys(("timeout", "startup_timeout", "iopub_timeout"), int(HANG_SECONDS))
+    NotebookClient(notebook, resources=resources, env=dict(os.environ), **bounds).execute()
     return text_of(notebook)
 
 

@@ -424,12 +424,18 @@ def test_it_needs_no_tensorflow_and_under_three_seconds(clocked, run_process):
         "recipe.main(standalone_mode=False)\n"
         "assert not {'tensorflow', 'keras', 'horovod', 'pandas'} & set(sys.modules)\n"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ran = run_process("-c", code)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert ran.returncode == 0, ran.stderr
-    # Of the processor, since a test may share it.
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
+
+    def seconds_of(code):
+        """Of the processor, since a test may share it."""
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        ran = run_process("-c", code)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        assert ran.returncode == 0, ran.stderr
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    # On a slow processor, less than a few times what importing Matplotlib alone takes.
+    spent = seconds_of(code)
+    assert spent < 3 or spent < 5 * seconds_of("import matplotlib.pyplot")
 
 
 @pytest.mark.parametrize(

