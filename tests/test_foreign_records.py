@@ -198,7 +198,17 @@ def test_a_split_that_tells_nothing_goes_by_its_folder(images, recipe, tmp_path)
     write_classic(tmp_path / "28", "train", images["train"])
     write_classic(tmp_path / "28", "validation", [i for i in images["validation"] if i[1] == 5])
     data = find_data(tmp_path, load_recipe(recipe))
-    assert (data.validation.label_offset, data.images) == (1, {"28": 400})
+    assert (data.validation.label_offset, data.images) == (1, {"28/train": 400})
+
+
+def test_two_prefixes_of_a_folder_are_counted_apart(records, recipe, tmp_path):
+    first = yaml.safe_load(recipe.read_text())["training_strategy"][0]
+    phases = [first, first | {"epoch": [1, 2], "prefix": "validation"}]
+    loaded = load_recipe(changed(recipe, tmp_path / "r.yaml", training_strategy=phases))
+    data = find_data(records, loaded)
+    assert data.images == {"28/train": 400, "28/validation": 100}
+    schedule = loaded.schedule(1, data.images)
+    assert [p.steps_per_epoch for p in schedule.phases] == [4, 1]
 
 
 def test_a_manifest_and_a_recipe_must_agree(digits, recipe, tmp_path):
@@ -217,7 +227,7 @@ def test_a_set_directly_in_the_data_folder(images, recipe, tmp_path):
     fields = yaml.safe_load(recipe.read_text())
     fields["training_strategy"][0]["data_dir"] = fields["evaluation"]["data_dir"] = "."
     here = load_recipe(write_recipe(tmp_path / "r.yaml", fields))
-    assert find_data(tmp_path / "5.1.0", here).images == {".": 50}
+    assert find_data(tmp_path / "5.1.0", here).images == {"./train": 50}
 
 
 def test_a_shard_that_is_missing_of_a_tfds_set(records, recipe, tmp_path):

@@ -67,8 +67,8 @@ class RunData:
 
     @property
     def images(self) -> dict[str, int]:
-        """Training images by `data_dir`."""
-        return {folder: records.images for (folder, _), records in self.training.items()}
+        """Training images by `data_dir/prefix`."""
+        return {"/".join(key): records.images for key, records in self.training.items()}
 
 
 def find_data(root: Path, recipe: Recipe) -> RunData:

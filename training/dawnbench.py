@@ -32,6 +32,7 @@ def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
 
     Epochs are images seen over images of the set, as the original logged them, but for
     the last checkpoint of a whole run: it is at the strategy's last epoch, as published.
+    Of a run on sets of several lengths, they are the strategy's.
     Accuracies keep three decimals, which for 50,000 images is all there is: nothing
     rounds up to a target.
     """
@@ -39,7 +40,7 @@ def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for checkpoint in record.checkpoints:
         epoch = checkpoint.epoch or 0.0
-        if images and checkpoint.images is not None:
+        if isinstance(images, int) and checkpoint.images is not None:
             epoch = checkpoint.images / images
             if checkpoint.step == total:
                 epoch = record.facts["epochs"]
@@ -153,7 +154,7 @@ def read_entry(path: Path) -> RunRecord:
             Checkpoint(
                 step=step,
                 epoch=epoch,
-                images=schedule.images_between(0, step) if schedule else round(epoch * images),
+                images=_images_seen(schedule, step, epoch, images),
                 top1=top1,
                 top5=top5,
                 loss=None,
@@ -171,6 +172,14 @@ def read_entry(path: Path) -> RunRecord:
         settings=("entry", path.resolve()),
         facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
     )
+
+
+def _images_seen(
+    schedule: Schedule | None, step: Any, epoch: float, images: int | dict[str, int]
+) -> int | None:
+    if schedule:
+        return schedule.images_between(0, step)
+    return round(epoch * images) if isinstance(images, int) else None
 
 
 def _phases(schedule: Schedule, steps: list[int], seconds: list[float]) -> list[PhaseRecord]:
@@ -206,7 +215,10 @@ def _workers_of(hardware: str) -> int | None:
 
 
 def _steps(
-    misc: dict[str, Any], workers: int | None, images: int, epochs: list[float]
+    misc: dict[str, Any],
+    workers: int | None,
+    images: int | dict[str, int],
+    epochs: list[float],
 ) -> tuple[Schedule | None, list[Any]]:
     """The schedule and each checkpoint's step, where epochs and strategy agree to 0.1."""
     every = misc.get("save_checkpoints_steps")
@@ -218,5 +230,8 @@ def _steps(
     except UserError:
         return unknown
     steps = [min(i * every, schedule.total_steps) for i in range(len(epochs))]
-    seen = [schedule.images_between(0, step) / images for step in steps]
+    if isinstance(images, int):
+        seen = [schedule.images_between(0, step) / images for step in steps]
+    else:
+        seen = [schedule.epoch(step) for step in steps]
     return (schedule, steps) if np.allclose(seen, epochs, atol=0.1) else unknown

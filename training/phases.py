@@ -86,12 +86,17 @@ class Phase(BaseModel):
         """Phases in a row with the same key share one input pipeline."""
         return (self.batch_size, self.image_size, self.data_dir, self.prefix)
 
+    @property
+    def records(self) -> str:
+        """What it reads, by which images are counted."""
+        return f"{self.data_dir}/{self.prefix}"
+
 
 class Strategy(RootModel[tuple[Phase, ...]]):
     """Phases that follow each other without a gap or an overlap.
 
-    With the validation context `{"workers": int, "images": {data_dir: int}}` it is
-    also checked that every phase fits a worker's share of the data.
+    With the validation context `{"workers": int, "images": {"data_dir/prefix": int}}` it
+    is also checked that every phase fits a worker's share of the data.
     """
 
     root: tuple[Phase, ...]
@@ -120,14 +125,14 @@ class Strategy(RootModel[tuple[Phase, ...]]):
             return self
         workers = info.context["workers"]
         for number, phase in enumerate(self.root, 1):
-            images = info.context["images"][phase.data_dir]
+            images = info.context["images"][phase.records]
             if phase.batch_size * workers > images:
                 raise PydanticCustomError(
                     WHOLE,
                     "phase {number}, key 'batch_size': received {batch}, but a worker's share of "
                     "the {images} images in '{data}' is {share} with {workers} worker(s)",
                     {"number": number, "batch": phase.batch_size, "images": images,
-                     "data": phase.data_dir, "share": images // workers, "workers": workers},
+                     "data": phase.records, "share": images // workers, "workers": workers},
                 )  # fmt: skip
             if _steps_until(phase.epoch[1], images, workers, phase) <= _steps_until(
                 phase.epoch[0], images, workers, phase
@@ -138,6 +143,23 @@ class Strategy(RootModel[tuple[Phase, ...]]):
                     {"number": number, "epoch": str(list(phase.epoch))},
                 )
         return self
+
+
+def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
+    """How many images a phase reads, of `images` as `Schedule` takes them.
+
+    Raises:
+        UserError: they do not say.
+    """
+    if isinstance(images, int):
+        return images
+    for name in (phase.records, phase.data_dir):
+        if name in images:
+            return images[name]
+    raise UserError(
+        f"images: received no number for '{phase.records}'; give one for it, or one for "
+        f"'{phase.data_dir}', which is for every prefix there"
+    )
 
 
 def _steps_per_epoch(images: int, workers: int, phase: Phase) -> int:
@@ -221,7 +243,11 @@ class Schedule:
     Args:
         phases: the strategy: `Phase`s, or dicts with the same keys.
         workers: number of workers; a global batch is `batch_size * workers`.
-        images: images of the training set, one number, or one for each `data_dir`.
+        images: images of the training set: one number for all phases, or numbers by
+            `data_dir/prefix`. One by `data_dir` is for every prefix there that has none.
+
+    Attributes:
+        images: of each phase's records, by `data_dir/prefix`.
 
     Raises:
         UserError: naming the phase and the key that cannot be.
@@ -242,19 +268,17 @@ class Schedule:
     ):
         try:
             strategy = Strategy.model_validate(tuple(phases))
-            folders = {phase.data_dir for phase in strategy.root}
-            by_folder = {f: images if isinstance(images, int) else images[f] for f in folders}
+            self.images = {phase.records: images_of(phase, images) for phase in strategy.root}
             Strategy.model_validate(
-                strategy.root, context={"workers": workers, "images": by_folder}
+                strategy.root, context={"workers": workers, "images": self.images}
             )
         except ValidationError as error:
             raise UserError(explain(error)) from None
         self.workers = workers
-        self.images = by_folder
         scheduled: list[ScheduledPhase] = []
         first = 0
         for phase in strategy.root:
-            count = by_folder[phase.data_dir]
+            count = self.images[phase.records]
             begin, end = (_steps_until(e, count, workers, phase) for e in phase.epoch)
             steps = _steps_per_epoch(count, workers, phase)
             scheduled.append(ScheduledPhase(phase, first, first + end - begin, steps))
@@ -265,6 +289,12 @@ class Schedule:
     @property
     def total_steps(self) -> int:
         return self._ends[-1]
+
+    @property
+    def images_in_short(self) -> int | dict[str, int]:
+        """The `images`, as one number where all phases read as many."""
+        counts = set(self.images.values())
+        return counts.pop() if len(counts) == 1 else self.images
 
     def phase_at(self, step: int) -> ScheduledPhase:
         """The phase that runs global step `step`; after the end, the last one."""

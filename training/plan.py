@@ -26,10 +26,9 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
     for step in at:
         if not 0 <= step <= schedule.total_steps:
             raise UserError(f"--at {step}: the run has steps 0 to {schedule.total_steps}")
-    counts = set(schedule.images.values())
     return {
         "workers": schedule.workers,
-        "images": counts.pop() if len(counts) == 1 else schedule.images,
+        "images": schedule.images_in_short,
         "total_steps": schedule.total_steps,
         "phases": [
             {

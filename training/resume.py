@@ -21,7 +21,7 @@ from training import checkpoints, workers
 from training.checkpoints import BadCheckpoint
 from training.data import RunData
 from training.errors import SharedUserError, UserError
-from training.phases import Schedule
+from training.phases import Schedule, images_of
 from training.recipes import Recipe
 from training.run_folder import RunFolder
 from training.workers import Workers
@@ -180,6 +180,7 @@ def find_start(
             number of workers.
     """
     refuse_other_run(run, asked)
+    _refuse_other_counts(run, schedule)
     over = tuple(run.bad_batches(schedule.workers)[: recipe.skip_bad_batches])
     passed_over = [f"the batch of step {bad} is passed over" for bad in over]
     remarks = []
@@ -220,6 +221,19 @@ def find_start(
         )
     remarks.append("no checkpoint to go on from; beginning at step 0")
     return Start(saved_workers=schedule.workers, passed_over=over, remarks=(*remarks, *passed_over))
+
+
+def _refuse_other_counts(run: RunFolder, schedule: Schedule) -> None:
+    """Refuses a run of when the number of one prefix stood for all of a folder."""
+    counted = run.environment().get("images", schedule.images)
+    for phase in schedule.phases:
+        was, now = images_of(phase.phase, counted), images_of(phase.phase, schedule.images)
+        if was != now:
+            raise UserError(
+                f"--resume: the run in {run.path} was started with {was:,} images in "
+                f"'{phase.phase.records}', which holds {now:,}: its steps were of another "
+                "length. Resume with the version that started it, or begin anew with --overwrite"
+            )
 
 
 def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:

@@ -186,7 +186,7 @@ def read_run_folder(run: RunFolder) -> RunRecord:
         facts={
             "model": recipe.model,
             "classes": recipe.classes,
-            "images": max(schedule.images.values()),
+            "images": schedule.images_in_short,
             "checkpoint_every": recipe.checkpoint_every,
             "written": len(written),
             "total_steps": schedule.total_steps,

@@ -125,6 +125,38 @@ def test_each_data_folder_may_have_a_number_of_images_of_its_own():
     assert [p.steps_per_epoch for p in schedule.phases] == [10, 10, 625, 817, 1251]
 
 
+TWO_PREFIXES = [
+    ORIGINAL[0] | {"epoch": [0, 1], "batch_size": 10},
+    ORIGINAL[0] | {"epoch": [1, 2], "batch_size": 10, "prefix": "extra"},
+]
+
+
+@pytest.mark.parametrize(
+    ("images", "steps"),
+    [
+        ({"160/train": 5000, "160/extra": 100}, [500, 10]),
+        ({"160": 100}, [10, 10]),
+        ({"160/train": 5000, "160": 100}, [500, 10]),
+        (100, [10, 10]),
+    ],
+)
+def test_each_prefix_of_a_folder_may_have_a_number_of_its_own(images, steps):
+    """That of the folder is for every prefix without one."""
+    schedule = Schedule(TWO_PREFIXES, workers=1, images=images)
+    assert [p.steps_per_epoch for p in schedule.phases] == steps
+    assert [(p.first, p.end) for p in schedule.phases] == [(0, steps[0]), (steps[0], sum(steps))]
+
+
+def test_a_batch_is_compared_with_the_images_of_its_prefix():
+    with pytest.raises(UserError, match=r"phase 2.*the 9 images in '160/extra' is 9"):
+        Schedule(TWO_PREFIXES, workers=1, images={"160/train": 5000, "160/extra": 9})
+
+
+def test_records_without_a_number_are_named():
+    with pytest.raises(UserError, match="'160/extra'"):
+        Schedule(TWO_PREFIXES, workers=1, images={"160/train": 5000})
+
+
 REFUSALS = {
     "gap": ({1: {"epoch": [7, 21]}}, "phase 2, key 'epoch'.*begins at 7.*ends at 6: a gap"),
     "overlap": ({1: {"epoch": [5, 21]}}, "phase 2, key 'epoch'.*ends at 6: an overlap"),
@@ -143,7 +175,7 @@ REFUSALS = {
     "true for a batch": ({1: {"batch_size": True}}, "phase 2, key 'batch_size'.*True"),
     "batch over the share": (
         {2: {"batch_size": 160146}},
-        "phase 3, key 'batch_size'.*160146.*1281167 images in '320' is 160145 with 8 worker",
+        "phase 3, key 'batch_size'.*160146.*1281167 images in '320/train' is 160145 with 8 worker",
     ),
     "size of 0": ({0: {"image_size": (128, 0)}}, "phase 1, key 'image_size'.*received 0"),
     "less than a step": ({4: {"epoch": [36, 36.0001]}}, "phase 5, key 'epoch'.*less than one step"),

@@ -32,6 +32,12 @@ def test_the_json_has_the_published_schedule(run_process):
     assert (found["at"][2]["batch_size"], found["at"][2]["image_size"]) == (740, [128, 128])
 
 
+def test_records_of_other_lengths_are_told_apart():
+    images = {"20/train": 4000, "28/train": 5000}
+    assert plan(load_recipe("demo").schedule(1, images))["images"] == images
+    assert plan(load_recipe("demo").schedule(1, dict.fromkeys(images, 4000)))["images"] == 4000
+
+
 def test_the_table_names_all_phases(run_process):
     ran = run_process("recipe.py", "plan", "--recipe", "demo")
     assert ran.returncode == 0, ran.stderr

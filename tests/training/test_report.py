@@ -91,6 +91,23 @@ def test_an_entry_read_back_is_the_run(original, tmp_path):
     assert [p.first for p in again.phases] == [0, 1296, 4536, 11411, 14679]
 
 
+def test_the_entry_of_a_run_on_sets_of_several_lengths(tmp_path):
+    """80 steps an epoch up to epoch 9, at step 720; from there on 10 steps an epoch."""
+    points = [(step, 1.0 + step, 50.0, 90.0) for step in (*range(0, 810, 60), 810)]
+    run = write_run(tmp_path / "r", points, "demo", workers=1)
+    images = {"20/train": 4000, "28/train": 400}
+    run.environment_file.write_text(json.dumps(run.environment() | {"images": images}))
+    record = read_record(run.path)
+    assert [row[0] for row in tsv_rows(record)[-3:]] == ["9", "15", "18"]
+    about, curve = write_entry(record, tmp_path)
+    assert json.loads(about.read_text())["misc"]["images"] == images
+    again = read_record(curve)
+    assert [c.step for c in again.checkpoints] == [c.step for c in record.checkpoints]
+    assert [c.images for c in again.checkpoints] == [c.images for c in record.checkpoints]
+    about.write_text(about.read_text().replace("28/train", "29/train"))
+    assert {c.images for c in read_record(curve).checkpoints} == {None}
+
+
 def test_nothing_rounds_up_to_the_target(tmp_path):
     run = write_run(tmp_path / "near", [(0, 1.0, 70.0, 0.0), (625, 20.0, 75.0, 92.998)])
     record = read_record(run.path)

@@ -1,5 +1,6 @@
 """Which run goes on, and where."""
 
+import json
 import sys
 import zipfile
 
@@ -122,6 +123,23 @@ def test_another_recipe_is_refused_by_what_differs(run, data, changes, place):
         start(run, resume.facts(other, data, "float32"))
     assert place.replace("training_strategy.", "") in str(error.value)
     assert "--overwrite" in str(error.value)
+
+
+def noted(run, **changes):
+    run.environment_file.write_text(json.dumps(run.environment() | changes))
+
+
+@pytest.mark.parametrize("images", [{"20": 400}, {"20/train": 400}])
+def test_images_may_be_noted_by_folder_as_before(run, asked, images):
+    noted(run, images=images)
+    assert start(run, asked).step == 30
+
+
+def test_a_run_whose_images_were_counted_otherwise_is_refused(run, asked):
+    """As before, where the number of one prefix stood for all of a folder."""
+    noted(run, images={"20": 4000})
+    with pytest.raises(UserError, match="4,000 images in '20/train', which holds 400"):
+        start(run, asked)
 
 
 def test_other_data_and_another_policy_are_refused(run, data, asked):
