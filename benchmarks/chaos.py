@@ -2,11 +2,12 @@
 
     python benchmarks/chaos.py --faults 50 --seed 0
 
-Runs of two workers under horovodrun go through one fault after the other, each followed
-by `--resume` (or by nothing, where the run has to outlive it), until they are through.
-Their last checkpoints, weights and optimizer state, are compared bit by bit with that of
-a run that nothing happened to. `--first 11` goes on with fault number 11 of the same
-seed, so that a drill can be done in parts; `--out` collects the rows of the parts.
+Runs of two workers under horovodrun, as `launch` starts it, go through one fault after
+the other, each followed by `--resume` (or by nothing, where the run has to outlive it),
+until they are through. Their last checkpoints, weights and optimizer state, are compared
+bit by bit with that of a run that nothing happened to. `--first 11` goes on with fault
+number 11 of the same seed, so that a drill can be done in parts; `--out` collects the rows
+of the parts.
 
 The disk that fills is a tmpfs of a few megabytes, mounted for the drill, which takes
 root; without it, the faults of that kind are left out and the drill says so.
@@ -102,8 +103,8 @@ class Job:
         self._known: list[psutil.Process] = []
 
     def start(self, resume: bool, workers: int = 2) -> None:
-        launcher = Path(sys.executable).parent / "horovodrun"
-        command = [launcher, "-np", workers, "--gloo", sys.executable, ROOT / "recipe.py",
+        command = [sys.executable, "-m", "training.workers", "-np", workers, "--gloo",
+                   sys.executable, ROOT / "recipe.py",
                    "--recipe", self.recipe, "--data_dir", self.data,
                    "--run_dir", self.run.path]  # fmt: skip
         self._log = tempfile.TemporaryFile()  # noqa: SIM115

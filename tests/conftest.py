@@ -37,13 +37,14 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def run_process():
-    """Runs Python in the project's folder, under horovodrun for several workers."""
+    """Runs Python in the project's folder; several workers under our launcher, or Horovod's."""
 
-    def run(*arguments, workers=1, timeout=HANG_SECONDS, cwd=ROOT, **environment):
+    def run(*arguments, workers=1, horovodrun=False, timeout=HANG_SECONDS, cwd=ROOT, **environment):
         command = [sys.executable, *map(str, arguments)]
         if workers > 1:
-            launcher = Path(sys.executable).parent / "horovodrun"
-            command = [str(launcher), "-np", str(workers), "--gloo", *command]
+            own = [sys.executable, "-m", "training.workers"]
+            launcher = [str(Path(sys.executable).parent / "horovodrun")] if horovodrun else own
+            command = [*launcher, "-np", str(workers), "--gloo", *command]
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         return subprocess.run(
             command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=timeout

@@ -60,8 +60,9 @@ def rows(path):
 def two_workers(run_process, small, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "run"
     ran = run_process(
-        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder, workers=2
-    )
+        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder,
+        workers=2, horovodrun=True,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder, ran
 
@@ -319,43 +320,94 @@ def batch_too_large(small, digits, folder):
     return ["--recipe", recipe, "--data_dir", digits], "phase 1, key 'batch_size': received 4001"
 
 
+def a_run_that_is_there(small, digits, folder):
+    return (  # put there by `made`
+        ["--recipe", small, "--data_dir", digits],
+        "holds a run already; --resume goes on with it, --overwrite deletes it",
+    )
+
+
 MISTAKES = [no_data, no_data_named, empty_folder, unknown_recipe, too_few_classes, label_outside,
-            unknown_model, unknown_optimizer, batch_too_large]  # fmt: skip
+            unknown_model, unknown_optimizer, batch_too_large, a_run_that_is_there]  # fmt: skip
+MISTAKES_OF_TWO = [no_data, empty_folder, unknown_recipe, label_outside, a_run_that_is_there]
+
+# The command lines one after the other in one process, whose start takes longer than they.
+SERIES = """
+import json, sys
+import recipe
+from training import supervisor
+
+patience = supervisor.SILENCE_SECONDS
+
+def series():
+    lines = json.loads(sys.argv[1])
+    for number, line in enumerate(lines, 1):
+        sys.argv[1:] = line
+        # Rank 0 has not ended before the last one.
+        supervisor.SILENCE_SECONDS = patience if number == len(lines) else 0
+        status = recipe.run()
+        print("ended with", status, file=sys.stderr, flush=True)
+    return status
+
+sys.exit(supervisor.supervise(series))
+"""
 
 
-def messages(stderr):
-    return re.findall(r"recipe\.py: error: .*", stderr)
+def made(mistakes, run_process, small, digits, finished, folder, workers):
+    """For each mistake: its message, what the workers said, and what was in its folder."""
+    shutil.copytree(finished, folder / a_run_that_is_there.__name__ / "run")
+    lines, messages, before = [], {}, {}
+    for mistake in mistakes:
+        own = folder / mistake.__name__
+        own.mkdir(exist_ok=True)
+        arguments, messages[mistake] = mistake(small, digits, own)
+        lines.append([*map(str, arguments), "--run_dir", str(own / "run")])
+        before[mistake] = contents(own)
+    ran = run_process("-c", SERIES, json.dumps(lines), workers=workers)
+    assert ran.returncode == (2 if workers == 1 else 1), ran.stderr
+    said = {mistake: [] for mistake in mistakes}
+    for rank in range(workers):
+        start = f"[{rank}]<stderr>:" if workers > 1 else ""
+        rest = iter([line for line in ran.stderr.splitlines() if line.startswith(start)])
+        for mistake in mistakes:
+            for line in rest:
+                said[mistake].append(line.removeprefix(start))
+                if said[mistake][-1].startswith("ended with"):
+                    break
+    return {m: (messages[m], said[m], folder / m.__name__, before[m]) for m in mistakes}
+
+
+def contents(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def made_by_one(run_process, small, digits, two_workers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    return made(MISTAKES, run_process, small, digits, two_workers[0], folder, workers=1)
+
+
+@pytest.fixture(scope="module")
+def made_by_two(run_process, small, digits, two_workers, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    return made(MISTAKES_OF_TWO, run_process, small, digits, two_workers[0], folder, workers=2)
+
+
+def check_that_one_message_is_all(made, mistake):
+    message, said, folder, before = made[mistake]
+    (found,) = [line for line in said if "recipe.py: error: " in line]
+    assert message in found
+    # Of two workers, the launcher ends rank 1 when rank 0 ends with the last mistake.
+    assert {line for line in said if line.startswith("ended with")} == {"ended with 2"}
+    assert "Traceback" not in "\n".join(said)
+    assert contents(folder) == before  # no run was begun, and none was run over
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_message(run_process, small, digits, tmp_path, mistake):
-    arguments, message = mistake(small, digits, tmp_path)
-    ran = run_process("recipe.py", *arguments, "--run_dir", tmp_path / "run")
-    assert ran.returncode == 2
-    (found,) = messages(ran.stderr)
-    assert message in found
-    assert "Traceback" not in ran.stderr
+def test_a_mistake_is_one_message(made_by_one, mistake):
+    check_that_one_message_is_all(made_by_one, mistake)
 
 
-@pytest.mark.parametrize("mistake", [no_data, empty_folder, unknown_recipe, label_outside])
-def test_a_mistake_is_one_message_from_two_workers(run_process, small, digits, tmp_path, mistake):
-    arguments, message = mistake(small, digits, tmp_path)
-    ran = run_process("recipe.py", *arguments, "--run_dir", tmp_path / "run", workers=2)
-    assert ran.returncode != 0
-    (found,) = messages(ran.stderr)
-    assert message in found
-    assert not re.search(r"^\[\d\]<stderr>:Traceback", ran.stderr, re.M)
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_a_run_is_not_run_over(run_process, small, digits, tmp_path, two_workers, workers):
-    folder = tmp_path / "run"
-    shutil.copytree(two_workers[0], folder)
-    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-    ran = run_process(
-        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder, workers=workers
-    )
-    assert ran.returncode != 0
-    (found,) = messages(ran.stderr)
-    assert "holds a run already; --resume goes on with it, --overwrite deletes it" in found
-    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*")} == before
+@pytest.mark.parametrize("mistake", MISTAKES_OF_TWO)
+def test_a_mistake_is_one_message_from_two_workers(made_by_two, mistake):
+    check_that_one_message_is_all(made_by_two, mistake)

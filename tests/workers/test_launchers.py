@@ -46,3 +46,18 @@ def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
     ran = run_process("-c", ATTACK % launcher, tmp_path / "written")
     assert ran.returncode == 3, ran.stderr
     assert (tmp_path / "written").exists() == written
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None
+from training import workers
+sys.argv[1:] = ["-np", "1", "--gloo", "true"]
+workers.guarded_horovodrun()
+"""
+
+
+def test_our_launcher_imports_no_tensorflow(run_process):
+    """Horovod's own does so to learn whether Gloo was built, and says here that it was not."""
+    ran = run_process("-c", WITHOUT_TENSORFLOW)
+    assert ran.returncode == 0, ran.stderr
