@@ -285,6 +285,14 @@ def test_steps_are_recomputed_from_the_images_seen(step, workers, expected):
     assert now.step_at(before.position(step)) == expected
 
 
+def test_a_step_is_never_behind_the_end_of_its_phase():
+    """In 2 epochs of 410 images one worker sees 820 of them, and seven see 2 x 5 x 70."""
+    strategy = [TWO_PHASES[0] | {"epoch": [0, 2]}, TWO_PHASES[1] | {"epoch": [2, 3]}]
+    one, seven = (Schedule(strategy, count, {"20": 410}) for count in (1, 7))
+    assert (seven.phases[0].end, 800 // 70) == (10, 11)
+    assert seven.step_at(one.position(80)) == 10
+
+
 def test_a_position_is_the_phase_and_its_images_whatever_the_workers():
     two, four = (Schedule(TWO_PHASES, count, {"20": 400}) for count in (2, 4))
     assert two.position(10) == four.position(5) == (0, 200)

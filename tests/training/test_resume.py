@@ -287,6 +287,8 @@ def test_a_signals_checkpoint_stays_where_a_damaged_one_lies_behind_it(run, aske
     run.take_up(30, workers=2, now=2)
     written(run, asked, 33, "signal")
     assert start(run, asked).step == 33
+    written(run, asked, 50, "regular")
+    assert run.checkpoint(40).exists()  # what is damaged may still be of use to somebody
 
 
 def test_the_newest_and_every_so_many_stay_as_the_recipe_says(run, data):
