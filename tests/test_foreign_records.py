@@ -70,15 +70,23 @@ def changed(recipe, path, **changes):
     return write_recipe(path, yaml.safe_load(recipe.read_text()) | changes)
 
 
-def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path):
+@pytest.mark.parametrize(
+    ("records", "workers", "steps"),
+    [("classic", 1, ["2", "4"]), ("tfds", 2, ["2"])],
+    indirect=["records"],
+)
+def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path, workers, steps):
+    """Two workers count the records of a folder once."""
     ran = run_process(
-        "recipe.py", "--recipe", recipe, "--data_dir", records, "--run_dir", tmp_path / "run"
-    )
+        "recipe.py", "--recipe", recipe, "--data_dir", records, "--run_dir", tmp_path / "run",
+        workers=workers, XDG_CACHE_HOME=str(tmp_path / "own"),
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     with open(tmp_path / "run" / "train.csv", newline="") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
+        assert [row["step"] for row in csv.DictReader(file)] == steps
     with open(tmp_path / "run" / "evaluation.csv", newline="") as file:
         assert {row["images"] for row in csv.DictReader(file)} == {"100"}
+    assert len(list((tmp_path / "own").rglob("records/*.json"))) == 1
 
 
 def test_the_labels_that_reach_the_model_are_those_written(records, recipe, images):
@@ -124,17 +132,6 @@ def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
         for image in batch.numpy()
     }
     assert len(seen) == 40
-
-
-def test_two_workers_train_on_them(run_process, images, recipe, tmp_path):
-    for split, examples in images.items():
-        write_tfds(tmp_path / "data" / "28", split, examples)
-    ran = run_process(
-        "recipe.py", "--recipe", recipe, "--data_dir", tmp_path / "data",
-        "--run_dir", tmp_path / "run", workers=2, XDG_CACHE_HOME=str(tmp_path / "own"),
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert len(list((tmp_path / "own").rglob("records/*.json"))) == 1
 
 
 def test_plan_counts_the_images_of_a_folder(run_process, records, recipe):

@@ -38,7 +38,7 @@ with open(sys.argv[1], "w") as file:
 def watched(run_process, root, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     phases = [
-        {"epoch": [i, i + 1], "lr": [0.01, 0.01], "lr_method": "linear",
+        {"epoch": [i / 8, (i + 1) / 8], "lr": [0.01, 0.01], "lr_method": "linear",
          "batch_size": (100, 50)[i % 2], "image_size": [(20, 28)[i % 2]] * 2,
          "data_dir": ("20", "28")[i % 2]}
         for i in range(6)
