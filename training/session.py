@@ -318,12 +318,13 @@ class Scribe:
         recipe = self.asked["recipe"]
         regular = [self.run.checkpoint_of(row) for row in self.run.noted_checkpoints()]
         files = self.run.checkpoint_files()
+        gone = checkpoints.superseded(regular, recipe["keep_newest"], recipe["keep_every"])
         # Those behind it were skipped by a resume as damaged, and are not looked at.
-        before = [old for old in files[files.index(path) + 1 :] if old not in regular]
-        for old in (
-            *checkpoints.superseded(regular, recipe["keep_newest"], recipe["keep_every"]),
-            *(old for old in before if checkpoints.kind_of(old) == checkpoints.SIGNAL),
-        ):
+        older = files[files.index(path) + 1 :] if path in files else []
+        for old in older:
+            if old not in regular and checkpoints.kind_of(old) == checkpoints.SIGNAL:
+                gone.append(old)
+        for old in gone:
             old.unlink(missing_ok=True)
 
     def _note_checkpoint_row(
