@@ -53,12 +53,12 @@ $(READY): requirements.txt
 	  || { tail -n 30 $(VENV)/horovod.log >&2; echo "make: Horovod did not compile; the whole log is in $(VENV)/horovod.log" >&2; exit 1; }
 	@pip check
 	@echo "  the JPEG decoder of the input pipelines, compiled for this machine"
-	@python -m datasets.fused_jpeg 2> $(VENV)/fused_jpeg.log || tail -n 1 $(VENV)/fused_jpeg.log >&2
+	@python -m datasets.input.fused_jpeg 2> $(VENV)/fused_jpeg.log || tail -n 1 $(VENV)/fused_jpeg.log >&2
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
 demo: setup
-	python -m training.workers -np $(NP) --gloo python recipe.py --recipe demo
+	python -m launch.horovodrun -np $(NP) --gloo python recipe.py --recipe demo
 
 check: setup
 	ruff check .

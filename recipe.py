@@ -22,12 +22,13 @@ from typing import get_args
 import click
 from click_default_group import DefaultGroup
 
-from training import elastic, sagemaker, supervisor, workers
-from training.commands import RECIPE, evaluate, launch, plan, report
-from training.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError
-from training.preemption import SignalWatch
-from training.prepare import prepare
+from core import workers
+from core.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError
+from core.signals import SignalWatch
+from launch import elastic, sagemaker, supervisor
+from launch.commands import RECIPE, evaluate, launch, plan, report
 from training.recipes import Policy
+from training.start import prepare
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 # Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
@@ -78,9 +79,10 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
-    from training import devices, model, synthetic
-    from training.evaluation_run import evaluate_trained
-    from training.session import Scribe, faults_of, in_plain_words, stage_pipeline, step_names
+    from core import devices
+    from evaluation.run import evaluate_trained
+    from training import model, synthetic
+    from training.run_log import Scribe, faults_of, in_plain_words, stage_pipeline, step_names
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, policy)
@@ -90,6 +92,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
 
     scribe = Scribe(run, schedule, STARTED, data)
     start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
+    supervisor.tell_how_to_resume(run.path)
     done = start.step
     bar = ProgressBar(schedule.total_steps, initial_step=done)
     wall_clock = WallClock(

@@ -41,9 +41,9 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from datasets.digits import prepare_digits
-from training.checkpoints import BadCheckpoint, check, read_state
-from training.processes import below, runs, that_work
+from core.checkpoints import BadCheckpoint, check, read_state
+from datasets.build.digits import prepare_digits
+from launch.processes import below, runs, that_work
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -103,7 +103,7 @@ class Job:
         self._known: list[psutil.Process] = []
 
     def start(self, resume: bool, workers: int = 2) -> None:
-        command = [sys.executable, "-m", "training.workers", "-np", workers, "--gloo",
+        command = [sys.executable, "-m", "launch.horovodrun", "-np", workers, "--gloo",
                    sys.executable, ROOT / "recipe.py",
                    "--recipe", self.recipe, "--data_dir", self.data,
                    "--run_dir", self.run.path]  # fmt: skip

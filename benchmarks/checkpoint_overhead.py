@@ -24,7 +24,8 @@ from rich.console import Console
 
 from benchmarks.step_overhead import EveryOtherBlock, milliseconds, spread_of_median
 from callbacks.step_checkpoint import StepCheckpoint
-from training import devices, model, workers
+from core import devices, workers
+from training import model
 from training.recipes import load_recipe
 
 

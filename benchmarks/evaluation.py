@@ -27,9 +27,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from training import devices, workers
-from training.data import find_validation
-from training.errors import UserError
+from core import devices, workers
+from core.errors import UserError
+from training.inputs import find_validation
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 
@@ -105,7 +105,7 @@ def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float,
 
 def loading(recipe: Recipe, root: Path, path: Path, repeats: int = 5) -> str:
     """What it costs to load a checkpoint and to get its first batch, of its evaluation."""
-    from training.evaluation_run import make_evaluator
+    from evaluation.run import make_evaluator
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     threads = devices.prepare_devices(workers.current())

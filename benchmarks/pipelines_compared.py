@@ -24,7 +24,7 @@ def tensorflow_threads(threads: int) -> Any:
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"
     import tensorflow as tf
 
-    from training.devices import _keep_freed_memory
+    from core.devices import _keep_freed_memory
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
@@ -38,9 +38,9 @@ def drained(dataset: Any) -> int:
 
 def ours(settings: dict[str, Any]) -> Passes:
     tensorflow_threads(settings["threads"])
-    from datasets import fused_jpeg
-    from datasets.pipeline import training_pipeline
-    from datasets.settings import Augmentation
+    from core.settings import Augmentation
+    from datasets.input import fused_jpeg
+    from datasets.input.pipeline import training_pipeline
 
     if settings["pipeline"] == "ours, TensorFlow's own ops":
         fused_jpeg.native = lambda: None
@@ -79,8 +79,8 @@ def forget(file: Path) -> None:
 
 def ours_evaluating(settings: dict[str, Any]) -> Passes:
     tensorflow_threads(settings["threads"])
-    from datasets.settings import Evaluation
-    from datasets.validation import evaluation_pipeline
+    from core.settings import Evaluation
+    from datasets.input.validation import evaluation_pipeline
 
     files = [Path(file) for file in settings["records"]]
     evaluation = Evaluation(image_size=settings["size"], batch_size=settings["batch_size"])

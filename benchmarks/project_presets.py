@@ -12,11 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import click
 
-from training.errors import UserError
-from training.projection import project
+from core.errors import UserError
+from reports.projection import project
+from reports.report import time_words
+from reports.throughput import load_throughput
 from training.recipes import load_recipe, presets
-from training.report import time_words
-from training.throughput import load_throughput
 
 RATES = Path(__file__).resolve().parent / "rates"
 

@@ -39,13 +39,15 @@ from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.stop_on_signal import StopOnSignal
 from callbacks.wall_clock import WallClock
-from datasets.faults import Faults
-from training import devices, model, supervisor, workers
-from training.phases import Schedule
-from training.preemption import SignalWatch
+from core import devices, workers
+from core.schedule import Schedule
+from core.signals import SignalWatch
+from datasets.input.faults import Faults
+from launch import supervisor
+from training import model
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
-from training.session import Scribe
+from training.run_log import Scribe
 
 
 class EveryOtherBlock(keras.callbacks.Callback):

@@ -29,9 +29,10 @@ import yaml
 
 from callbacks.stage_clock import wait_for_device
 from callbacks.step_checkpoint import save_whole
-from training import devices, model, workers
-from training.commands import RECIPE
-from training.errors import USER_ERRORS, UserError
+from core import devices, workers
+from core.errors import USER_ERRORS, UserError
+from launch.commands import RECIPE
+from training import model
 from training.recipes import Recipe, load_recipe
 
 

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from callbacks.step_callback import StepCallback
-from datasets.faults import Faults
-from training import workers
-from training.errors import RunError
+from core import workers
+from core.errors import RunError
+from datasets.input.faults import Faults
 
 
 class BadRecords(StepCallback):

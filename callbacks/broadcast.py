@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from training import workers
+from core import workers
 
 
 class BroadcastFromFirst(keras.callbacks.Callback):

@@ -8,8 +8,8 @@ import keras
 from keras import ops
 
 from callbacks.step_callback import StepCallback
-from training import workers
-from training.errors import RunError
+from core import workers
+from core.errors import RunError
 
 # TensorFlow's and PyTorch's dynamic loss scales stop here, too: below 1 a scale would
 # push gradients out of float16's range instead of into it.

@@ -24,7 +24,7 @@ class Heartbeat(StepCallback):
     workers wait for together between two steps, such as a slow disk: they call `waiting`.
 
     Args:
-        board: is told; `training/supervisor.py` has one that costs a microsecond.
+        board: is told; `launch/supervisor.py` has one that costs a microsecond.
         initial_step: steps that are done before the first `fit`.
 
     Example:

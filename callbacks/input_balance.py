@@ -8,7 +8,7 @@ import tensorflow as tf
 from tensorflow.python.framework import config  # it is public only as its setter
 
 from callbacks.step_callback import StepCallback
-from training import workers
+from core import workers
 
 INPUT_BOUND = 0.1  # share of the time above which waiting for images is worth mending
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from training import workers
+from core import workers
 
 
 def average_over_workers(values: Mapping[str, float]) -> dict[str, float]:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from callbacks.step_callback import StepCallback
-from training.phases import Schedule
+from core.schedule import Schedule
 
 
 class PhaseScheduler(StepCallback):

@@ -7,7 +7,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from callbacks.step_callback import StepCallback
-from training import workers
+from core import workers
 
 
 class ProgressBar(StepCallback):

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from callbacks.step_callback import StepCallback
-from training import workers
-from training.errors import RunError
+from core import workers
+from core.errors import RunError
 
 
 def digest(variables: Iterable[Any]) -> str:

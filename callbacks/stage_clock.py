@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from callbacks.step_callback import StepCallback
-from training.clock import TimeBuckets
+from core.clock import TimeBuckets
 
 
 def wait_for_device(model: keras.Model) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 
 from callbacks.stage_clock import wait_for_device
 from callbacks.step_callback import StepCallback
-from training import checkpoints, workers
-from training.checkpoints import BackgroundWriter, Snapshot
-from training.clock import TimeBuckets
-from training.errors import RunError
+from core import checkpoints, workers
+from core.checkpoints import BackgroundWriter, Snapshot
+from core.clock import TimeBuckets
+from core.errors import RunError
 
 
 class Stateful(Protocol):
@@ -54,7 +54,7 @@ class StepCheckpoint(StepCallback):
     background. The next checkpoint waits for it, and so does the end of `fit`. The file
     is a plain `.keras` one, in which the moving statistics of BatchNorm are the means
     over the workers; the run itself goes on with its own, so that a checkpoint more or
-    less changes nothing. `training/checkpoints.py` says what else is inside.
+    less changes nothing. `core/checkpoints.py` says what else is inside.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
     several in a row end the run.

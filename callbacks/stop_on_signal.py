@@ -8,9 +8,9 @@ from typing import Any
 
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
-from training import checkpoints, workers
-from training.errors import SharedPreempted
-from training.preemption import SignalWatch
+from core import checkpoints, workers
+from core.errors import SharedPreempted
+from core.signals import SignalWatch
 
 LONGEST_DISTANCE = 100  # steps
 

@@ -7,8 +7,8 @@ from typing import Any
 from callbacks.finite_loss import SkippedSteps
 from callbacks.metric_average import average_over_workers
 from callbacks.step_callback import StepCallback
-from training import workers
-from training.phases import Schedule
+from core import workers
+from core.schedule import Schedule
 
 
 def window_mean(now: float, count_now: int, before: float, count_before: int) -> float:

@@ -32,7 +32,8 @@ import PIL
 from PIL import features
 from tqdm import tqdm
 
-from datasets.build_folder import (
+from core.errors import DataError
+from datasets.build.folder import (
     DONE,
     REJECTED,
     check_rejected,
@@ -41,12 +42,9 @@ from datasets.build_folder import (
     prepare_output,
     write_rejected,
 )
-from datasets.build_plan import BuildPlan, plan_build
-from datasets.errors import DataError
-from datasets.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
-from datasets.processes import available
-from datasets.records import LABEL_OFFSET
-from datasets.shards import (
+from datasets.build.plan import BuildPlan, plan_build
+from datasets.build.processes import available
+from datasets.build.shards import (
     BuildStopped,
     Job,
     Settings,
@@ -55,8 +53,10 @@ from datasets.shards import (
     shard_counts,
     write_shards,
 )
-from datasets.sources.layouts import LAYOUTS, read_source
-from datasets.sources.source import Source
+from datasets.build.sources.layouts import LAYOUTS, read_source
+from datasets.build.sources.source import Source
+from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
+from datasets.records.writer import LABEL_OFFSET
 
 ENOUGH_REJECTED = 1000  # a build that has failed already lists so many, then stops
 

@@ -26,13 +26,13 @@ from rich.markup import escape
 from rich.table import Table
 from tqdm import tqdm
 
-from datasets import checks
-from datasets.checks import LISTED, Finding, ShardReport
-from datasets.errors import DataError
-from datasets.folders import Folder, find_folders
-from datasets.processes import available, run_jobs
-from datasets.survey import Survey, offset_of
-from datasets.tfds import LABEL_OFFSET
+from core.errors import DataError
+from datasets.build.processes import available, run_jobs
+from datasets.check import records as checks
+from datasets.check.folders import Folder, find_folders
+from datasets.check.records import LISTED, Finding, ShardReport
+from datasets.records.survey import Survey, offset_of
+from datasets.records.tfds import LABEL_OFFSET
 
 
 @dataclass
@@ -316,7 +316,7 @@ def main(root, classes, label_offset, processes, picture, no_picture, as_json_):
     try:
         found = verify(root, classes=classes, label_offset=label_offset, processes=processes)
         if not no_picture:
-            from datasets.contact_sheet import draw_samples
+            from datasets.check.contact_sheet import draw_samples
 
             drawn = draw_samples(found.reports, found.class_names, picture)
     except DataError as error:

@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from datasets.augmentation import random_windows
+from core.settings import Augmentation
 from datasets.build_imagenet_data import convert
-from datasets.fused_jpeg import decode_windows, sizes_of
-from datasets.settings import Augmentation
+from datasets.input.augmentation import random_windows
+from datasets.input.fused_jpeg import decode_windows, sizes_of
 
 ROWS, COLUMNS, SIZE = 4, 4, 128
 ORANGE = "#D55E00"

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 from keras.optimizers import LossScaleOptimizer, Optimizer
 
-from training import workers
+from core import workers
 
 COMPRESSIONS = ("none", "fp16")
 

@@ -42,7 +42,7 @@ def run_process():
     def run(*arguments, workers=1, horovodrun=False, timeout=HANG_SECONDS, cwd=ROOT, **environment):
         command = [sys.executable, *map(str, arguments)]
         if workers > 1:
-            own = [sys.executable, "-m", "training.workers"]
+            own = [sys.executable, "-m", "launch.horovodrun"]
             launcher = [str(Path(sys.executable).parent / "horovodrun")] if horovodrun else own
             command = [*launcher, "-np", str(workers), "--gloo", *command]
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
@@ -56,6 +56,6 @@ def run_process():
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
     """The demo's records, built once a session."""
-    from datasets.digits import prepare_digits
+    from datasets.build.digits import prepare_digits
 
     return prepare_digits(tmp_path_factory.mktemp("digits"))

@@ -13,7 +13,10 @@ ARGUMENTS = ("--recipe", "recipe.yaml", "--run_dir", "run")
 SLOW_DISK = """
 import sys, threading
 import recipe
-from training import session, checkpoints, supervisor, workers
+from training import run_log as session
+from core import checkpoints
+from launch import supervisor
+from core import workers
 
 signs, last = threading.Semaphore(0), None
 

@@ -10,8 +10,8 @@ import sys
 import pytest
 import yaml
 
+from launch.processes import below, that_work
 from tests.waiting import HANG_SECONDS, until
-from training.processes import below, that_work
 
 STRATEGY = [
     {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
@@ -36,7 +36,7 @@ def shrunk(root, digits, tmp_path_factory):
     run = folder / "run"
     with open(folder / "said", "w") as said:
         job = subprocess.Popen(
-            [sys.executable, "-m", "training.workers", "-np", "2", "--min-np", "1",
+            [sys.executable, "-m", "launch.horovodrun", "-np", "2", "--min-np", "1",
              "--gloo", "--network-interfaces", "lo",
              "--host-discovery-script", str(folder / "hosts.sh"),
              sys.executable, str(root / "recipe.py"), "--recipe", str(folder / "recipe.yaml"),
@@ -78,5 +78,5 @@ def test_the_one_that_is_left_does_the_steps_of_one(shrunk):
 
 def test_each_message_is_there_once(shrunk):
     assert shrunk["said"].count("was ended by SIGKILL") == 1
-    assert re.search(r"python -m training.workers -np 2 --min-np 1 .* --resume", shrunk["said"])
+    assert re.search(r"python -m launch.horovodrun -np 2 --min-np 1 .* --resume", shrunk["said"])
     assert shrunk["said"].count("the run goes on with 1 worker(s)") == 1

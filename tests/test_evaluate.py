@@ -15,15 +15,16 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from core import devices
+from core.errors import UserError
+from evaluation.run import evaluate_run
+from launch.processes import below, that_work
+from reports import report
+from reports.run_record import read_record
 from tests.waiting import HANG_SECONDS, until
-from training import devices, report
-from training.data import find_data
-from training.errors import UserError
-from training.evaluation_run import evaluate_run
-from training.processes import below, that_work
+from training.inputs import find_data
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
-from training.run_record import read_record
 
 STEPS = (0, 10, 20, 30, 40)
 

@@ -8,10 +8,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
-from datasets.errors import DataError
+from core.errors import DataError, UserError
 from tests.foreign import write_classic, write_tfds, write_tfds_notes
-from training.data import find_data
-from training.errors import UserError
+from training.inputs import find_data
 from training.recipes import PRESETS, load_recipe
 
 WRITERS = {"classic": write_classic, "tfds": write_tfds}
@@ -90,8 +89,8 @@ def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path, worker
 
 
 def test_the_labels_that_reach_the_model_are_those_written(records, recipe, images):
-    from training.session import stage_pipeline
-    from training.workers import Workers
+    from core.workers import Workers
+    from training.run_log import stage_pipeline
 
     loaded = load_recipe(recipe)
     data = find_data(records, loaded)
@@ -112,8 +111,8 @@ def test_the_labels_that_reach_the_model_are_those_written(records, recipe, imag
 
 
 def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
-    from training.session import stage_pipeline
-    from training.workers import Workers
+    from core.workers import Workers
+    from training.run_log import stage_pipeline
 
     folder = tmp_path / "28"
     write_classic(folder, "validation", images["validation"])

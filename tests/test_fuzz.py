@@ -19,12 +19,11 @@ import click
 import pytest
 import yaml
 
-from datasets.errors import DataError
-from datasets.manifest import count_records
-from datasets.record_reader import read_frames
-from datasets.records import frame, make_example
+from core.errors import DataError, UserError
+from datasets.records.manifest import count_records
+from datasets.records.reader import read_frames
+from datasets.records.writer import frame, make_example
 from tests.waiting import HANG_SECONDS
-from training.errors import UserError
 from training.recipes import PRESETS, load_recipe
 
 CLEAR = (UserError, DataError, click.ClickException, click.exceptions.Exit)
@@ -97,7 +96,7 @@ RECORDS = b"".join(
 
 def fuzz_records(folder: Path, draw: random.Random) -> None:
     """Read by the counter, the verifier's reader and a run's reader, without TensorFlow."""
-    from datasets.faults import Faults, damage, fit_for_tensorflow
+    from datasets.input.faults import Faults, damage, fit_for_tensorflow
 
     path = folder / "train-00000-of-00001"
     path.write_bytes(mutated(RECORDS, draw))
@@ -157,7 +156,7 @@ def one_case(kind: str, seed: int) -> str:
     before: dict[Path, bytes] = {}
     import keras  # noqa: F401  # its seconds are not the case's
 
-    import datasets.faults  # noqa: F401
+    import datasets.input.faults  # noqa: F401
 
     signal.signal(signal.SIGPROF, stop)
     signal.signal(signal.SIGALRM, stop)

@@ -12,8 +12,8 @@ import psutil
 import pytest
 import yaml
 
+from launch.processes import below, runs, that_work
 from tests.waiting import HANG_SECONDS, until
-from training.processes import below, runs, that_work
 
 STEPS = 80
 STRATEGY = [

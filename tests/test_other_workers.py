@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from benchmarks.chaos import Job
-from training.checkpoints import check
+from core.checkpoints import check
 
 EVERY = 10  # steps between two checkpoints
 STRATEGY = [

@@ -344,7 +344,7 @@ MISTAKES_OF_TWO = [no_data, empty_folder, unknown_recipe, label_outside, a_run_t
 SERIES = """
 import json, sys
 import recipe
-from training import supervisor
+from launch import supervisor
 
 patience = supervisor.SILENCE_SECONDS
 

@@ -7,12 +7,12 @@ import keras
 from keras import ops
 
 from callbacks.step_checkpoint import save_whole
+from core import devices
+from core.errors import UserError
 from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
-from training import devices, recipes
-from training.errors import UserError
-from training.evaluation import accuracy_metrics
+from training import recipes
 from training.weights import load_weights
 
 
@@ -95,6 +95,14 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     # Keras puts the average in the place of the weights whenever a `fit` ends, and here
     # that is the end of a stage.
     optimizer.finalize_variable_values = lambda variables: None
+
+
+def accuracy_metrics() -> list[keras.metrics.Metric]:
+    """Top-1 and top-5 of logits against integer labels."""
+    return [
+        keras.metrics.SparseCategoricalAccuracy(name="top1"),
+        keras.metrics.SparseTopKCategoricalAccuracy(5, name="top5"),
+    ]
 
 
 def averaging_optimizer(recipe: recipes.Recipe, model: keras.Model) -> Any:

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from datasets.settings import (
+from core.errors import UserError
+from core.schedule import Schedule, Strategy, explain
+from core.settings import (
     Augmentation,
     Count,
     Evaluation,
@@ -18,8 +20,6 @@ from datasets.settings import (
     Positive,
     Settings,
 )
-from training.errors import UserError
-from training.phases import Schedule, Strategy, explain
 
 PRESETS = Path(__file__).resolve().parent.parent / "recipes"
 

@@ -8,32 +8,23 @@ when the first `fit` has begun, each worker gets back what was its own.
 
 import dataclasses
 import hashlib
-import os
-import shlex
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from training import checkpoints, workers
-from training.checkpoints import BadCheckpoint
-from training.data import RunData
-from training.errors import SharedUserError, UserError
-from training.phases import Schedule, images_of
+from core import checkpoints, workers
+from core.checkpoints import BadCheckpoint
+from core.errors import SharedUserError, UserError
+from core.schedule import Schedule, images_of
+from core.workers import Workers
+from training.inputs import RunData
 from training.recipes import Recipe
 from training.run_folder import RunFolder
-from training.workers import Workers
 
 PROJECT = Path(__file__).resolve().parent.parent
 CODE = ("recipe.py", "callbacks", "datasets", "models", "optimizers", "training")
-# Set by `launch` for its workers: the command line that goes on with the run.
-RESUMES_WITH = "RECIPE_RESUMES_WITH"
-LAUNCHERS = {
-    "horovodrun": ["horovodrun"],
-    "training.workers": ["python", "-m", "training.workers"],
-}
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 
 # Keys of a recipe that change nothing of what the training computes.
@@ -269,56 +260,3 @@ def _installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def command(run_dir: Path) -> str:
-    """The command line that goes on with this process's run."""
-    if RESUMES_WITH in os.environ:
-        return os.environ[RESUMES_WITH]
-    return _command(arguments(run_dir))
-
-
-def same_command() -> str:
-    """The command line of this process's job, to be given once more."""
-    return _command(sys.argv[1:])
-
-
-def _command(arguments: Sequence[str]) -> str:
-    return shlex.join([*_launcher(), Path(sys.executable).name, sys.argv[0], *arguments])
-
-
-def arguments(run_dir: Path) -> list[str]:
-    """The arguments of `recipe.py` that go on with this process's run."""
-    kept = _without(sys.argv[1:], ("--run_dir",), ("--resume", "--overwrite"))
-    return [*kept, "--run_dir", str(run_dir), "--resume"]
-
-
-def _without(arguments: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> list[str]:
-    kept = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in valued:
-            next(rest, None)
-        elif argument not in flags and not argument.startswith(tuple(f"{v}=" for v in valued)):
-            kept.append(argument)
-    return kept
-
-
-def _launcher() -> list[str]:
-    """The part of the launcher's command line before our own; horovodrun's, if any."""
-    if workers.launched_size() == 1:
-        return []
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            break
-        names = [Path(word).name for word in words]
-        for name, shown in LAUNCHERS.items():
-            if name in names and sys.argv[0] in words:
-                begin, end = names.index(name), words.index(sys.argv[0])
-                # The interpreter stands before the script.
-                return [*shown, *words[begin + 1 : end - 1]]
-    return ["horovodrun", "-np", str(workers.launched_size())]

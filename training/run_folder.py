@@ -22,10 +22,10 @@ from typing import Any
 import filelock
 import yaml
 
-from datasets.settings import Evaluation
-from training.clock import BUCKETS
-from training.errors import UserError
-from training.phases import Schedule
+from core.clock import BUCKETS
+from core.errors import UserError
+from core.schedule import Schedule
+from core.settings import Evaluation
 from training.recipes import Recipe
 
 TRAIN_COLUMNS = (

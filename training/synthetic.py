@@ -5,8 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from training.data import Records, RunData
-from training.phases import Stage
+from core.schedule import Stage
+from training.inputs import Records, RunData
 from training.recipes import Recipe
 
 MARK = "-synthetic"

@@ -17,7 +17,7 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from training.errors import UserError
+from core.errors import UserError
 
 WEIGHTS = "model.weights.h5"  # Keras 3's name of them in a `.keras` archive
 

@@ -22,7 +22,7 @@ from sagemaker.core.training.configs import (
 )
 from sagemaker.train import ModelTrainer
 
-from training.sagemaker import metric_definitions
+from launch.sagemaker import metric_definitions
 
 
 @click.command()

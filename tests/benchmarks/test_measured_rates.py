@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from training.throughput import load_throughput
+from reports.throughput import load_throughput
 
 
 def test_measured_rates_are_projected_from(run_process, tmp_path):

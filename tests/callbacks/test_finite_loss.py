@@ -6,7 +6,7 @@ import pytest
 
 from callbacks.finite_loss import FiniteLoss, SkippedSteps
 from callbacks.step_checkpoint import StepCheckpoint
-from training.errors import RunError
+from core.errors import RunError
 
 BAD = 7
 

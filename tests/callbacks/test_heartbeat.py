@@ -4,7 +4,8 @@ import pytest
 
 from callbacks import heartbeat
 from callbacks.heartbeat import Heartbeat
-from training import supervisor, workers
+from core import workers
+from launch import supervisor
 
 
 class Board:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from callbacks.phase_scheduler import PhaseScheduler
-from training.phases import Schedule
+from core.schedule import Schedule
 
 X = np.ones((20, 3), "float32")
 Y = np.ones((20, 1), "float32")

@@ -9,8 +9,8 @@ import pytest
 from callbacks import stage_clock
 from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
-from training import clock
-from training.clock import TimeBuckets
+from core import clock
+from core.clock import TimeBuckets
 
 
 def test_a_stage_by_hand(monkeypatch):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from callbacks.step_checkpoint import StepCheckpoint, save_whole
-from training import checkpoints, clock, workers
-from training.clock import TimeBuckets
+from core import checkpoints, clock, workers
+from core.clock import TimeBuckets
 
 X = np.ones((20, 3), "float32")
 

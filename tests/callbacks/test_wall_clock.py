@@ -6,7 +6,7 @@ import pytest
 
 from callbacks.progress_bar import ProgressBar, describe
 from callbacks.wall_clock import WallClock, window_mean
-from training.phases import Schedule
+from core.schedule import Schedule
 
 
 def test_a_window_mean_by_hand():

@@ -13,9 +13,9 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from core.errors import DataError
 from datasets.build_imagenet_data import build, main
-from datasets.errors import DataError
-from datasets.manifest import count_images, read_manifest, shard_files
+from datasets.records.manifest import count_images, read_manifest, shard_files
 from tests.datasets.samples import (
     BLUE,
     GREEN,

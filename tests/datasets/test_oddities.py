@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tests.datasets.test_images import swapped_profile, ycck
 
 from datasets.build_imagenet_data import build
 from tests.datasets.samples import BLUE, RED, file_bytes, halves, photograph, read, write_tree
-from tests.datasets.test_images import swapped_profile, ycck
 
 
 def _exif(image, orientation):

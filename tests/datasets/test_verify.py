@@ -361,6 +361,6 @@ def test_the_command_line(data, run_process, tmp_path):
 
 
 def test_it_needs_no_tensorflow(run_process):
-    modules = "datasets.verify, datasets.contact_sheet, training.data"
+    modules = "datasets.verify, datasets.check.contact_sheet, training.inputs"
     code = f"import sys, {modules}; sys.exit('tensorflow' in sys.modules)"
     assert run_process("-c", code).returncode == 0

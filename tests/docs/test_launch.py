@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from launch.sagemaker import metric_definitions
 from tests.waiting import HANG_SECONDS
-from training.sagemaker import metric_definitions
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-launch" / "bin" / "python"

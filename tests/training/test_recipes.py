@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.errors import UserError
+from core.errors import UserError
 from training.recipes import Recipe, load_recipe, presets
 
 # As it stands in the original's source, spaces and all.

@@ -1,18 +1,18 @@
 """Which run goes on, and where."""
 
 import json
-import sys
 import zipfile
 
 import pytest
 
-from training import checkpoints, resume
-from training.checkpoints import Snapshot
-from training.data import Records, RunData
-from training.errors import UserError
+from core import checkpoints
+from core.checkpoints import Snapshot
+from core.errors import UserError
+from training import resume
+from training.inputs import Records, RunData
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
-from training.session import Scribe
+from training.run_log import Scribe
 
 PHASES = [
     {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10,
@@ -305,25 +305,3 @@ def test_the_log_drops_what_is_done_again(run):
     assert [line.split()[2] for line in run.log.read_text().splitlines()] == [
         "steps@10", "steps@20",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        ["--recipe", "demo", "--run_dir", "old", "--resume"],
-        ["--recipe", "demo", "--overwrite", "--run_dir=old"],
-        ["--recipe", "demo"],
-    ],
-)
-def test_the_command_that_goes_on(monkeypatch, tmp_path, given):
-    monkeypatch.setattr(sys, "argv", ["recipe.py", *given])
-    monkeypatch.setattr(sys, "executable", "/usr/bin/python")
-    assert resume.command(tmp_path / "a run") == (
-        f"python recipe.py --recipe demo --run_dir '{tmp_path}/a run' --resume"
-    )
-
-
-def test_the_same_command_once_more(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["recipe.py", "evaluate", "--run_dir", "a run"])
-    monkeypatch.setattr(sys, "executable", "/usr/bin/python")
-    assert resume.same_command() == "python recipe.py evaluate --run_dir 'a run'"

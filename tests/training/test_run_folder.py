@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.errors import UserError
-from training.log_file import fields
+from core.errors import UserError
+from reports.log_file import fields
 from training.recipes import load_recipe
 from training.run_folder import RunFolder, evaluation_line, train_line
 

@@ -7,13 +7,13 @@ import shutil
 import pytest
 import yaml
 
+from core.errors import UserError
+from core.workers import Workers
+from evaluation.run import evaluate_run
+from reports.run_record import read_record
 from training import synthetic
-from training.errors import UserError
-from training.evaluation_run import evaluate_run
-from training.prepare import prepare
 from training.recipes import load_recipe, presets
-from training.run_record import read_record
-from training.workers import Workers
+from training.start import prepare
 
 
 @pytest.mark.parametrize("name", presets())

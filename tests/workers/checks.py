@@ -23,10 +23,11 @@ from callbacks.finite_loss import FiniteLoss
 from callbacks.metric_average import MetricAverage, average_over_workers
 from callbacks.same_weights import SameWeights, digest
 from callbacks.step_checkpoint import StepCheckpoint, mean_moving_statistics
+from core import workers
+from core.errors import RunError, UserError
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
-from training import resume, workers
-from training.errors import RunError, UserError
+from training import resume
 
 workers.MEET_EVERY_SECONDS = 0.01
 FIRST_ONLY = hvd.ProcessSet([0])

@@ -22,7 +22,8 @@ def attack():
         urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=600)
     sys.exit(3)
 
-from training import workers
+from core import workers
+from launch import horovodrun
 launch.run_commandline = attack
 %s()
 """
@@ -38,9 +39,7 @@ def test_mpirun_without_mpi_in_horovod_is_refused(run_process, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("launcher", "written"), [("attack", True), ("workers.guarded_horovodrun", False)]
-)
+@pytest.mark.parametrize(("launcher", "written"), [("attack", True), ("horovodrun.main", False)])
 def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
     """CVE-2024-10190; Horovod's own does, which shows that the attack is one."""
     ran = run_process("-c", ATTACK % launcher, tmp_path / "written")
@@ -51,9 +50,9 @@ def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None
-from training import workers
+from core import workers
 sys.argv[1:] = ["-np", "1", "--gloo", "true"]
-workers.guarded_horovodrun()
+horovodrun.main()
 """
 
 

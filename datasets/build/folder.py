@@ -1,0 +1,165 @@
+"""The folder that a build writes into: its lock, its notes, what is finished in it.
+
+<output>/.build.json     what is built here: settings and a digest of the files
+<output>/.build.done     a line of JSON for each finished shard
+<output>/.build.lock     held while a build is at work
+<output>/rejected.csv    files that are left out, and why
+"""
+
+import contextlib
+import csv
+import io
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from core.errors import DataError
+from datasets.records.manifest import MANIFEST, UNFINISHED, write_atomically
+
+BUILD = ".build.json"
+DONE = ".build.done"
+LOCK = ".build.lock"
+REJECTED = "rejected.csv"
+
+_RECORDS = re.compile(r"(?:train|validation)-\d{5,}-of-\d{5,}")
+_TEMPORARY_RECORDS = re.compile(r"\." + _RECORDS.pattern + r"\.tmp-\d+")
+
+
+@contextlib.contextmanager
+def locked(output: Path) -> Iterator[None]:
+    """Makes the output folder and keeps other builds out of it."""
+    lock = filelock.FileLock(output / LOCK)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise DataError(f"output '{output}': another build is at work there; wait for it") from None
+    except OSError as error:
+        raise DataError(f"output '{output}' cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_output(
+    output: Path,
+    identity: dict[str, Any],
+    shards: Collection[str],
+    sizes: Sequence[int],
+    overwrite: bool,
+) -> dict[str, dict[str, Any]]:
+    """Makes the output folder fit for a build; results of its shards that are done.
+
+    With `overwrite` records and manifests in the size folders are removed, nothing
+    else; but what a killed build of the same identity has written is used.
+
+    Args:
+        output: data root.
+        identity: all that decides the bytes of the shards, fit for JSON.
+        shards: their names.
+        sizes: short sides in pixels, each with a folder.
+        overwrite: replace other records.
+
+    Raises:
+        DataError: the folder holds another build, or records of other origin.
+    """
+    folders = [output / str(size) for size in sizes]
+    before = _read_identity(output / BUILD)
+    names = set(shards) if before == identity else set()
+    foreign = [
+        path
+        for folder in folders
+        for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
+        if (_RECORDS.fullmatch(path.name) and path.name not in names)
+        or (path.name == MANIFEST and not names)
+    ]
+    if overwrite:
+        unfinished = names and any((folder / UNFINISHED).exists() for folder in folders)
+        results = _finished(output, shards) if unfinished else {}
+        for path in foreign:
+            path.unlink()
+    elif before is not None and before != identity:
+        differ = [key for key in identity if before.get(key) != identity[key]]
+        raise DataError(
+            f"output '{output}' holds a build with other {', '.join(differ)}; "
+            "choose another --output, or --overwrite it"
+        )
+    elif foreign:
+        raise DataError(
+            f"output '{output}' holds records of other origin ('{foreign[0]}'); "
+            "choose another --output, or --overwrite them"
+        )
+    else:
+        results = _finished(output, shards)
+    for folder in folders:
+        folder.mkdir(exist_ok=True)
+        (folder / UNFINISHED).touch()
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if _TEMPORARY_RECORDS.fullmatch(path.name):
+                path.unlink()
+    write_atomically(output / DONE, "".join(json.dumps(r) + "\n" for r in results.values()))
+    write_atomically(output / BUILD, json.dumps(identity, indent=1) + "\n")
+    return results
+
+
+def _read_identity(path: Path) -> dict[str, Any] | None:
+    try:
+        identity = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        return {}
+    return identity if isinstance(identity, dict) else {}
+
+
+def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Results of the shards that are there in all sizes, from the build's own list."""
+    results = {}
+    lines = (output / DONE).read_text("utf-8").splitlines() if (output / DONE).exists() else []
+    for line in lines:
+        with contextlib.suppress(ValueError, OSError):  # cut short, or a shard is gone
+            result = json.loads(line)
+            if result["name"] in shards and all(
+                (output / size / result["name"]).stat().st_size == shard["bytes"]
+                for size, shard in result["sizes"].items()
+            ):
+                results[result["name"]] = result
+    return results
+
+
+def write_rejected(path: Path, results: Iterable[dict[str, Any]]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["file", "reason"])
+    writer.writerows(sorted(row for result in results for row in result["rejected"]))
+    write_atomically(path, table.getvalue())
+
+
+def check_rejected(
+    table: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
+) -> None:
+    rejected = sum(len(result["rejected"]) for result in results)
+    if rejected > max_rejected * total:
+        raise DataError(
+            f"{rejected} of {total} images cannot be read ({rejected / total:.2%}; --max_rejected "
+            f"is {max_rejected:.2%})\nThey are listed in '{table}'; mend or remove them, "
+            "or run again with a higher --max_rejected"
+        )
+    for result in results:
+        if not all(shard["images"] for shard in result["sizes"].values()):
+            raise DataError(
+                f"no image of shard '{result['name']}' can be read (see '{table}'); "
+                "fewer --shards would do"
+            )
+
+
+def count_rejected(path: Path) -> int:
+    """Files listed in a `rejected.csv`."""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return sum(1 for _ in csv.reader(file)) - 1

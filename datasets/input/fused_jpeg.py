@@ -1,0 +1,177 @@
+"""Decoding, cropping, resizing and mirroring of whole batches of JPEGs in one pass.
+
+Two TensorFlow ops in C++ (`native/jpeg_windows.cc`), compiled for this machine by
+`make setup` or else when they are first used:
+
+    python -m datasets.input.fused_jpeg
+
+TensorFlow exports no libjpeg of its own, so they use the libjpeg-turbo that Pillow's
+wheel carries, by the header that TensorFlow's wheel carries. Where they cannot be
+compiled, or the two do not fit, the functions here do the same in TensorFlow's own ops,
+one image after the other; pixels differ by at most 1, and a pipeline runs at about half
+the speed.
+"""
+
+import functools
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import filelock
+import tensorflow as tf
+
+logger = logging.getLogger(__name__)
+
+SOURCE = Path(__file__).parent / "native" / "jpeg_windows.cc"
+
+# libjpeg-turbo's fast DCT, and no smoothing of the chroma: the decoder of a training
+# pipeline; evaluation uses the exact one.
+FAST = {"dct_method": "INTEGER_FAST", "fancy_upscaling": False}
+EXACT = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": True}
+
+
+class CannotCompile(RuntimeError):
+    """The ops cannot be compiled here; the message says why."""
+
+
+def build() -> Path:
+    """Compiles the ops, unless that is done, and returns the library.
+
+    Several processes may call this at once: one compiles, the others wait.
+
+    Raises:
+        CannotCompile: no compiler, no libjpeg beside Pillow, or an error of the compiler.
+    """
+    import PIL
+
+    libraries = sorted((Path(PIL.__file__).parent.parent / "pillow.libs").glob("libjpeg-*.so*"))
+    if not libraries:
+        raise CannotCompile("this Pillow brings no libjpeg of its own, as its wheels for Linux do")
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise CannotCompile("there is no C++ compiler; install g++")
+    include = Path(tf.sysconfig.get_include()) / "external" / "libjpeg_turbo"
+    command = [
+        compiler, *tf.sysconfig.get_compile_flags(), f"-I{include}", "-std=c++17", "-O3",
+        "-ffp-contract=off",  # the same bits from every processor
+        "-shared", "-fPIC", "-w", str(SOURCE),
+        *tf.sysconfig.get_link_flags(),
+        f"-L{libraries[0].parent}", f"-l:{libraries[0].name}", f"-Wl,-rpath,{libraries[0].parent}",
+    ]  # fmt: skip
+    made_of = [tf.version.GIT_VERSION, *command]
+    digest = hashlib.sha256(SOURCE.read_bytes() + "\n".join(made_of).encode()).hexdigest()
+    library = SOURCE.with_name(f"jpeg_windows-{digest[:16]}.so")
+    if library.exists():
+        return library
+    try:
+        with filelock.FileLock(SOURCE.with_name(".build.lock")):
+            if library.exists():
+                return library
+            for old in SOURCE.parent.glob("jpeg_windows-*.so*"):
+                old.unlink()
+            unfinished = library.with_suffix(".so.tmp")
+            ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
+            if ran.returncode:
+                raise CannotCompile(f"the compiler said: {ran.stderr.strip()[-500:]}")
+            unfinished.rename(library)
+    except OSError as error:
+        raise CannotCompile(str(error)) from None
+    return library
+
+
+def load() -> Any:
+    """The module of the two ops, compiled where that is not done.
+
+    Raises:
+        CannotCompile: as `build`, or the libjpeg is not the one that they were compiled for.
+        tf.errors.OpError: TensorFlow cannot load them.
+    """
+    ops = tf.load_op_library(str(build()))
+    try:
+        with tf.init_scope():  # a pipeline may be traced just now
+            ops.jpeg_sizes(tf.constant([], tf.string))
+    except tf.errors.FailedPreconditionError as error:
+        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
+        raise CannotCompile(
+            f"the libjpeg in Pillow is not the one of TensorFlow's header ({reason}); install the "
+            "Pillow that requirements.txt names"
+        ) from None
+    return ops
+
+
+@functools.cache
+def native() -> Any:
+    """The module of the two ops; None, after a warning, where they cannot be had."""
+    try:
+        return load()
+    except (CannotCompile, tf.errors.OpError) as error:
+        logger.warning(
+            "warning: the fused JPEG decoder is missing, input pipelines will run at about half "
+            "their speed: %s", error,
+        )  # fmt: skip
+        return None
+
+
+def sizes_of(jpegs: Any) -> Any:
+    """Heights and widths, `[n, 2]` int32, of the JPEGs `[n]`, from their headers.
+
+    Raises:
+        tf.errors.InvalidArgumentError: one of them is not a JPEG.
+    """
+    if native():
+        return native().jpeg_sizes(jpegs)
+    return tf.map_fn(
+        lambda jpeg: tf.io.extract_jpeg_shape(jpeg)[:2], jpegs, fn_output_signature=tf.int32
+    )
+
+
+def decode_windows(
+    jpegs: Any, windows: Any, height: int, width: int, *, exact: bool = False, scaled: bool = True
+) -> Any:
+    """Decodes a window of each image, resized bilinearly (half-pixel centres, no antialiasing).
+
+    Args:
+        jpegs: `[n]` strings.
+        windows: `[n, 5]` int32: top, left, height and width in pixels of the image, and 1
+            where it is to be mirrored from left to right, else 0.
+        height, width: of the result, in pixels.
+        exact: the decoder of evaluation, instead of the fast one.
+        scaled: let libjpeg decode at 1/2, 1/4 or 1/8 where the window is at least that many
+            times as high and as wide as the result. Faster, and an antialiasing of its own;
+            TensorFlow's own ops, where they stand in, leave it out.
+
+    Returns:
+        `[n, height, width, 3]` uint8, RGB.
+
+    Raises:
+        tf.errors.InvalidArgumentError: a window outside its image, or an image that cannot
+            be decoded.
+    """
+    if native():
+        return native().decode_windows(
+            jpegs, windows, height=height, width=width, exact=exact, scaled=scaled
+        )
+
+    def one(arguments: tuple[Any, Any]) -> Any:
+        jpeg, window = arguments
+        image = tf.image.decode_and_crop_jpeg(
+            jpeg, window[:4], channels=3, **(EXACT if exact else FAST)
+        )
+        image = tf.saturate_cast(tf.round(tf.image.resize(image, (height, width))), tf.uint8)
+        return tf.cond(window[4] > 0, lambda: image[:, ::-1], lambda: image)
+
+    images = tf.map_fn(one, (jpegs, windows), fn_output_signature=tf.uint8)
+    return tf.ensure_shape(images, (jpegs.shape[0], height, width, 3))
+
+
+if __name__ == "__main__":
+    try:
+        load()
+    except (CannotCompile, tf.errors.OpError) as error:
+        sys.exit(f"datasets.input.fused_jpeg: error: {error}")

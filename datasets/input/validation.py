@@ -1,0 +1,121 @@
+"""The validation set as batches: every image once, in batches of static shapes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from core.settings import Evaluation
+from datasets.input.augmentation import centre_crop
+from datasets.input.pipeline import options, parse
+from datasets.records.schema import CLASSIC, RecordKeys
+
+# Long over short side of the rectangular crops: common formats of photographs. Fixed,
+# so that a crop does not depend on the other images, the batch size or the workers.
+ASPECTS = (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2)
+MULTIPLE = 8  # pixels; fast.ai's, and kind to the kernels
+# Resized to whole pixels, an image of one of these formats may be a little shorter.
+TOLERANCE = 1.01
+
+PADDING = -1  # the label of what fills up the last batch
+
+
+def crop_shapes(size: int) -> list[tuple[int, int]]:
+    """The (height, width) of all rectangular crops whose short side is `size` pixels.
+
+    >>> crop_shapes(288)[:3]
+    [(288, 288), (288, 360), (360, 288)]
+    """
+    sides = [max(size, round(size * aspect) // MULTIPLE * MULTIPLE) for aspect in ASPECTS]
+    shapes = [shape for side in sides for shape in ((size, side), (side, size))]
+    return list(dict.fromkeys(shapes))
+
+
+def rectangular_crop(jpeg: Any, size: int) -> Any:
+    """The centre of the image in the largest of the `crop_shapes` that fits into it.
+
+    After the validation of fast.ai's DAWNBench record (its `CropArTfm`), where a batch
+    of images that are sorted by aspect is cropped to their mean aspect.
+
+    Args:
+        jpeg: scalar string, the encoded image.
+        size: short side of the crop in pixels.
+
+    Returns:
+        `[height, width, 3]` uint8.
+    """
+    shape = tf.io.extract_jpeg_shape(jpeg)[:2]
+    crops = tf.constant(crop_shapes(size))
+    # Compared at the scale at which the image's short side is `size`.
+    room = tf.cast(shape * size, tf.float64) * TOLERANCE
+    fits = tf.reduce_all(tf.cast(crops * tf.reduce_min(shape), tf.float64) <= room, axis=1)
+    largest = tf.argmax(tf.where(fits, tf.reduce_prod(crops, axis=1), 0))
+    return centre_crop(jpeg, *tf.unstack(crops[largest]))
+
+
+def evaluation_pipeline(
+    files: Sequence[Path],
+    settings: Evaluation,
+    classes: int,
+    images: int,
+    label_offset: int = 1,
+    threads: int = 2,
+    share: int = 0,
+    shares: int = 1,
+    keys: RecordKeys = CLASSIC,
+) -> tf.data.Dataset:
+    """Every validation image once, or one share of them.
+
+    Args:
+        files: the record files.
+        settings: crop, size and batch.
+        classes: number of classes.
+        images: how many the files hold; reading another number fails.
+        label_offset: the label that the first class has in the records.
+        threads: for reading and decoding.
+        share, shares: which share: image i belongs to share `i % shares`.
+        keys: the records' schema.
+
+    Returns:
+        Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
+        `[batch_size]`. Height and width are the settings' size, or, with `rectangular`,
+        one of its `crop_shapes` for a whole batch. What is missing in the last batch of
+        a shape is filled up with black images of the label -1.
+    """
+    size, batch_size = settings.image_size, settings.batch_size
+
+    def prepare(record: Any) -> tuple[Any, Any]:
+        jpeg, label = parse(record, classes, label_offset, keys)
+        if settings.rectangular:
+            return rectangular_crop(jpeg, size), label
+        return centre_crop(jpeg, size, size), label
+
+    def whole(images: Any, labels: Any) -> tuple[Any, Any]:
+        """The batch, filled up to its size."""
+        missing = batch_size - tf.shape(labels)[0]
+
+        def fill() -> tuple[Any, Any]:
+            padded = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
+            return padded, tf.pad(labels, [[0, missing]], constant_values=PADDING)
+
+        images, labels = tf.cond(missing > 0, fill, lambda: (images, labels))
+        return tf.ensure_shape(images, (batch_size, *images.shape[1:])), tf.ensure_shape(
+            labels, (batch_size,)
+        )
+
+    dataset = (
+        tf.data.TFRecordDataset([str(path) for path in files])
+        .apply(tf.data.experimental.assert_cardinality(images))
+        .shard(shares, share)
+        .map(prepare, num_parallel_calls=threads, deterministic=True)
+    )
+    if settings.rectangular:
+        dataset = dataset.group_by_window(
+            lambda image, _: tf.cast(tf.shape(image)[0] * 2**16 + tf.shape(image)[1], tf.int64),
+            lambda _, alike: alike.batch(batch_size),
+            window_size=batch_size,
+        )
+    else:
+        dataset = dataset.batch(batch_size)
+    return dataset.map(whole).prefetch(4).with_options(options(threads))

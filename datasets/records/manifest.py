@@ -1,0 +1,274 @@
+"""Where the records are and what they hold: the layout of a data root.
+
+    <root>/<data_dir>/<prefix>-00000-of-00008    TFRecord shards
+    <root>/<data_dir>/manifest.json              what they hold, written last
+    <root>/<data_dir>/.unfinished                there while a build is not done
+
+Records of other origin need no manifest; their images are then counted by hopping
+from record to record. No TensorFlow is imported here.
+"""
+
+import json
+import os
+import re
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from core.errors import DataError
+
+MANIFEST = "manifest.json"
+UNFINISHED = ".unfinished"
+
+_HEADER = struct.Struct("<QI")  # length of the data in bytes, its checksum
+_CHECKSUM_BYTES = 4
+# The number of a file comes last, or before an ending; TFDS puts its own before the number.
+NUMBERED = r"(?:\.tfrecord)?-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?"
+_TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".incomplete", "~")
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shard(_Frozen):
+    """One file: its images, its size in bytes and its SHA-256 in hex."""
+
+    images: int
+    bytes: int
+    sha256: str
+
+
+class Split(_Frozen):
+    """The files of one prefix, by name, and the images in all of them."""
+
+    images: int
+    shards: dict[str, Shard]
+
+    @model_validator(mode="after")
+    def _shards_add_up(self) -> "Split":
+        total = sum(shard.images for shard in self.shards.values())
+        if total != self.images:
+            raise ValueError(f"'images' is {self.images}, but the shards add up to {total}")
+        return self
+
+
+class Manifest(_Frozen):
+    """What a folder of records holds.
+
+    Attributes:
+        format_version: of this file, 1.
+        label_offset: the label of the first class; 1 in ImageNet's records.
+        classes: class folder names, in the order of the labels.
+        splits: the shards of each prefix.
+        size: short side of the images in pixels; None where it is not fixed.
+        settings: what the images were made with (quality, seed, ...).
+        versions: of the libraries that made them.
+    """
+
+    format_version: Literal[1] = 1
+    label_offset: int
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    size: int | None
+    settings: dict[str, Any]
+    versions: dict[str, str]
+
+
+def shard_name(prefix: str, index: int, count: int) -> str:
+    return f"{prefix}-{index:05d}-of-{count:05d}"
+
+
+def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
+    """The record files `<root>/<data_dir>/<prefix>-*`, in order.
+
+    Where there are none, those that TensorFlow Datasets names after the set:
+    `<set>-<prefix>.tfrecord-00000-of-00008`.
+
+    Files named `<prefix>-00000-of-00008` must be a whole set; what else begins with
+    the prefix is then left out. Where no file is named so, all of them are taken,
+    apart from hidden and temporary ones.
+
+    Raises:
+        DataError: no such root or folder, no file of the prefix, a set that is not
+            whole, an empty file, or a build that did not end.
+    """
+    root = Path(root)
+    folder = root / data_dir
+    if not root.is_dir():
+        raise DataError(f"data root '{root}': there is no such folder")
+    if not folder.is_dir():
+        others = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
+        own = any(re.search(f"(^|-){re.escape(prefix)}[.-]", p.name) for p in root.iterdir())
+        raise DataError(
+            f"data folder '{folder}': there is no such folder; "
+            f"'{root}' holds {', '.join(others[:10]) or 'no folders'}"
+            + (f", but '{prefix}' files itself: data_dir: '.' in the recipe reads those" * own)
+        )
+    if (folder / UNFINISHED).exists():
+        raise DataError(
+            f"data folder '{folder}': its build did not end; run the same "
+            "datasets.build_imagenet_data command again, it goes on where it stopped"
+        )
+    files = sorted(
+        path
+        for path in folder.glob(f"{prefix}-*")
+        if path.is_file() and not path.name.endswith(_TEMPORARY)
+    )
+    if not files:
+        prefix, files = _tfds_files(folder, prefix)
+    files = _whole_set(folder, prefix, files) or files
+    for path in files:
+        if path.stat().st_size == 0:
+            raise DataError(f"record file '{path}' is empty; build or copy it again")
+    return files
+
+
+def _tfds_files(folder: Path, split: str) -> tuple[str, list[Path]]:
+    """The files that TensorFlow Datasets wrote for a split, and how their names begin."""
+    named = re.compile(r"([^.]+-" + re.escape(split) + r")\.tfrecord-\d{5,}-of-\d{5,}")
+    matches = [(path, match) for path in folder.iterdir() if (match := named.fullmatch(path.name))]
+    prefixes = sorted({match[1] for _, match in matches})
+    if not prefixes:
+        raise DataError(
+            f"data folder '{folder}': no file is named '{split}-*' or '*-{split}.tfrecord-*'"
+        )
+    if len(prefixes) > 1:
+        raise DataError(
+            f"data folder '{folder}' holds split '{split}' of several sets: "
+            f"{', '.join(prefixes[:5])}; keep one of them"
+        )
+    return prefixes[0], sorted(path for path, _ in matches)
+
+
+def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
+    """Those files that are numbered `-00000-of-00008`, checked to be a whole set."""
+    numbered = re.compile(re.escape(prefix) + NUMBERED)
+    matches = [(path, match) for path in files if (match := numbered.fullmatch(path.name))]
+    if not matches:
+        return []
+    counts = sorted({int(match[2]) for _, match in matches})
+    if len(counts) > 1:
+        raise DataError(
+            f"data folder '{folder}': '{prefix}-*' mixes sets of "
+            f"{' and '.join(map(str, counts))} files; keep one of them"
+        )
+    there = [int(match[1]) for _, match in matches]
+    missing = sorted(set(range(counts[0])) - set(there))
+    if missing:
+        raise DataError(
+            f"data folder '{folder}': {len(missing)} of the {counts[0]} '{prefix}-*' files are "
+            f"missing, the first is number {missing[0]:05d}; copy or build the whole set"
+        )
+    if len(there) != counts[0]:
+        raise DataError(
+            f"data folder '{folder}': received {len(there)} '{prefix}-*' files for a set of "
+            f"{counts[0]}; keep one file of each number"
+        )
+    return [path for path, _ in matches]
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
+    """The manifest of a folder of records; None where there is none.
+
+    Raises:
+        DataError: it cannot be read as one.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        return Manifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"manifest '{path}' is broken: {where and where + ': '}{first['msg']}\n"
+            "Build the folder again, or remove the file and the images will be counted."
+        ) from None
+
+
+def write_manifest(folder: str | Path, manifest: Manifest) -> Path:
+    """Writes the manifest of a folder, whole or not at all, and returns its path."""
+    path = Path(folder) / MANIFEST
+    write_atomically(path, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    return path
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file under a temporary name first; it outlives a power cut."""
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    publish(temporary, path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Gives a synced temporary file its name in the same folder, for good."""
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
+    """Images in all of the files; see `images_by_file`."""
+    return sum(images_by_file(files, manifest))
+
+
+def images_by_file(files: Iterable[Path], manifest: Manifest | None) -> list[int]:
+    """Images in each of the files: from the manifest, or by hopping through the records.
+
+    Args:
+        files: record files, as from `shard_files`.
+        manifest: of their folder. Files it does not list are counted themselves.
+
+    Raises:
+        DataError: a file has other bytes than the manifest says, or ends in the
+            middle of a record.
+    """
+    known: dict[str, Shard] = {}
+    for split in manifest.splits.values() if manifest else ():
+        known.update(split.shards)
+    return [_images_of(path, known.get(path.name)) for path in files]
+
+
+def _images_of(path: Path, shard: Shard | None) -> int:
+    if shard is None:
+        return count_records(path)
+    received = path.stat().st_size
+    if received != shard.bytes:
+        raise DataError(
+            f"record file '{path}' has {received} bytes, its manifest says {shard.bytes}; "
+            "copy or build it again"
+        )
+    return shard.images
+
+
+def count_records(path: Path) -> int:
+    """Records in a TFRecord file, read from their lengths alone.
+
+    Raises:
+        DataError: the file ends in the middle of a record.
+    """
+    records = position = 0
+    with open(path, "rb", buffering=0) as file:
+        end = os.fstat(file.fileno()).st_size
+        while position < end:
+            header = os.pread(file.fileno(), _HEADER.size, position)
+            if len(header) == _HEADER.size:
+                position += _HEADER.size + _HEADER.unpack(header)[0] + _CHECKSUM_BYTES
+            if len(header) < _HEADER.size or position > end:
+                raise DataError(
+                    f"record file '{path}' ends in the middle of record {records + 1}; it is "
+                    "cut short or no TFRecord file: copy or build it again"
+                )
+            records += 1
+    return records

@@ -1,0 +1,41 @@
+"""Horovod's launcher, less open: `python -m launch.horovodrun -np 2 --gloo python ...`.
+
+Horovod 0.28 itself listens on all interfaces, whatever its options, and its elastic
+driver unpickles what it is sent there (CVE-2024-10190). This one listens on the
+loopback interface unless hosts are given, and refuses such messages, which nothing
+here sends.
+"""
+
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+# Options of horovodrun after which its workers may be on other hosts than this.
+HOSTS_ELSEWHERE = frozenset({"-H", "--hosts", "-hostfile", "--hostfile", "--host-discovery-script"})
+
+
+def main() -> None:
+    """Runs horovodrun's command line behind the guards."""
+    from horovod.runner import launch
+    from horovod.runner.common.util import network
+    from horovod.runner.elastic import rendezvous
+    from horovod.runner.http import http_server
+
+    find_port = http_server.find_port
+
+    def find_port_here(make_server: Callable[[tuple[str, int]], Any]) -> Any:
+        return find_port(lambda address: make_server(("127.0.0.1", address[1])))
+
+    def refuse(encoded: bytes) -> None:
+        raise PermissionError("a pickle was sent to Horovod's rendezvous, and not loaded")
+
+    if not HOSTS_ELSEWHERE.intersection(word.partition("=")[0] for word in sys.argv):
+        http_server.find_port = network.find_port = find_port_here
+    rendezvous.codec = SimpleNamespace(loads_base64=refuse)
+    launch.gloo_built = lambda verbose: True
+    launch.run_commandline()
+
+
+if __name__ == "__main__":
+    main()

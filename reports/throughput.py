@@ -1,0 +1,267 @@
+"""Images a second by image size and batch: read, measured in a run, and filled in.
+
+No TensorFlow. The rule for what was not measured is `Throughput.seconds_per_image`'s.
+"""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import Field, ValidationError, field_validator
+
+from core.errors import UserError
+from core.schedule import explain
+from core.settings import Count, NotNegative, Positive, Settings
+from reports.run_record import RunRecord
+
+# How far beyond what was measured a rate is guessed, as a factor, before it is refused.
+BATCH_RANGE, PIXEL_RANGE = 4.0, 2.0
+
+MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
+SCALED = "scaled"  # from another number of workers
+
+
+class Rate(Settings):
+    """One measurement: all workers' images a second at a size and a batch a worker."""
+
+    image_size: Count
+    batch_size: Count
+    images_per_second: Positive
+
+
+class AllReduce(Settings):
+    """What averaging the gradients costs a step.
+
+    Attributes:
+        bytes: of the gradients; 4 a parameter, or 2 with fp16 compression.
+        workers_per_host: at most so many share a host.
+        host_bandwidth: bytes a second that each worker sends to one of its host.
+        network_bandwidth: bytes a second that each host sends to another.
+        latency: seconds of a message between hosts.
+        exposed: share that is not hidden behind the computation; 1 is the worst case.
+    """
+
+    bytes: Positive
+    workers_per_host: Count = 8
+    host_bandwidth: Positive
+    network_bandwidth: Positive
+    latency: NotNegative = 5e-5
+    exposed: Annotated[float, Field(ge=0, le=1)] = 1.0
+
+    def seconds(self, workers: int) -> float:
+        """A ring within each host, then one among the hosts.
+
+        A ring of n sends 2 (n - 1) / n of the bytes, which is the least that an
+        all-reduce can do (Patarasuk and Yuan 2009), in 2 (n - 1) messages.
+        """
+        hosts = -(-workers // self.workers_per_host)
+        local = min(workers, self.workers_per_host)
+        inside = 2 * (local - 1) / local * self.bytes / self.host_bandwidth
+        between = 2 * (hosts - 1) / hosts * self.bytes / self.network_bandwidth
+        return self.exposed * (inside + between + 2 * (hosts - 1) * self.latency)
+
+
+class Throughput(Settings):
+    """What a machine does: rates, and what comes on top of the steps.
+
+    Attributes:
+        hardware, source: in words.
+        model: that the rates are of; None if they serve any.
+        workers: that the rates were measured with.
+        rates: the measurements.
+        factor: multiplies all rates; for hardware known only as so much faster.
+        start_up_seconds: until the first stage's pipeline is built.
+        tracing_seconds: of each stage: its pipeline, first batch and trace.
+        checkpoint_seconds: of each checkpoint; 0 also where the rates hold it.
+        all_reduce: needed for other numbers of workers.
+    """
+
+    hardware: str = ""
+    source: str = ""
+    model: str | None = None
+    workers: Count = 1
+    rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
+    factor: Positive = 1.0
+    start_up_seconds: NotNegative = 0.0
+    tracing_seconds: NotNegative = 0.0
+    checkpoint_seconds: NotNegative = 0.0
+    all_reduce: AllReduce | None = None
+
+    @field_validator("rates")
+    @classmethod
+    def _each_once(cls, rates: tuple[Rate, ...]) -> tuple[Rate, ...]:
+        pairs = [(rate.image_size, rate.batch_size) for rate in rates]
+        for pair in pairs:
+            if pairs.count(pair) > 1:
+                raise ValueError(f"{pair[0]} px at batch {pair[1]} is there twice")
+        return rates
+
+    def seconds_per_image(self, pixels: int, batch_size: int) -> tuple[float, str]:
+        """Seconds for an image of one worker's batch, and how they were come by.
+
+        1. Measured at this size and batch: as measured.
+        2. A batch between two measured ones of this size: the time of a step is linear
+           in the batch. Outside of them: the time of an image is the nearest's, up to
+           a factor of 4.
+        3. A size between two measured ones: the time of an image, found at each of
+           them by 1 and 2, is linear in the pixels. Outside of them: it is
+           proportional to the pixels from the nearest, up to a factor of 2.
+
+        Raises:
+            UserError: further away from what was measured than that.
+        """
+        areas = sorted({rate.image_size**2 for rate in self.rates})
+        lower = max((area for area in areas if area <= pixels), default=None)
+        upper = min((area for area in areas if area >= pixels), default=None)
+        if lower is None or upper is None:
+            nearest = areas[0] if lower is None else areas[-1]
+            if not 1 / PIXEL_RANGE <= pixels / nearest <= PIXEL_RANGE:
+                raise UserError(
+                    f"{self._words()}: images of {pixels:,} pixels are too far from those "
+                    f"measured ({areas[0]:,} to {areas[-1]:,}, and a factor of {PIXEL_RANGE:g})"
+                )
+            seconds, _ = self._at_size(nearest, batch_size)
+            return seconds * pixels / nearest, EXTRAPOLATED
+        (low, how), (high, how_high) = (self._at_size(a, batch_size) for a in (lower, upper))
+        if lower == upper:
+            return low, how
+        how = EXTRAPOLATED if EXTRAPOLATED in (how, how_high) else INTERPOLATED
+        return float(np.interp(pixels, [lower, upper], [low, high])), how
+
+    def _at_size(self, area: int, batch_size: int) -> tuple[float, str]:
+        measured = sorted(
+            (r.batch_size, r.batch_size * self.workers / (r.images_per_second * self.factor))
+            for r in self.rates
+            if r.image_size**2 == area
+        )
+        batches, steps = zip(*measured, strict=True)
+        if batch_size in batches:
+            return steps[batches.index(batch_size)] / batch_size, MEASURED
+        if batches[0] < batch_size < batches[-1]:
+            return float(np.interp(batch_size, batches, steps)) / batch_size, INTERPOLATED
+        nearest = 0 if batch_size < batches[0] else -1
+        if not 1 / BATCH_RANGE <= batch_size / batches[nearest] <= BATCH_RANGE:
+            raise UserError(
+                f"{self._words()}: a batch of {batch_size} is too far from those measured at "
+                f"{area:,} pixels ({batches[0]} to {batches[-1]}, and a factor of {BATCH_RANGE:g})"
+            )
+        return steps[nearest] / batches[nearest], EXTRAPOLATED
+
+    def step_seconds(self, pixels: int, batch_size: int, workers: int) -> tuple[float, str]:
+        """Seconds of a step of `batch_size` images on each of `workers`.
+
+        For another number of workers than measured, the step is longer or shorter by
+        the difference of the two all-reduces.
+
+        Raises:
+            UserError: too far from what was measured, or no all-reduce costs are given.
+        """
+        seconds, how = self.seconds_per_image(pixels, batch_size)
+        step = seconds * batch_size
+        if workers == self.workers:
+            return step, how
+        if self.all_reduce is None:
+            raise UserError(
+                f"{self._words()}: its rates are of {self.workers} worker(s) and it has no "
+                f"'all_reduce' to tell those of {workers}; give --workers {self.workers}"
+            )
+        change = self.all_reduce.seconds(workers) - self.all_reduce.seconds(self.workers)
+        return max(step + change, 1e-9), EXTRAPOLATED if how == EXTRAPOLATED else SCALED
+
+    def _words(self) -> str:
+        return f"throughput of {self.hardware}" if self.hardware else "throughput"
+
+
+def load_throughput(path: Path) -> Throughput:
+    """Reads a YAML file with the keys of `Throughput`, or a CSV file.
+
+    A CSV file has the columns `image_size`, `batch_size`, `images_per_second` and, the
+    same in each row, `workers`.
+
+    Raises:
+        UserError: naming the file and the key.
+    """
+    try:
+        if path.suffix == ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                data: Any = _from_csv(list(csv.DictReader(file)))
+        else:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"--throughput {path}: no such file") from None
+    except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: not readable as rates: {' '.join(str(error).split())}") from None
+    try:
+        found = Throughput.model_validate(data)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error)}") from None
+    return found if found.hardware else found.model_copy(update={"hardware": path.stem})
+
+
+def _from_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
+    workers = {int(row.get("workers") or 1) for row in rows}
+    if len(workers) > 1:
+        raise ValueError(f"rates of different numbers of workers: {sorted(workers)}")
+    return {
+        "workers": workers.pop() if workers else 1,
+        "rates": [
+            {
+                "image_size": int(row["image_size"]),
+                "batch_size": int(row["batch_size"]),
+                "images_per_second": float(row["images_per_second"]),
+            }
+            if {"image_size", "batch_size", "images_per_second"} <= set(row)
+            else row
+            for row in rows
+        ],
+    }
+
+
+def throughput_of_run(record: RunRecord) -> Throughput:
+    """The rates of a run's phases, with the other costs where it recorded them.
+
+    Raises:
+        UserError: a record without rates or without its number of workers.
+    """
+    total: dict[tuple[int, int], list[float]] = {}
+    for phase in record.phases:
+        if phase.images_per_second:
+            images = (phase.end - phase.first) * phase.batch_size
+            sums = total.setdefault((phase.image_size, phase.batch_size), [0.0, 0.0])
+            sums[0] += images
+            sums[1] += images / phase.images_per_second
+    if not total:
+        raise UserError(f"--from_run {record.source}: no phase of it has a measured rate")
+    if record.workers is None:
+        raise UserError(f"--from_run {record.source}: does not say how many workers it had")
+    costs = {}
+    if record.buckets:
+        stages = len(_stages(record.phases))
+        written = max(record.facts.get("written", 1), 1)
+        costs = {
+            "start_up_seconds": record.buckets["start_up"],
+            "tracing_seconds": (record.buckets["data"] + record.buckets["tracing"]) / stages,
+            "checkpoint_seconds": record.buckets["checkpoints"] / written,
+        }
+    return Throughput.model_validate(
+        {
+            "hardware": record.name,
+            "source": str(record.source),
+            "model": record.facts.get("model"),
+            "workers": record.workers,
+            "rates": [
+                {"image_size": size, "batch_size": batch, "images_per_second": images / seconds}
+                for (size, batch), (images, seconds) in total.items()
+            ],
+            **costs,
+        }
+    )
+
+
+def _stages(phases: Sequence[Any]) -> list[Any]:
+    """Those phases that begin with another size or batch than the one before."""
+    keys = [(phase.image_size, phase.batch_size) for phase in phases]
+    return [key for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]

@@ -1,0 +1,35 @@
+"""What a worker does about its host before it trains."""
+
+import os
+
+import keras
+import pytest
+
+from core.devices import avoid_overrun
+from models.registry import build_model
+
+NAME = "ONEDNN_MAX_CPU_ISA"
+
+
+@pytest.fixture
+def unset(monkeypatch):
+    monkeypatch.setenv(NAME, "as it was")  # so that it is restored whatever happens
+    monkeypatch.delenv(NAME)
+
+
+@pytest.mark.parametrize(("widths", "isa"), [((4, 8, 16), "AVX"), ((16, 16, 16), None)])
+def test_narrow_models_get_plainer_kernels(unset, widths, isa):
+    avoid_overrun(build_model("resnet8", (28, 28), 10, widths=widths))
+    assert os.environ.get(NAME) == isa
+
+
+def test_neither_a_users_setting_nor_half_precision_is_touched(unset, monkeypatch):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        avoid_overrun(build_model("resnet8", (28, 28), 10, widths=(4, 8, 16)))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert NAME not in os.environ
+    monkeypatch.setenv(NAME, "SSE41")
+    avoid_overrun(build_model("resnet8", (28, 28), 10, widths=(4, 8, 16)))
+    assert os.environ[NAME] == "SSE41"

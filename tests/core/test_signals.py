@@ -1,0 +1,64 @@
+"""The second signal, also to a process whose main thread never comes back to Python."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from core.signals import SAME_SIGNAL_SECONDS
+from tests.waiting import HANG_SECONDS
+
+# A mutex that is locked twice: no signal interrupts that, as none does a dead disk. The
+# process asks us what time it is, which also tells us that a signal has come to it.
+STUCK = """
+import ctypes, sys, types
+from core import signals as preemption
+
+def ask():
+    print("what time is it?", flush=True)
+    return float(sys.stdin.readline())
+
+preemption.time = types.SimpleNamespace(monotonic=ask)
+preemption.SignalWatch().install().deferred = True
+mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+libc.pthread_mutex_lock(mutex)
+print("stuck", flush=True)
+libc.pthread_mutex_lock(mutex)
+"""
+
+
+class Stuck:
+    def __init__(self, root):
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", STUCK], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True,
+        )  # fmt: skip
+        assert self.process.stdout.readline() == "stuck\n"
+
+    def gets(self, number, at, asks=1):
+        """Sends it a signal, and the time as often as it asks."""
+        self.process.send_signal(number)
+        for _ in range(asks):
+            assert self.process.stdout.readline() == "what time is it?\n"
+            print(at, file=self.process.stdin, flush=True)
+
+
+@pytest.fixture
+def stuck(root):
+    found = Stuck(root)
+    yield found
+    found.process.kill()
+    found.process.communicate()
+
+
+def test_the_second_signal_ends_the_process_at_once(stuck):
+    stuck.gets(signal.SIGTERM, at=10, asks=2)
+    stuck.gets(signal.SIGINT, at=10.1 + SAME_SIGNAL_SECONDS)
+    assert stuck.process.wait(HANG_SECONDS) == 128 + signal.SIGINT
+
+
+def test_two_within_a_second_are_one(stuck):
+    stuck.gets(signal.SIGTERM, at=10, asks=2)
+    stuck.gets(signal.SIGTERM, at=9.9 + SAME_SIGNAL_SECONDS)
+    stuck.gets(signal.SIGTERM, at=9.9 + SAME_SIGNAL_SECONDS)  # it lives, and asks once more

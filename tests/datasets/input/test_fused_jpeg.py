@@ -1,0 +1,189 @@
+"""Windows of JPEGs against Pillow and TensorFlow's own ops, with the compiled ops and without."""
+
+import io
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+import tensorflow as tf
+from PIL import Image, ImageDraw
+
+from datasets.input import fused_jpeg
+from datasets.input.fused_jpeg import EXACT, FAST, decode_windows, sizes_of
+
+
+def photograph(width, height, mode="RGB"):
+    """Something with edges, slopes and colours."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(float)
+    waves = [np.sin(columns / 9 + c) * np.cos(rows / 13 - c) * 60 + 128 for c in range(3)]
+    image = Image.fromarray(np.stack(waves, -1).astype("uint8"))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((width * 0.2, height * 0.3, width * 0.7, height * 0.8), fill=(250, 20, 40))
+    draw.line((0, 0, width, height), fill=(10, 240, 230), width=3)
+    return image.convert(mode)
+
+
+def jpeg(image, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", **{"quality": 90, **options})
+    return buffer.getvalue()
+
+
+@pytest.fixture(params=["compiled", "TensorFlow's"])
+def ops(request, monkeypatch):
+    if request.param == "compiled":
+        assert fused_jpeg.native() is not None, "make setup compiles it"
+    else:
+        monkeypatch.setattr(fused_jpeg, "native", lambda: None)
+    return request.param
+
+
+KINDS = {
+    "4:2:0": jpeg(photograph(213, 160)),
+    "4:4:4": jpeg(photograph(213, 160), subsampling=0),
+    "4:2:2": jpeg(photograph(213, 160), subsampling=1),
+    "progressive": jpeg(photograph(213, 160), progressive=True),
+    "greyscale": jpeg(photograph(213, 160, "L")),
+    "odd": jpeg(photograph(213, 160), subsampling=2, quality=60, restart_marker_blocks=3),
+}
+WINDOWS = [(0, 0, 160, 213), (0, 0, 1, 1), (159, 212, 1, 1), (17, 33, 90, 110), (3, 101, 157, 112)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_windows_are_those_of_tensorflow(kind, exact):
+    """At most 1 of 255 apart; the two libjpegs and the rounding differ by no more."""
+    options = EXACT if exact else FAST
+    windows = np.array([(*window, 0) for window in WINDOWS], "int32")
+    jpegs = tf.constant([KINDS[kind]] * len(windows))
+    found = decode_windows(jpegs, windows, 64, 48, exact=exact, scaled=False)
+    for image, window in zip(found.numpy(), WINDOWS, strict=True):
+        cropped = tf.image.decode_and_crop_jpeg(KINDS[kind], window, channels=3, **options)
+        expected = np.rint(tf.image.resize(cropped, (64, 48)))
+        assert np.abs(image - expected).max() <= 1
+
+
+def test_a_window_is_pillows(ops):
+    """Exactly decoded and of the size asked for, so that nothing is resized."""
+    (found,) = decode_windows(
+        tf.constant([KINDS["4:4:4"]]), tf.constant([[20, 40, 64, 96, 0]]), 64, 96, exact=True
+    ).numpy()
+    expected = np.asarray(Image.open(io.BytesIO(KINDS["4:4:4"])))[20:84, 40:136]
+    assert np.abs(found.astype(int) - expected).max() <= 2
+
+
+def test_sizes_and_mirror_images(ops):
+    jpegs = tf.constant([jpeg(photograph(50, 40)), jpeg(photograph(31, 77))])
+    assert sizes_of(jpegs).numpy().tolist() == [[40, 50], [77, 31]]
+    straight, mirrored = (
+        decode_windows(jpegs, tf.constant([[2, 3, 30, 20, m]] * 2), 16, 24).numpy() for m in (0, 1)
+    )
+    np.testing.assert_array_equal(straight[:, :, ::-1], mirrored)
+
+
+def test_cmyk_is_as_tensorflow_decodes_it():
+    encoded = jpeg(photograph(80, 60, "CMYK"))
+    window = (5, 7, 50, 60)
+    (found,) = decode_windows(tf.constant([encoded]), tf.constant([[*window, 0]]), 50, 60).numpy()
+    expected = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, **FAST)
+    assert np.abs(found.astype(int) - expected.numpy()).max() <= 1
+
+
+def psnr(a, b):
+    return 10 * np.log10(255**2 / np.mean((a.astype(float) - b) ** 2))
+
+
+def test_a_scaled_decode_is_nearer_to_an_antialiased_resize_than_a_full_one():
+    image = photograph(800, 600)
+    encoded, window = tf.constant([jpeg(image)]), tf.constant([[50, 100, 500, 600, 0]])
+    box = Image.open(io.BytesIO(encoded.numpy()[0])).crop((100, 50, 700, 550))
+    reference = np.asarray(box.resize((120, 100), Image.Resampling.BOX))
+    scaled, full = (
+        psnr(decode_windows(encoded, window, 100, 120, scaled=s).numpy()[0], reference)
+        for s in (True, False)
+    )
+    assert scaled > 30
+    assert scaled > full + 3
+
+
+def test_where_no_window_is_twice_the_result_scaled_changes_nothing():
+    jpegs, window = tf.constant([KINDS["4:2:0"]]), tf.constant([[0, 0, 127, 200, 0]])
+    one, other = (decode_windows(jpegs, window, 64, 64, scaled=s) for s in (True, False))
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("data", "window"),
+    [
+        (b"", (0, 0, 1, 1)),
+        (b"not a JPEG", (0, 0, 1, 1)),
+        (KINDS["4:2:0"][:2000], (0, 0, 160, 213)),
+        (KINDS["4:2:0"], (0, 0, 161, 213)),
+        (KINDS["4:2:0"], (-1, 0, 10, 10)),
+        (KINDS["4:2:0"], (0, 0, 0, 10)),
+    ],
+    ids=["empty", "garbage", "cut short", "too high", "outside", "no rows"],
+)
+def test_what_cannot_be_decoded_is_an_error(ops, data, window):
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode_windows(tf.constant([data]), tf.constant([[*window, 0]]), 8, 8)
+
+
+def test_an_image_after_a_broken_one_is_whole():
+    """The decoder is used again for the next batch; an error must not stay in it."""
+    good, window = tf.constant([KINDS["4:2:0"]]), tf.constant([[0, 0, 160, 213, 0]])
+    before = decode_windows(good, window, 32, 32).numpy()
+    for _ in range(50):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            decode_windows(tf.constant([KINDS["4:2:0"][:2000]]), window, 32, 32)
+    np.testing.assert_array_equal(decode_windows(good, window, 32, 32), before)
+
+
+def test_without_a_compiler_it_warns_and_goes_on(monkeypatch, caplog, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
+    fused_jpeg.native.cache_clear()
+    try:
+        assert fused_jpeg.native() is None
+        assert "install g++" in caplog.text
+        assert sizes_of(tf.constant([KINDS["4:2:0"]])).numpy().tolist() == [[160, 213]]
+    finally:
+        fused_jpeg.native.cache_clear()
+
+
+# Stands before Pillow's libjpeg, as if the ops had been compiled for the next version of it.
+OTHER_VERSION = """
+#include <dlfcn.h>
+#include <stddef.h>
+extern "C" void jpeg_CreateDecompress(void* info, int version, size_t size) {
+  void* pillows = dlsym(dlopen(LIBJPEG, RTLD_NOW), "jpeg_CreateDecompress");
+  ((void (*)(void*, int, size_t))pillows)(info, version + 1, size);
+}
+"""
+READS_A_SIZE = """
+import ctypes, sys
+ctypes.CDLL(sys.argv[1], ctypes.RTLD_GLOBAL)
+import tensorflow as tf
+from datasets.input.fused_jpeg import sizes_of
+jpegs = tf.data.Dataset.from_tensors([open(sys.argv[2], "rb").read()])
+(sizes,) = jpegs.map(sizes_of)
+print(sizes.numpy().tolist())
+"""
+
+
+def test_a_libjpeg_of_another_version_is_named_and_done_without(run_process, tmp_path):
+    (libjpeg,) = (Path(PIL.__file__).parent.parent / "pillow.libs").glob("libjpeg-*.so*")
+    source, library, image = (tmp_path / name for name in ("other.cc", "other.so", "a.jpg"))
+    source.write_text(OTHER_VERSION)
+    image.write_bytes(KINDS["4:2:0"])
+    subprocess.run(
+        ["g++", "-shared", "-fPIC", f'-DLIBJPEG="{libjpeg}"', source, "-o", library], check=True
+    )
+    ran = run_process("-c", READS_A_SIZE, library, image)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "[[160, 213]]\n"
+    assert (
+        "half their speed: the libjpeg in Pillow is not the one of TensorFlow's header (Wrong JPEG "
+        "library version: library is 62, caller expects 63); "
+    ) in ran.stderr

@@ -1,0 +1,361 @@
+"""Pipelines over real record files, against what was written into them."""
+
+import functools
+import io
+import threading
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from core.settings import Augmentation
+from datasets.input.faults import Faults
+from datasets.input.pipeline import (
+    FILES,
+    LABEL_OUTSIDE,
+    RANGES,
+    RECORDS,
+    records_in_order,
+    sharing,
+    training_pipeline,
+)
+
+PLAIN = Augmentation(crop="none", flip=False)
+SIZE = 16
+
+
+def jpeg_of_one_colour(value, size=(SIZE, SIZE)):
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def record(number, label=None, jpeg=None):
+    """Image `number` is grey of that value, so that it is known again in a batch."""
+    features = {
+        "image/encoded": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[jpeg or jpeg_of_one_colour(number)])
+        ),
+        "image/class/label": tf.train.Feature(
+            int64_list=tf.train.Int64List(value=[number % 5 + 1 if label is None else label])
+        ),
+        "image/filename": tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[f"{number}.jpg".encode()])
+        ),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Four files of 15 images, 0 to 59."""
+    folder = tmp_path_factory.mktemp("records")
+    paths = [folder / f"train-{i:05d}-of-00004" for i in range(4)]
+    for i, path in enumerate(paths):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in range(15 * i, 15 * (i + 1)):
+                writer.write(record(number))
+    return paths
+
+
+def batches(files, **changes):
+    arguments = {
+        "batch_size": 6, "image_size": (SIZE, SIZE), "steps_per_epoch": 5, "steps": 10,
+        "classes": 5, "augmentation": PLAIN, "workers": 2, "shuffle_buffer": 20,
+    }  # fmt: skip
+    return list(training_pipeline(files, **(arguments | changes)))
+
+
+def numbers(found):
+    return np.concatenate([np.rint(images[:, 8, 8, 0]).astype(int) for images, _ in found])
+
+
+def test_batches_are_uint8_images_and_labels_from_0(files):
+    images, labels = batches(files)[0]
+    assert images.shape == (6, SIZE, SIZE, 3)
+    assert images.dtype == tf.uint8
+    assert labels.dtype == tf.int32
+    np.testing.assert_array_equal(labels, numbers([(images, labels)]) % 5)
+
+
+@pytest.mark.parametrize(
+    ("over", "seen"),
+    [
+        ([], [0, 1, 2, 3, 4, 5, 6, 7]),
+        ([3], [0, 1, 2, 4, 4, 5, 6, 7]),
+        ([0], [1, 1, 2, 3, 4, 5, 6, 7]),
+        ([2, 3, 6], [0, 1, 4, 4, 4, 5, 7, 7]),
+        ([7], [0, 1, 2, 3, 4, 5, 6, 8]),
+    ],
+)
+@pytest.mark.parametrize("done", [0, 3, 6])
+def test_a_batch_that_is_passed_over_gives_its_place_to_the_next(files, over, seen, done):
+    """Also the last one of a stage, and in a run that is resumed before, at or behind it."""
+    order = [numbers([batch]) for batch in batches(files, steps=10)]
+    found = batches(files, steps=8, done_steps=done, passed_over=over)
+    assert [list(numbers([batch])) for batch in found] == [list(order[i]) for i in seen[done:]]
+
+
+def test_steps_to_pass_over_are_global(files):
+    plain = batches(files, steps=5, first_step=100)
+    found = batches(files, steps=5, first_step=100, passed_over=[2, 101])
+    assert list(numbers(found)) == list(numbers([plain[i] for i in (0, 2, 2, 3, 4)]))
+
+
+def test_the_batch_has_a_static_shape(files):
+    dataset = training_pipeline(
+        files, batch_size=6, image_size=(8, 12), steps_per_epoch=5, steps=5, classes=5,
+        augmentation=Augmentation(crop="pad"),
+    )  # fmt: skip
+    assert dataset.element_spec[0].shape == (6, 8, 12, 3)
+
+
+@pytest.mark.parametrize("count", [4, 3])
+def test_an_epoch_of_all_workers_is_every_image_once(files, count):
+    """Both ways of sharing: four files for two workers by file, three record by record."""
+    steps = count * 15 // 12
+    seen = []
+    for rank in range(2):
+        found = batches(files[:count], rank=rank, steps=steps, steps_per_epoch=steps)
+        assert len(found) == steps
+        seen.extend(numbers(found))
+    assert len(set(seen)) == len(seen) == 12 * steps
+
+
+def test_every_worker_runs_the_same_number_of_steps(files):
+    for rank in range(3):
+        found = batches(files, rank=rank, workers=3, steps=17, steps_per_epoch=3)
+        assert [len(labels) for _, labels in found] == [6] * 17
+
+
+def test_each_epoch_has_an_order_of_its_own(files):
+    found = batches(files, workers=1, steps=20, steps_per_epoch=10)
+    first, second = numbers(found[:10]), numbers(found[10:])
+    assert sorted(first) == sorted(second) == list(range(60))
+    assert list(first) != list(second)
+
+
+def epochs_in_a_row(files, seed, first_step, workers, rank):
+    """30 records of each of the epochs 1 to 3, as runs have had them since the first version."""
+
+    def epoch(number):
+        hashed = np.random.SeedSequence([seed, first_step + number * 5]).generate_state(1)[0]
+        order = int(hashed) >> 1
+        names = tf.data.Dataset.from_tensor_slices([str(path) for path in files])
+        chosen = names.shuffle(len(files), seed=order)
+        if len(files) % workers == 0:
+            chosen = chosen.shard(workers, rank)
+        found = chosen.interleave(tf.data.TFRecordDataset, cycle_length=len(files))
+        if len(files) % workers:
+            found = found.shard(workers, rank)
+        return found.shuffle(20, seed=order).repeat().take(30)
+
+    return functools.reduce(tf.data.Dataset.concatenate, map(epoch, (1, 2, 3)))
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**31 - 1])
+@pytest.mark.parametrize("count", [4, 3])
+def test_the_order_is_that_of_the_seed_and_the_step(files, seed, count):
+    """Whatever TensorFlow's global seed is; a run sets it to the recipe's."""
+    tf.random.set_seed(seed)
+    expected = list(epochs_in_a_row(files[:count], seed, 100, 2, 1).as_numpy_iterator())
+    tf.random.set_seed(1)
+    found = records_in_order(
+        files[:count], 6, 5, 1, 4, seed=seed, first_step=100, rank=1, workers=2, shuffle_buffer=20
+    )
+    assert list(found.as_numpy_iterator()) == expected
+
+
+def test_a_long_stage_has_no_larger_graph(files):
+    """Chained epochs would be a node, and an iterator that each record passes, for each."""
+
+    def nodes(epochs):
+        @tf.function
+        def build():
+            made = training_pipeline(
+                files, batch_size=6, image_size=(SIZE, SIZE), steps_per_epoch=10,
+                steps=10 * epochs, classes=5, augmentation=PLAIN,
+            )  # fmt: skip
+            return tf.data.experimental.to_variant(made)
+
+        graph = build.get_concrete_function().graph.as_graph_def()
+        return len(graph.node) + sum(len(f.node_def) for f in graph.library.function)
+
+    assert nodes(300) == nodes(1)
+
+
+class Opened(Faults):
+    """Counts the files that a pipeline opens, and shows when it opens the fifth."""
+
+    def __init__(self):
+        super().__init__(0)
+        self.files, self.fifth = 0, threading.Event()
+
+    def open(self, path):
+        self.files += 1
+        if self.files == 5:
+            self.fifth.set()
+        return path
+
+    def records(self, path):
+        opened = tf.numpy_function(self.open, [path], tf.string)
+        return super().records(tf.ensure_shape(opened, []))
+
+
+def test_an_epoch_reads_each_file_once(files):
+    """Also where the buffer has room for more of them."""
+    opened = Opened()
+    batches(files, workers=1, steps=10, steps_per_epoch=10, shuffle_buffer=200, faults=opened)
+    assert opened.files == 4
+
+
+def test_the_next_epoch_is_read_before_this_one_ends(files):
+    opened = Opened()
+    found = iter(
+        training_pipeline(
+            files, batch_size=1, image_size=(SIZE, SIZE), steps_per_epoch=60, steps=120,
+            classes=5, augmentation=PLAIN, faults=opened,
+        )
+    )  # fmt: skip
+    for _ in range(40):  # of 60; some more are being made, but not twenty
+        next(found)
+    assert opened.fifth.wait(60)
+
+
+def test_the_order_and_the_augmentation_are_those_of_the_seed(files):
+    augmentation = Augmentation(crop="random_resized")
+    one, two = (batches(files, seed=3, augmentation=augmentation, threads=t) for t in (1, 3))
+    for (a, _), (b, _) in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert list(numbers(batches(files, seed=4))) != list(numbers(one))
+
+
+def test_a_stage_that_begins_later_has_an_order_of_its_own(files):
+    one, other = (numbers(batches(files, first_step=step)) for step in (0, 100))
+    assert sorted(one) == sorted(other)
+    assert list(one) != list(other)
+
+
+def test_workers_augment_the_same_image_differently(tmp_path):
+    """One image again and again: whatever differs between two workers is the augmentation."""
+    path = tmp_path / "train-00000-of-00001"
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for _ in range(12):
+            writer.write(record(0, jpeg=buffer.getvalue()))
+    (one, _), (other, _) = (
+        batches(
+            [path], augmentation=Augmentation(crop="random_resized"), rank=rank, steps=1,
+            steps_per_epoch=1,
+        )[0]
+        for rank in (0, 1)
+    )  # fmt: skip
+    assert not any(np.array_equal(a, b) for a, b in zip(one.numpy(), other.numpy(), strict=True))
+
+
+@pytest.mark.parametrize("done", [1, 5, 7, 9])
+@pytest.mark.parametrize("crop", ["random_resized", "pad"])
+def test_a_resumed_run_sees_what_it_would_have_seen(files, done, crop):
+    settings = {"augmentation": Augmentation(crop=crop), "first_step": 100, "seed": 1}
+    whole, rest = batches(files, **settings), batches(files, **settings, done_steps=done)
+    assert len(rest) == 10 - done
+    for (a, x), (b, y) in zip(whole[done:], rest, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize(("label", "offset"), [(6, 1), (0, 1), (5, 0), (-1, 0)])
+def test_a_label_outside_the_classes_is_found_with_its_image(tmp_path, label, offset):
+    path = tmp_path / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for number in range(8):
+            writer.write(record(number, label=label if number == 5 else offset))
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        batches([path], workers=1, batch_size=8, steps=1, steps_per_epoch=1, label_offset=offset)
+    assert f"[{LABEL_OUTSIDE}] [{label}] [5.jpg]" in caught.value.message
+
+
+def test_labels_from_0_are_read_with_their_offset(tmp_path):
+    path = tmp_path / "train-00000-of-00001"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(record(7, label=0))
+    ((_, labels),) = batches(
+        [path], workers=1, batch_size=1, steps=1, steps_per_epoch=1, label_offset=0
+    )
+    assert labels.numpy().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "workers", "images", "way"),
+    [
+        ([1252] * 143 + [1251] * 881, 8, 1251 * 128, FILES),  # ImageNet as it is built
+        ([15] * 4, 2, 30, FILES),
+        ([1000] * 999, 8, 124_000, FILES),
+        ([1000] * 999, 8, 124_800, RANGES),  # 125 files for some workers, 124 for others
+        ([900, 100], 2, 500, RANGES),
+        ([15] * 3, 2, 18, RECORDS),
+        ([15], 2, 6, RECORDS),
+        ([10] * 100, 8, 120, RECORDS),
+        ([7, 5], 1, 12, FILES),
+    ],
+)
+def test_workers_share_whole_files_only_where_the_smallest_share_is_enough(
+    counts, workers, images, way
+):
+    assert sharing(counts, workers, images) == way
+
+
+def write_files(folder, counts):
+    """Files of so many images each, numbered through from 0."""
+    paths = [folder / f"train-{i:05d}-of-{len(counts):05d}" for i in range(len(counts))]
+    numbered = iter(range(sum(counts)))
+    for path, count in zip(paths, counts, strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for _ in range(count):
+                writer.write(record(next(numbered)))
+    return paths
+
+
+@pytest.mark.parametrize("counts", [[54, 6], [1, 59], [25, 11, 4, 20], [40, 10, 10]])
+@pytest.mark.parametrize("known", [True, False])
+def test_files_of_any_length_give_every_image_once(tmp_path, counts, known):
+    paths = write_files(tmp_path, counts)
+    workers = 3 if len(counts) == 3 else 2
+    for epoch in range(3):
+        seen = []
+        for rank in range(workers):
+            found = batches(
+                paths, counts=counts if known else (), batch_size=5, workers=workers, rank=rank,
+                steps=60 // workers // 5, steps_per_epoch=60 // workers // 5,
+                first_step=epoch,
+            )  # fmt: skip
+            seen.extend(numbers(found))
+        assert sorted(seen) == list(range(60))
+
+
+def test_a_run_in_ranges_is_resumed_where_it_was(tmp_path):
+    paths = write_files(tmp_path, [54, 6])
+    whole = numbers(batches(paths, steps=15))
+    assert list(numbers(batches(paths, steps=15, done_steps=7))) == list(whole[7 * 6 :])
+    assert len(set(whole[:30])) == len(set(whole[30:60])) == 30
+
+
+def test_a_file_is_read_twice_only_where_two_ranges_meet(tmp_path):
+    paths = write_files(tmp_path, [20, 5, 5, 10, 2, 3, 8, 7])
+    opened = [Opened() for _ in range(4)]
+    for rank, watch in enumerate(opened):
+        batches(paths, batch_size=5, workers=4, rank=rank, steps=3, steps_per_epoch=3, faults=watch)
+    assert 8 <= sum(watch.files for watch in opened) <= 8 + 3
+
+
+def test_a_bad_record_moves_no_image_to_another_worker_twice(tmp_path):
+    paths = write_files(tmp_path, [54, 6])
+    data = bytearray(paths[0].read_bytes())
+    data[100] ^= 1  # in the data of image 0
+    paths[0].write_bytes(data)
+    seen = [numbers(batches(paths, rank=rank, steps=5, faults=Faults(1))) for rank in (0, 1)]
+    assert not set(seen[0]) & set(seen[1])
+    assert set(seen[0]) | set(seen[1]) == set(range(1, 60))

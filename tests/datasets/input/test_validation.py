@@ -1,0 +1,150 @@
+"""The validation set as batches, against what was written into the records."""
+
+import io
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from core.settings import Evaluation
+from datasets.input.validation import (
+    ASPECTS,
+    crop_shapes,
+    evaluation_pipeline,
+    rectangular_crop,
+)
+from datasets.records.writer import make_example
+
+SIZE = 16
+# Width and height of photographs as a resize to short side 20 leaves them.
+PHOTOGRAPHS = [(20, 20), (27, 20), (20, 27), (30, 20), (20, 30), (60, 20), (22, 20)]
+
+
+def jpeg(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def image(number, width=20, height=20):
+    """A grey image of the value `number`."""
+    return jpeg(np.full((height, width, 3), number, "uint8"))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Image i of 77 is grey of value i, of label i % 5, and of one of seven shapes."""
+    folder = tmp_path_factory.mktemp("validation")
+    paths = [folder / f"validation-{i:05d}-of-00002" for i in range(2)]
+    for path, numbers in zip(paths, (range(40), range(40, 77)), strict=True):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in numbers:
+                width, height = PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
+                writer.write(
+                    make_example(
+                        image(number, width, height), height=height, width=width,
+                        label=number % 5 + 1, synset="",
+                    )
+                )  # fmt: skip
+    return paths
+
+
+def evaluate(files, share=0, shares=1, **settings):
+    chosen = Evaluation(image_size=SIZE, **settings)
+    return list(
+        evaluation_pipeline(files, chosen, classes=5, images=77, share=share, shares=shares)
+    )
+
+
+def numbers(found):
+    """The images that count, by their grey."""
+    return [
+        int(value)
+        for images, labels in found
+        for value, label in zip(images[:, 8, 8, 0].numpy(), labels.numpy(), strict=True)
+        if label >= 0
+    ]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "rectangular"), [(7, False), (77, False), (100, False), (7, True), (16, True)]
+)
+def test_every_image_counts_once_and_every_batch_is_whole(files, batch_size, rectangular):
+    found = evaluate(files, batch_size=batch_size, rectangular=rectangular)
+    assert {len(labels) for _, labels in found} == {batch_size}
+    assert sorted(numbers(found)) == list(range(77))
+    for images, labels in found:
+        assert images.dtype == tf.uint8
+        own = labels.numpy() >= 0
+        np.testing.assert_array_equal(images[:, 8, 8, 0].numpy()[own] % 5, labels.numpy()[own])
+
+
+def test_square_crops_come_in_the_files_order(files):
+    found = evaluate(files, batch_size=16)
+    assert numbers(found) == list(range(77))
+    assert {images.shape[1:3] for images, _ in found} == {(SIZE, SIZE)}
+
+
+@pytest.mark.parametrize(("shares", "rectangular"), [(2, False), (5, False), (3, True)])
+def test_shares_are_disjoint_and_together_everything(files, shares, rectangular):
+    settings = {"batch_size": 10, "rectangular": rectangular}
+    found = [numbers(evaluate(files, share, shares, **settings)) for share in range(shares)]
+    assert sorted(itertools.chain(*found)) == list(range(77))
+    assert max(map(len, found)) - min(map(len, found)) <= 1
+
+
+def test_files_that_hold_another_number_of_images_are_not_evaluated_in_silence(files):
+    with pytest.raises(tf.errors.FailedPreconditionError, match="only 40 elements"):
+        evaluate(files[:1], batch_size=10)
+
+
+def test_rectangular_batches_are_of_like_aspect(files):
+    found = evaluate(files, batch_size=4, rectangular=True)
+    # Short side 16; 4/3 of it is 21, 3/2 is 24, 2 is 32: in steps of 8.
+    by_shape = {}
+    for images, labels in found:
+        own = [n % len(PHOTOGRAPHS) for n in numbers([(images, labels)])]
+        by_shape.setdefault(tuple(images.shape[1:3]), set()).update(own)
+    assert by_shape == {
+        (16, 16): {0, 1, 2, 6}, (16, 24): {3}, (24, 16): {4}, (16, 32): {5},
+    }  # fmt: skip
+
+
+def test_crop_shapes_of_imagenet():
+    assert crop_shapes(288) == [
+        (288, 288), (288, 360), (360, 288), (288, 384), (384, 288), (288, 432), (432, 288),
+        (288, 512), (512, 288), (288, 576), (576, 288),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "crop"),
+    [
+        (427, 320, (288, 384)),  # 4:3, a photograph's usual shape
+        (426, 320, (288, 384)),  # the same, cut down to whole pixels
+        (320, 480, (432, 288)),
+        (569, 320, (288, 512)),
+        (350, 320, (288, 288)),
+        (1000, 320, (288, 576)),
+        (200, 100, (288, 576)),  # too small: enlarged
+    ],
+)
+def test_a_rectangular_crop_is_the_centre_of_the_nearest_shape(width, height, crop):
+    rows = np.linspace(0, 250, height)[:, None] * np.ones((1, width))
+    columns = np.linspace(0, 250, width)[None] * np.ones((height, 1))
+    pixels = np.stack([rows, columns, rows], axis=2).astype("uint8")
+    found = rectangular_crop(jpeg(pixels), 288).numpy()
+    assert found.shape == (*crop, 3)
+    # The middle stays in the middle, and both edges are as far from it.
+    middle = found[crop[0] // 2, crop[1] // 2].astype(int)
+    assert middle[:2] == pytest.approx([125, 125], abs=4)
+    for one, other in ((found[0], found[-1]), (found[:, 0], found[:, -1])):
+        total = one.astype(float).mean(axis=0) + other.astype(float).mean(axis=0)
+        assert total[:2] == pytest.approx([250, 250], abs=6)
+
+
+def test_the_aspects_are_in_order_from_the_square():
+    assert list(ASPECTS) == sorted(ASPECTS)
+    assert ASPECTS[0] == 1

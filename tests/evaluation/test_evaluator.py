@@ -1,0 +1,127 @@
+"""Figures against scikit-learn's and TensorFlow's on the same predictions."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from sklearn.metrics import log_loss, top_k_accuracy_score
+
+from datasets.input.validation import evaluation_pipeline
+from evaluation.evaluator import Evaluator, count
+from evaluation.tally import LOSS_UNIT, Tally
+from training import model
+from training.inputs import find_validation
+from training.recipes import load_recipe
+from training.weights import load_weights
+
+# 1,000 digits: none of these divides them.
+BATCHES = (96, 256)
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    found = load_recipe("demo")
+    return found.model_copy(
+        update={"model_arguments": {"widths": [16, 16, 16], "initial_scale": 2.0}}
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoints(recipe, tmp_path_factory):
+    """Two models with random weights; the statistics of BatchNorm are random, too."""
+    folder, paths = tmp_path_factory.mktemp("checkpoints"), []
+    for seed in range(2):
+        keras.utils.set_random_seed(seed)
+        net = model.build(recipe)
+        generator = np.random.default_rng(seed)
+        for variable in net.variables:
+            noise = generator.uniform(-0.3, 0.3, variable.shape)
+            variable.assign(variable.numpy() + noise)  # a variance stays above 0
+        paths.append(folder / f"{seed}.keras")
+        net.save(paths[-1])
+    return paths
+
+
+def evaluator(recipe, digits, batch_size=96, threads=2, flip=False):
+    records = find_validation(digits, recipe)
+    settings = recipe.evaluation.model_copy(update={"batch_size": batch_size})
+    net = model.build(recipe)
+
+    @functools.cache
+    def batches(share, shares):
+        return evaluation_pipeline(
+            records.files, settings, 10, records.images, threads=threads, share=share, shares=shares
+        )
+
+    return Evaluator(net, lambda path: load_weights(net, path), batches, flip)
+
+
+@pytest.fixture(scope="module")
+def pixels(digits):
+    """All validation images and labels, decoded by TensorFlow's own reader of records."""
+    images, labels = [], []
+    for raw in tf.data.TFRecordDataset(sorted(map(str, (digits / "28").glob("validation-*")))):
+        features = tf.train.Example.FromString(raw.numpy()).features.feature
+        encoded = features["image/encoded"].bytes_list.value[0]
+        images.append(tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE"))
+        labels.append(features["image/class/label"].int64_list.value[0] - 1)
+    return np.stack(images), np.array(labels)
+
+
+def expected(logits, labels):
+    probabilities = keras.ops.softmax(logits.astype("float64")).numpy()
+    return {
+        "top1": top_k_accuracy_score(labels, logits, k=1),
+        "top5": top_k_accuracy_score(labels, logits, k=5),
+        "loss": pytest.approx(log_loss(labels, probabilities, labels=range(10)), rel=1e-5),
+        "images": 1000,
+    }
+
+
+def test_the_figures_are_scikit_learns_on_saved_predictions(recipe, digits, checkpoints, pixels):
+    images, labels = pixels
+    evaluates = evaluator(recipe, digits)
+    for path in checkpoints:
+        logits = keras.saving.load_model(path).predict(images, batch_size=100, verbose=0)
+        tally, _ = evaluates.evaluate(path)
+        assert tally.figures() == expected(logits, labels)
+    # One checkpoint after the other, a last batch of 40 images: one trace.
+    assert evaluates.step.experimental_get_tracing_count() == 1
+
+
+def test_neither_batch_nor_threads_nor_shares_change_a_digit(recipe, digits, checkpoints):
+    one = evaluator(recipe, digits, BATCHES[0], threads=1)
+    other = evaluator(recipe, digits, BATCHES[1], threads=2)
+    whole = one.evaluate(checkpoints[0])[0]
+    assert other.evaluate(checkpoints[0])[0] == whole
+    assert sum((other.evaluate(checkpoints[0], k, 3)[0] for k in range(3)), Tally()) == whole
+
+
+def test_flip_averages_the_logits_with_the_mirror_images(recipe, digits, checkpoints, pixels):
+    images, labels = pixels
+    saved = keras.saving.load_model(checkpoints[1])
+    logits = [saved.predict(x, verbose=0) for x in (images, images[:, :, ::-1])]
+    tally, _ = evaluator(recipe, digits, flip=True).evaluate(checkpoints[1])
+    assert tally.figures() == expected((logits[0] + logits[1]) / 2, labels)
+
+
+def test_ties_are_ranked_as_top_k_ranks_them():
+    logits = np.random.default_rng(0).integers(0, 4, (500, 10)).astype("float32")
+    labels = np.random.default_rng(1).integers(0, 10, 500).astype("int32")
+    first, five = (
+        int((tf.math.top_k(logits, k).indices.numpy() == labels[:, None]).sum()) for k in (1, 5)
+    )
+    found = Tally(*count(tf.constant(logits), tf.constant(labels)).numpy().tolist())
+    assert (found.images, found.top1, found.top5) == (500, first, five)
+
+
+def test_a_batch_by_hand():
+    nan = float("nan")
+    logits = [[0.0, 0.0], [1.0, 0.0], [nan, 0.0], [0.0, 1e30], [5.0, 0.0]]
+    found = count(tf.constant(logits), tf.constant([0, 1, 1, 1, -1]))
+    # ln 2, ln(1 + e), not counted, 0, and one that only fills up the batch.
+    loss = round((np.log(2) + np.log(1 + np.e)) / LOSS_UNIT)
+    assert found.numpy().tolist() == pytest.approx([4, 2, 3, loss, 1], abs=1)
+    assert found.numpy().tolist()[:3] == [4, 2, 3]

@@ -1,0 +1,106 @@
+"""What the process beside a worker says of one that hangs, or that Horovod has left."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from core import workers
+from core.errors import Preempted, RunError, SharedPreempted, SharedUserError, UserError
+from launch import supervisor
+
+
+def hangs() -> int:
+    supervisor.board.tell(None, "the command")
+    supervisor.board.beat(7, 1.0)
+    threading.Event().wait()
+    return 0
+
+
+def left_by_horovod() -> int:
+    supervisor.board.tell(None, "the command")
+    supervisor.board.note_reason("two requests of one name")
+    return supervisor.OTHER_ENDED
+
+
+def test_the_first_worker_tells_why_and_the_way_on(run_process):
+    ran = run_process(__file__, "left_by_horovod", workers=2)
+    assert ran.returncode != 0
+    assert ran.stderr.count("recipe.py: error:") == 1
+    assert (
+        "recipe.py: error: worker 0 was left by Horovod: two requests of one name; go on with\n"
+    ) in ran.stderr
+    assert "  the command\n" in ran.stderr
+
+
+def test_alone_it_ends_with_a_failure(run_process):
+    ran = run_process(__file__, "left_by_horovod")
+    assert ran.returncode == 1
+
+
+def test_a_worker_without_another_sign_in_time_is_ended_and_named(run_process):
+    """The variable is horovodrun's; the process beside the worker needs no more of it."""
+    ran = run_process(__file__, "hangs", HOROVOD_RANK="0")
+    assert ran.returncode == 1
+    assert "recipe.py: error: worker 0 and all others wait for 1 s in step 7; " in ran.stderr
+    assert ran.stderr.endswith("; go on with\n  the command\n")
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What rank 0 or 1 of two says when an error comes, and how long it waits before."""
+    import recipe
+
+    def ended(rank, error):
+        waits = []
+
+        def fail(**_):
+            raise error
+
+        monkeypatch.setattr(recipe, "main", fail)
+        monkeypatch.setattr(workers, "current", lambda: workers.Workers(rank, 2))
+        monkeypatch.setattr(supervisor, "wait_to_be_ended", lambda *given: waits.append(given))
+        status = recipe.run()
+        return status, waits, capsys.readouterr().err
+
+    return ended
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(SharedUserError("both"), 2), (RunError("both"), 1), (SharedPreempted("both"), 75)],
+)
+def test_what_all_meet_rank_0_says_before_the_others_end(said, error, status):
+    found, waits, text = said(0, error)
+    assert (found, waits) == (status, [])
+    assert text.count("recipe.py: ") == text.count("both") == 1
+    assert said(1, error) == (status, [(20.0, status)], "")
+
+
+def test_what_one_meets_it_says_when_rank_0_has_not_ended(said):
+    assert said(0, UserError("own")) == (2, [], "recipe.py: error: worker 0: own\n")
+    assert said(1, UserError("own")) == (2, [(4.0, 2)], "recipe.py: error: worker 1: own\n")
+
+
+def test_a_worker_that_alone_gets_a_signal_ends_at_once_and_the_launcher_the_others(said):
+    assert said(1, Preempted("stopped")) == (75, [], "")
+
+
+ASKED_WHILE_IT_WAITS = """
+import os, signal
+from launch import supervisor
+supervisor.time.sleep = lambda seconds: os.kill(os.getpid(), signal.SIGTERM)
+supervisor.wait_to_be_ended(600.0, 75)
+"""
+
+
+def test_a_worker_that_waits_ends_with_its_status_when_it_is_asked(run_process):
+    assert run_process("-c", ASKED_WHILE_IT_WAITS).returncode == 75
+
+
+if __name__ == "__main__":
+    # Rank 1 is ended by the launcher when rank 0 has spoken.
+    supervisor.SILENCE_SECONDS = 0.5 if os.environ.get("HOROVOD_RANK") == "0" else 600.0
+    runs = {"hangs": hangs, "left_by_horovod": left_by_horovod}
+    sys.exit(supervisor.supervise(runs[sys.argv[1]]))

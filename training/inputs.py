@@ -1,0 +1,199 @@
+"""Where the records of a run are, and how many images they hold. No TensorFlow."""
+
+import contextlib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from core.errors import DataError
+from datasets.records.manifest import images_by_file, read_manifest, shard_files
+from datasets.records.schema import CLASSIC, RecordKeys
+from datasets.records.survey import Survey, detect_keys, merge, offset_of, survey
+from datasets.records.tfds import LABEL_OFFSET, DatasetInfo, read_dataset_info
+from training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Records:
+    """The files of one split at one size.
+
+    Attributes:
+        files: the shards, in order.
+        images: how many they hold.
+        label_offset: the label of the first class in them.
+        keys: their schema.
+        classes: names of the classes, in the order of the labels; none where neither a
+            manifest nor TFDS's notes tell.
+        counts: images of each file.
+    """
+
+    files: tuple[Path, ...]
+    images: int
+    label_offset: int
+    keys: RecordKeys = CLASSIC
+    classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the names and sizes of the files, wherever they are."""
+        total = hashlib.blake2b(digest_size=16)
+        for path in self.files:
+            total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return total.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Tells these records from others in a table; no number can be read from it."""
+        return f"records-{self.digest[:12]}"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """All records of a run.
+
+    Attributes:
+        training: by `(data_dir, prefix)`.
+        validation: those of the recipe's evaluation.
+        root: the folder that holds all of them.
+        synthetic: there are none; noise takes their place (`training/synthetic.py`).
+    """
+
+    training: dict[tuple[str, str], Records]
+    validation: Records
+    root: Path = Path()
+    synthetic: bool = False
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Training images by `data_dir/prefix`."""
+        return {"/".join(key): records.images for key, records in self.training.items()}
+
+
+def find_data(root: Path, recipe: Recipe) -> RunData:
+    """Finds the records that a recipe names below `root`.
+
+    Raises:
+        DataError: a folder or a shard that is missing or broken, a set with another
+            number of classes than the recipe's, or labels that do not tell whether
+            they count from 0 or from 1.
+    """
+    wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
+    return RunData(
+        {key: _records(root, *key, recipe) for key in sorted(wanted)},
+        find_validation(root, recipe),
+        root.resolve(),
+    )
+
+
+def find_validation(root: Path, recipe: Recipe) -> Records:
+    """Finds the records of a recipe's evaluation below `root`.
+
+    Raises:
+        DataError: as `find_data`.
+    """
+    return _records(root, recipe.evaluation.data_dir, recipe.evaluation.prefix, recipe)
+
+
+def check_classes(records: Records, trained_on: Sequence[str]) -> None:
+    """Refuses records whose classes are not those that the model was trained on.
+
+    Args:
+        records: to evaluate on.
+        trained_on: names of the model's classes, in the order of its logits; where one of
+            the two is not known, nothing is compared.
+
+    Raises:
+        DataError: naming the first class that differs.
+    """
+    for number, (own, model) in enumerate(zip(records.classes, trained_on, strict=False), 1):
+        if own != model:
+            raise DataError(
+                f"{records.files[0].parent}: its class {number} is '{own}', the model's is "
+                f"'{model}'; name the data that the model was trained on with --data_dir"
+            )
+
+
+def _records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
+    files = shard_files(root, data_dir, prefix)
+    manifest = read_manifest(root / data_dir)
+    if manifest is None:
+        return _foreign_records(root, data_dir, prefix, recipe)
+    counts = tuple(images_by_file(files, manifest))
+    if len(manifest.classes) != recipe.classes:
+        raise DataError(
+            f"{root / data_dir}: its manifest has {len(manifest.classes)} classes, "
+            f"but the recipe has classes: {recipe.classes}"
+        )
+    if recipe.label_offset not in (None, manifest.label_offset):
+        raise DataError(
+            f"{root / data_dir}: its manifest has label_offset {manifest.label_offset}, "
+            f"but the recipe has label_offset: {recipe.label_offset}"
+        )
+    offset, classes = manifest.label_offset, manifest.classes
+    return Records(tuple(files), sum(counts), offset, classes=classes, counts=counts)
+
+
+def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
+    """Records without a manifest: what they hold has to be found in themselves.
+
+    The offset of the labels is that of the whole folder, since a small split alone may
+    not hold the class that tells it.
+    """
+    files = shard_files(root, data_dir, prefix)
+    keys = detect_keys(files[0])
+    by_file = survey(files, keys)
+    own = merge(by_file)
+    info = read_dataset_info(root / data_dir)
+    if info and info.images.get(prefix, own.images) != own.images:
+        raise DataError(
+            f"{root / data_dir}: '{prefix}' holds {own.images} images, but its "
+            f"dataset_info.json says {info.images[prefix]}; copy the whole set again"
+        )
+    evaluation = recipe.evaluation
+    prefixes = {p.prefix for p in recipe.training_strategy.root if p.data_dir == data_dir}
+    prefixes |= {evaluation.prefix} if evaluation.data_dir == data_dir else set()
+    others = []
+    for other in prefixes - {prefix}:
+        with contextlib.suppress(DataError):  # missing, and reported where it is needed
+            other_files = shard_files(root, data_dir, other)
+            if detect_keys(other_files[0]) == keys:
+                others += survey(other_files, keys)
+    offset = _label_offset(root / data_dir, merge([own, *others]), info, recipe)
+    counts = tuple(part.images for part in by_file)
+    names = info.names if info else ()
+    return Records(tuple(files), own.images, offset, keys, names, counts)
+
+
+def _label_offset(folder: Path, found: Survey, info: DatasetInfo | None, recipe: Recipe) -> int:
+    """The label of the first class, told or found; never one that a label does not fit."""
+    classes, told = recipe.classes, recipe.label_offset
+    by = f"the recipe's label_offset: {told}"
+    if info is not None:
+        if info.classes != classes:
+            raise DataError(
+                f"{folder}: its features have {info.classes} classes, "
+                f"but the recipe has classes: {classes}"
+            )
+        if told not in (None, LABEL_OFFSET):
+            raise DataError(f"{folder}: its features.json says labels from 0, but {by}")
+        told, by = LABEL_OFFSET, "its features.json"
+    if told is not None:
+        if told <= found.lowest and found.highest < classes + told:
+            return told
+        raise DataError(
+            f"{folder}: its labels run from {found.lowest} to {found.highest}, but by {by} and "
+            f"classes: {classes} they run from {told} to {classes - 1 + told}"
+        )
+    try:
+        offset = offset_of(found, classes)
+    except ValueError as error:
+        raise DataError(f"{folder}: {error}; do the recipe's `classes` fit the data?") from None
+    if offset is None:
+        raise DataError(
+            f"{folder}: its labels run from {found.lowest} to {found.highest}, which does not tell "
+            f"whether the {classes} classes count from 0 or from 1\n"
+            "Add label_offset: 0 or label_offset: 1 to the recipe."
+        )
+    return offset
