@@ -23,7 +23,7 @@ import click
 from click_default_group import DefaultGroup
 
 from core import workers
-from core.errors import USER_ERRORS, OtherWorkerEnded, Preempted, RunError
+from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
 from launch.commands import RECIPE, evaluate, launch, plan, report
@@ -163,7 +163,7 @@ def run() -> int:
     """Runs the command line; a user's mistake becomes one message and status 2."""
     try:
         main(**sagemaker.start())
-    except USER_ERRORS as error:
+    except UserError as error:
         speak(str(error), 2, shared=getattr(error, "shared", False))
         return 2
     except RunError as error:

@@ -30,7 +30,7 @@ import yaml
 from callbacks.stage_clock import wait_for_device
 from callbacks.step_checkpoint import save_whole
 from core import devices, workers
-from core.errors import USER_ERRORS, UserError
+from core.errors import UserError
 from launch.commands import RECIPE
 from training import model
 from training.recipes import Recipe, load_recipe
@@ -134,5 +134,5 @@ def _seconds_to_save(net: keras.Model) -> float:
 if __name__ == "__main__":
     try:
         main()
-    except USER_ERRORS as error:
+    except UserError as error:
         sys.exit(f"throughput.py: error: {error}")

@@ -12,7 +12,6 @@ and the comment holds the SHA-256 of every byte before its hex digits. A file ap
 under its name only when it is whole and on the disk.
 """
 
-import contextlib
 import hashlib
 import io
 import json
@@ -20,12 +19,14 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from core.files import whole
 
 STATE = "training_state.json"
 ARRAYS = "worker_arrays.npz"
@@ -68,29 +69,6 @@ class Snapshot:
     values: Sequence[tuple[Any, np.ndarray]] = ()
     state: dict[str, Any] = field(default_factory=dict)
     arrays: Sequence[Sequence[np.ndarray]] = ()
-
-
-@contextlib.contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to, which becomes `path` when the block is through.
-
-    What was written is on the disk before the file has its name; a block that fails
-    leaves nothing behind, and a file that was there as it was.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}{path.suffix}")
-    try:
-        yield unfinished
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too
-        finally:
-            os.close(folder)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write(model: Any, snapshot: Snapshot, path: Path) -> None:

@@ -1,19 +1,11 @@
 """The errors that are the user's to mend: one or two lines, never a traceback."""
 
 
-class DataError(ValueError):
-    """A mistake in the user's data, or in the arguments that point to them.
-
-    The message, one or two lines, names the file or folder, what was received and
-    what to do. Command lines print it and end with status 2.
-    """
-
-
 class UserError(ValueError):
     """A mistake in a recipe, a command line or a run folder.
 
-    The message names the file, key or worker, what was received and what would do.
-    `recipe.py` prints it on one worker and ends with status 2.
+    The message, one or two lines, names the file, key or worker, what was received and
+    what to do. Command lines print it, on one worker, and end with status 2.
 
     Attributes:
         shared: every worker raises it, so that only rank 0 has to speak.
@@ -22,13 +14,14 @@ class UserError(ValueError):
     shared = False
 
 
+class DataError(UserError):
+    """A mistake in the user's data, or in the arguments that point to them."""
+
+
 class SharedUserError(UserError):
     """A `UserError` of one worker or more that all workers raise together."""
 
     shared = True
-
-
-USER_ERRORS = (UserError, DataError)
 
 
 class RunError(RuntimeError):

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from core.errors import USER_ERRORS, SharedUserError, UserError
+from core.errors import SharedUserError, UserError
 
 T = TypeVar("T")
 
@@ -221,7 +221,7 @@ def together(action: Callable[[], T]) -> T:
     result, problem = None, None
     try:
         result = action()
-    except USER_ERRORS as error:
+    except UserError as error:
         problem = str(error)
     problems = gather(problem)
     if not any(problems):

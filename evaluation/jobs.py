@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from typing import Any, TypeAlias
 
+from core import files
 from core.settings import Evaluation
-from datasets.records.manifest import write_atomically
 from evaluation.tally import Tally
 from training.liveness import Pulse
 from training.run_folder import RunFolder
@@ -155,7 +155,7 @@ class Ledger:
     def _save(self, job: Job, tally: Tally, seconds: float) -> None:
         self.run.evaluation_shares.mkdir(exist_ok=True)
         found = {"of": job.row["time"], "tally": astuple(tally), "seconds": seconds}
-        write_atomically(self._path(job), json.dumps(found))
+        files.write(self._path(job), json.dumps(found))
 
     def _forget(self, job: Job) -> None:
         """Removes the shares of a checkpoint, those for other numbers of workers, too."""

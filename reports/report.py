@@ -1,16 +1,15 @@
 """What runs reached after how long: figures, tables and pictures. No TensorFlow."""
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from core import files
 from core.clock import BUCKETS, CLOCKS
 from core.errors import UserError
 from reports.run_record import RunRecord, read_record
@@ -94,27 +93,18 @@ def _save(
     saved = [folder / "report.json"]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_whole(saved[0], lambda path: path.write_text(text))
+        files.write(saved[0], text)
         for name, figure in drawn.items():
             for kind in ("png", "svg"):
                 saved.append(folder / f"{name}.{kind}")
-                _write_whole(saved[-1], partial(figure.savefig, dpi=120, format=kind))
+                with files.whole(saved[-1]) as unfinished:
+                    figure.savefig(unfinished, dpi=120, format=kind)
     except OSError as error:
         raise UserError(
             f"{folder}: the report cannot be saved: {error.strerror or error}; "
             "--output names another folder"
         ) from None
     return saved
-
-
-def _write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes beside `path` and renames, so that a reader never sees half of a file."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        write(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def time_words(seconds: float) -> str:

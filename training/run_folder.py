@@ -1,10 +1,6 @@
 """The run folder: what is in it, and where. Nothing else knows its layout."""
 
-import contextlib
-import csv
-import errno
 import functools
-import io
 import json
 import os
 import platform
@@ -14,7 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,12 @@ from typing import Any
 import filelock
 import yaml
 
+from core import files
 from core.clock import BUCKETS
 from core.errors import UserError
 from core.schedule import Schedule
 from core.settings import Evaluation
+from training import tables
 from training.recipes import Recipe
 
 TRAIN_COLUMNS = (
@@ -190,7 +188,7 @@ class RunFolder:
         environment = self.environment()
         if "validation" not in environment:
             environment["validation"] = name
-            _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+            files.write(self.environment_file, json.dumps(environment, indent=2) + "\n")
 
     def checkpoint_files(self) -> list[Path]:
         """The checkpoints that are there, the newest first; not all may be whole."""
@@ -222,9 +220,8 @@ class RunFolder:
             beat: another number each time; one that stands still is a dead run's.
         """
         where = {"host": socket.gethostname(), "pid": os.getpid()}
-        unfinished = self.state_file.with_name(f".{self.state_file.name}")
-        unfinished.write_text(json.dumps({"state": state, **where, "beat": beat, "time": _utc()}))
-        os.replace(unfinished, self.state_file)
+        said = {"state": state, **where, "beat": beat, "time": _utc()}
+        files.write(self.state_file, json.dumps(said))
 
     def state(self) -> dict[str, Any]:
         """What `write_state` wrote last; empty in a run from before there was one."""
@@ -239,8 +236,8 @@ class RunFolder:
         Raises:
             OSError: the disk is full, the folder is gone, ...
         """
-        with _undone_on_error(self.train_csv):
-            _append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
+        with files.undone_on_error(self.train_csv):
+            tables.append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
             return self.write_line(train_line(row))
 
     @functools.cached_property
@@ -261,24 +258,24 @@ class RunFolder:
             rows = self.evaluation_rows()
             if (_checkpoint(row), _way(row)) in ((_checkpoint(r), _way(r)) for r in rows):
                 return None
-            if rows and set(EVALUATION_COLUMNS) - set(_read(self.evaluation_csv)[0]):
+            if rows and set(EVALUATION_COLUMNS) - set(tables.read(self.evaluation_csv)[0]):
                 old = [{**row, "step": _written_step(row)} for row in rows]  # of an older version
-                _rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
+                tables.rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
             line = evaluation_line(count, row)
             written = {"workers": self.workers, **row, "step": _written_step(row)}
-            with _undone_on_error(self.evaluation_csv):
-                _append(self.evaluation_csv, EVALUATION_COLUMNS, written)
+            with files.undone_on_error(self.evaluation_csv):
+                tables.append(self.evaluation_csv, EVALUATION_COLUMNS, written)
                 return self.write_line(line) if row["data"] == self.own_data else line
 
     def write_line(self, line: str) -> str:
-        _append_whole(self.log, f"{line}\n")
+        files.append(self.log, f"{line}\n")
         return line
 
     def write_checkpoint_row(
         self, step: int, epoch: float, seconds: float, images: int, workers: int | None = None
     ) -> None:
         """Notes a regular checkpoint; one that was written for a signal has no row."""
-        _append(
+        tables.append(
             self.checkpoints_csv,
             CHECKPOINT_COLUMNS,
             {
@@ -305,18 +302,18 @@ class RunFolder:
             event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
         """
         row = {**buckets, "step": step, "event": event, "images": images}
-        _append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
+        tables.append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
 
     def write_bad_batch(self, step: int, workers: int) -> None:
         """Notes a step whose loss was not finite, unless it is noted."""
         if step in self.bad_batches(workers):
             return
         row = {"step": step, "workers": workers, "time": _utc()}
-        _append(self.bad_batches_csv, BAD_BATCH_COLUMNS, row)
+        tables.append(self.bad_batches_csv, BAD_BATCH_COLUMNS, row)
 
     def bad_batches(self, workers: int) -> list[int]:
         """Steps whose loss was not finite with so many workers, in the order of finding."""
-        return [r["step"] for r in _read(self.bad_batches_csv) if r["workers"] == workers]
+        return [r["step"] for r in tables.read(self.bad_batches_csv) if r["workers"] == workers]
 
     def clock_rows(self) -> list[dict[str, Any]]:
         """The rows of clock.csv; none in a run from before there was one."""
@@ -365,7 +362,7 @@ class RunFolder:
 
     def _rows(self, path: Path) -> list[dict[str, Any]]:
         """The rows of a table, their steps translated for the workers of now."""
-        rows = _read(path)
+        rows = tables.read(path)
         now = self.workers if rows else 1
         for row in rows:
             row["written_step"] = row["step"]
@@ -405,15 +402,15 @@ class RunFolder:
             ):
                 kept = [
                     row
-                    for row in _read(path)
+                    for row in tables.read(path)
                     if self._position(row["step"], row.get("workers") or workers) <= last
                 ]
-                _rewrite(path, columns, kept)
+                tables.rewrite(path, columns, kept)
             shutil.rmtree(self.evaluation_shares, ignore_errors=True)
         self._take_up_log(last, now)
         if now != self.environment().get("workers"):
             environment = {**self.environment(), "workers": now}
-            _replace(self.environment_file, json.dumps(environment, indent=2) + "\n")
+            files.write(self.environment_file, json.dumps(environment, indent=2) + "\n")
 
     def _take_up_log(self, last: tuple[int, int], now: int) -> None:
         """The lines up to a position, and one that says how many workers count from there."""
@@ -432,25 +429,7 @@ class RunFolder:
         if counting != now:
             step = self._schedule(now).step_at(last)
             kept.append(f"Log @workers: from@{counting} to@{now} steps@{step}\n")
-        _replace(self.log, "".join(kept))
-
-
-@contextlib.contextmanager
-def _undone_on_error(path: Path) -> Iterator[None]:
-    """Cuts a file back to the length that it had, where what is done meanwhile fails."""
-    size = path.stat().st_size if path.exists() else 0
-    try:
-        yield
-    except OSError:
-        if path.exists():
-            os.truncate(path, size)
-        raise
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.write_text(text)
-    os.replace(unfinished, path)
+        files.write(self.log, "".join(kept))
 
 
 def _checkpoint(row: Mapping[str, Any]) -> tuple[int, Any]:
@@ -465,69 +444,6 @@ def _written_step(row: Mapping[str, Any]) -> int:
 def _way(row: Mapping[str, Any]) -> tuple[int, str, str]:
     """How a row's checkpoint was evaluated, and on what."""
     return row["image_size"], row["crop"], row["data"]
-
-
-def _append(path: Path, columns: tuple[str, ...], row: Mapping[str, Any]) -> None:
-    """Adds a row in one write, after a last line that a crash has left torn is removed."""
-    _remove_torn_line(path)
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, columns, extrasaction="ignore")
-    if not path.exists() or not path.stat().st_size:
-        writer.writeheader()
-    writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    _append_whole(path, text.getvalue())
-
-
-def _append_whole(path: Path, text: str) -> None:
-    """Adds all of it in one write, or nothing: a disk that fills up takes a part."""
-    data = text.encode()
-    with path.open("ab", buffering=0) as file:
-        before = os.fstat(file.fileno()).st_size
-        if file.write(data) < len(data):
-            file.truncate(before)
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-
-
-def _remove_torn_line(path: Path) -> None:
-    if not path.exists() or not path.stat().st_size:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _rewrite(path: Path, columns: tuple[str, ...], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces the rows of a file, at once."""
-    unfinished = path.with_name(f".{path.name}")
-    unfinished.unlink(missing_ok=True)
-    for row in rows:
-        _append(unfinished, columns, row)
-    if unfinished.exists():
-        os.replace(unfinished, path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> list[dict[str, Any]]:
-    """The rows of a file, but for a last one that is not whole (yet)."""
-    if not path.exists():
-        return []
-    text = path.read_bytes().decode()
-    whole = io.StringIO(text[: text.rfind("\n") + 1], newline="")
-    return [
-        {key: _value(value) for key, value in row.items() if key is not None}
-        for row in csv.DictReader(whole)
-    ]
-
-
-def _value(text: str | None) -> Any:
-    """A cell as int, float or, where it is neither, as text."""
-    for kind in (int, float):
-        with contextlib.suppress(TypeError, ValueError):
-            return kind(text)  # type: ignore[arg-type]
-    return text
 
 
 def _utc() -> str:

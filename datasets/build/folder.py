@@ -17,8 +17,9 @@ from typing import Any
 
 import filelock
 
+from core import files
 from core.errors import DataError
-from datasets.records.manifest import MANIFEST, UNFINISHED, write_atomically
+from datasets.records.manifest import MANIFEST, UNFINISHED
 
 BUILD = ".build.json"
 DONE = ".build.done"
@@ -103,8 +104,8 @@ def prepare_output(
         for path in folder.iterdir():
             if _TEMPORARY_RECORDS.fullmatch(path.name):
                 path.unlink()
-    write_atomically(output / DONE, "".join(json.dumps(r) + "\n" for r in results.values()))
-    write_atomically(output / BUILD, json.dumps(identity, indent=1) + "\n")
+    files.write(output / DONE, "".join(json.dumps(r) + "\n" for r in results.values()))
+    files.write(output / BUILD, json.dumps(identity, indent=1) + "\n")
     return results
 
 
@@ -138,7 +139,7 @@ def write_rejected(path: Path, results: Iterable[dict[str, Any]]) -> None:
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["file", "reason"])
     writer.writerows(sorted(row for result in results for row in result["rejected"]))
-    write_atomically(path, table.getvalue())
+    files.write(path, table.getvalue())
 
 
 def check_rejected(

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core import files
 from core.errors import DataError
 from datasets.build.images import convert, keep, reason, stored_shape
 from datasets.build.processes import run_jobs
 from datasets.build.sources.boxes import Box, Boxes, relative_boxes
 from datasets.build.sources.source import ImageFile, Source, read_bytes
-from datasets.records.manifest import publish, shard_name
+from datasets.records.manifest import shard_name
 from datasets.records.writer import LABEL_OFFSET, frame, make_example
 
 IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, as everyone has them
@@ -178,7 +179,7 @@ class _ShardFile:
                 self._file.flush()
                 os.fsync(self._file.fileno())
         if failed is None:
-            publish(self.temporary, self.path)
+            files.publish(self.temporary, self.path)
         else:
             self.temporary.unlink(missing_ok=True)
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from core import files
 from core.errors import DataError
 
 MANIFEST = "manifest.json"
@@ -194,28 +195,8 @@ def read_manifest(folder: str | Path) -> Manifest | None:
 def write_manifest(folder: str | Path, manifest: Manifest) -> Path:
     """Writes the manifest of a folder, whole or not at all, and returns its path."""
     path = Path(folder) / MANIFEST
-    write_atomically(path, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
+    files.write(path, json.dumps(manifest.model_dump(mode="json"), indent=1) + "\n")
     return path
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file under a temporary name first; it outlives a power cut."""
-    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, path)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Gives a synced temporary file its name in the same folder, for good."""
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:

@@ -20,8 +20,8 @@ import filelock
 import platformdirs
 from tqdm import tqdm
 
+from core import files
 from core.errors import DataError
-from datasets.records.manifest import write_atomically
 from datasets.records.reader import checked_length, parse_example, read_record
 from datasets.records.schema import SCHEMAS, RecordKeys, keys_among
 
@@ -160,7 +160,7 @@ def _cache(folder: Path, keys: RecordKeys) -> Iterator[dict[str, Any]]:
             if writable and json.dumps(known) != before:
                 with contextlib.suppress(OSError):
                     notes = {"folder": str(folder.resolve()), "files": known}
-                    write_atomically(path, json.dumps(notes) + "\n")
+                    files.write(path, json.dumps(notes) + "\n")
 
 
 def scan_labels(path: Path, keys: RecordKeys) -> Survey:

@@ -5,12 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
-from tests.datasets.build.sources.test_boxes import XML
-from tests.datasets.build.sources.test_tar import tar_bytes
 
 from core.errors import DataError
 from datasets.build.sources.layouts import read_source
 from datasets.build_imagenet_data import build
+from tests.datasets.build.sources.test_boxes import XML
+from tests.datasets.build.sources.test_tar import tar_bytes
 from tests.datasets.samples import file_bytes, photograph, read, snapshot, write_tree
 
 # ILSVRC2012_ID goes by another order than the wnids; 4 is an inner node of the tree.

@@ -3,7 +3,6 @@ import tarfile
 
 import pytest
 from PIL import Image
-from tests.datasets.build.sources.test_tar import tar_bytes
 
 from core.errors import DataError
 from datasets.build.sources.boxes import (
@@ -14,6 +13,7 @@ from datasets.build.sources.boxes import (
     read_boxes,
     relative_boxes,
 )
+from tests.datasets.build.sources.test_tar import tar_bytes
 
 # The form of ImageNet's files, with figures made up.
 XML = """<annotation>

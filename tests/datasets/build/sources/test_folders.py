@@ -3,11 +3,11 @@
 import shutil
 
 import pytest
-from tests.datasets.build.sources.test_boxes import XML
 
 from core.errors import DataError
 from datasets.build.sources.layouts import find_layout, read_source
 from datasets.build_imagenet_data import build
+from tests.datasets.build.sources.test_boxes import XML
 from tests.datasets.samples import file_bytes, halves, photograph, read, write_tree
 
 VALIDATION = {"val_0.JPEG": "n02", "val_1.JPEG": "n01", "val_2.JPEG": "n02"}
