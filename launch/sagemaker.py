@@ -24,6 +24,7 @@ import click
 from core import workers
 from core.errors import UserError
 from launch.launcher import environment, horovodrun
+from training.log_format import EVALUATION, TRAIN, TRAIN_FIELDS
 from training.run_folder import RunFolder
 
 CHANNEL = "SM_CHANNEL_"
@@ -34,11 +35,7 @@ NOT_OURS = ("model_dir",)
 
 _NUMBER = r"([-+]?[0-9]+\.?[0-9]*)"
 # As the log lines name them, and as the console should.
-_TRAIN = {
-    "epoch": "epoch", "im/s": "images_per_second", "loss": "loss", "total_loss": "total_loss",
-    "lr": "learning_rate", "bs": "batch_size", "sz": "image_size", "top5": "top5",
-    "tm": "seconds",
-}  # fmt: skip
+_TRAIN = {field: name for field, name in TRAIN_FIELDS.items() if field != "steps"}
 _EVAL = ("top1", "top5", "loss")
 
 
@@ -250,13 +247,15 @@ def note_failure(message: str) -> None:
 
 
 def metric_definitions() -> list[dict[str, str]]:
-    """SageMaker's `MetricDefinitions` for the lines of `run_folder.train_line` and
-    `evaluation_line`, each a `Name` and a `Regex` with one group."""
+    """SageMaker's `MetricDefinitions` for the lines of `training/log_format.py`.
+
+    Each is a `Name` and a `Regex` with one group.
+    """
     return [
-        {"Name": f"train:{name}", "Regex": f"Log @train:.* {key}@ *{_NUMBER}"}
+        {"Name": f"train:{name}", "Regex": f"{TRAIN}.* {key}@ *{_NUMBER}"}
         for key, name in _TRAIN.items()
     ] + [
-        {"Name": f"validation:{name}", "Regex": f"Log @eval:.* {name}@ *{_NUMBER}"}
+        {"Name": f"validation:{name}", "Regex": f"{EVALUATION}.* {name}@ *{_NUMBER}"}
         for name in _EVAL
     ]
 

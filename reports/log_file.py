@@ -1,7 +1,6 @@
 """Logs in the original's format, of this project or of the original itself."""
 
 import ast
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +8,7 @@ import numpy as np
 
 from core.errors import UserError
 from reports.run_record import Checkpoint, PhaseRecord, RunRecord, rate_of_windows
-
-# The names of train.csv for those of the log.
-TRAIN_NAMES = {
-    "steps": "step", "epoch": "epoch", "im/s": "images_per_second", "loss": "loss",
-    "total_loss": "total_loss", "lr": "learning_rate", "bs": "batch_size", "sz": "image_size",
-    "top5": "top5", "tm": "seconds",
-}  # fmt: skip
-COUNTS = ("steps", "bs", "sz", "count", "step")
-
-
-def fields(line: str) -> dict[str, Any]:
-    """The `name@value` pairs of a log line; numbers where they are numbers."""
-    found: dict[str, Any] = {}
-    for name, value in re.findall(r"([\w/]+)@\s*(.+?)(?=\s+[\w/]+@|\s*$)", line):
-        if name == "time":
-            found[name] = value
-        else:
-            found[name] = int(value) if name in COUNTS else float(value)
-    return found
+from training import log_format
 
 
 def read_log(path: Path) -> RunRecord:
@@ -48,15 +29,11 @@ def read_log(path: Path) -> RunRecord:
     evaluated: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         try:
-            if "Log @train:" in line:
-                row = {TRAIN_NAMES[k]: v for k, v in fields(line).items() if k in TRAIN_NAMES}
+            if row := log_format.read_train_line(line):
                 train = {s: r for s, r in train.items() if s < row["step"]} | {row["step"]: row}
-                _ = row["seconds"], row["images_per_second"], row["batch_size"], row["image_size"]
-            elif "Log @eval:" in line:
-                row = fields(line)
+            elif row := log_format.read_evaluation_line(line):
                 evaluated[row["step"]] = row
-                _ = row["top1"], row["top5"]
-        except (KeyError, ValueError):
+        except ValueError:
             raise UserError(
                 f"{path}, line {number}: not a whole log line: {line.strip()!r}"
             ) from None
@@ -65,14 +42,14 @@ def read_log(path: Path) -> RunRecord:
     windows = [train[step] for step in sorted(train)]
     steps, seconds = [row["step"] for row in windows], [row["seconds"] for row in windows]
     strategy = _strategy(text)
-    finished = re.search(r"Finished in\D*([\d.]+)", text)
+    finished = log_format.FINISHED.search(text)
     last = max([*steps, *evaluated])
     if finished and last > steps[-1]:
         steps, seconds = (
             [*steps, last],
             [*seconds, round(float(finished[1]), 2)],
         )  # as the lines have it
-    size = re.search(r"Horovod size:\D*(\d+)", text)
+    size = log_format.HOROVOD_SIZE.search(text)
     workers = int(size[1]) if size else None
     remarks = [
         "times as logged: everything until then, so under DAWNBench's clock at most those shown"
@@ -97,8 +74,8 @@ def read_log(path: Path) -> RunRecord:
                 step=step,
                 epoch=epochs.get(step, float(np.interp(step, *_known(epochs)))),
                 images=_images(phases, step, workers),
-                top1=row["top1"] / 100,
-                top5=row["top5"] / 100,
+                top1=row["top1"],
+                top5=row["top5"],
                 loss=row.get("loss"),
                 seconds=dict.fromkeys(
                     ("everything", "dawnbench"), float(np.interp(step, steps, seconds))
@@ -141,8 +118,8 @@ def _images(phases: list[PhaseRecord], step: int, workers: int | None) -> int | 
 
 def _strategy(text: str) -> list[PhaseRecord]:
     """The phases that the original's log tells at its head; none where it does not."""
-    data = re.search(r"^Data strategy: *(\[.*\])", text, re.M)
-    rates = re.search(r"^Learning rate strategy: *(\[.*\])", text, re.M)
+    data = log_format.DATA_STRATEGY.search(text)
+    rates = log_format.RATE_STRATEGY.search(text)
     if not data or not rates:
         return []
     try:

@@ -24,6 +24,13 @@ from core.errors import UserError
 from core.schedule import Schedule
 from core.settings import Evaluation
 from training import tables
+from training.log_format import (
+    CHANGE_OF_WORKERS,
+    STEP_OF_LINE,
+    evaluation_line,
+    train_line,
+    workers_line,
+)
 from training.recipes import Recipe
 
 TRAIN_COLUMNS = (
@@ -38,26 +45,7 @@ EVALUATION_COLUMNS = (
 CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS, "workers")
 BAD_BATCH_COLUMNS = ("step", "workers", "time")
 CHECKPOINT_NAME = re.compile(r"step-(\d+)-workers-(\d+)\.keras")
-STEP_OF_LINE = re.compile(r"Log @(?:train: steps|eval: count@ *\d+ step)@ *(\d+)")
-CHANGE_OF_WORKERS = re.compile(r"Log @workers: from@(\d+) to@(\d+) ")
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
-
-
-def train_line(row: Mapping[str, Any]) -> str:
-    """A row of train.csv as a line of the original's log (its format, to the letter)."""
-    return (
-        "Log @train: steps@{step:d} epoch@{epoch:.1f} im/s@{images_per_second:.2f} "
-        "loss@{loss:.3f} total_loss@{total_loss:.3f} lr@{learning_rate:.5f} bs@{batch_size:d} "
-        "sz@{image_size:d} top5@{top5:.4f} tm@{seconds:.2f}"
-    ).format(**row)
-
-
-def evaluation_line(count: int, row: Mapping[str, Any]) -> str:
-    """A row of evaluation.csv as a line of the original's log; accuracies in percent."""
-    return (
-        f"Log @eval: count@{count:5d} step@{row['step']:5d} top1@{row['top1'] * 100:5.3f} "
-        f"top5@{row['top5'] * 100:6.2f} loss@{row['loss']:6.2f} time@{row['time']}"
-    )
 
 
 class RunFolder:
@@ -428,7 +416,7 @@ class RunFolder:
                 kept.append(line)
         if counting != now:
             step = self._schedule(now).step_at(last)
-            kept.append(f"Log @workers: from@{counting} to@{now} steps@{step}\n")
+            kept.append(workers_line(counting, now, step) + "\n")
         files.write(self.log, "".join(kept))
 
 

@@ -26,9 +26,10 @@ from training import resume as resuming
 from training.inputs import RunData
 from training.ledger import Ledger
 from training.liveness import Heartbeat
+from training.log_format import train_line
 from training.recipes import Recipe
 from training.resume import Start
-from training.run_folder import RunFolder, train_line
+from training.run_folder import RunFolder
 
 
 def stage_pipeline(

@@ -1,35 +1,12 @@
-"""The run folder's files, and the original's log lines."""
+"""The run folder's files."""
 
 import resource
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from core.errors import UserError
-from reports.log_file import fields
 from training.recipes import load_recipe
-from training.run_folder import RunFolder, evaluation_line, train_line
-
-
-def test_a_train_line_is_the_originals():
-    # Step 625 of the published log, number by number.
-    row = {"step": 625, "epoch": 2.888, "images_per_second": 14493.47, "loss": 3.598,
-           "total_loss": 4.343, "learning_rate": 1.48225, "batch_size": 740, "image_size": 128,
-           "top5": 0.5, "seconds": 275.59}  # fmt: skip
-    assert train_line(row) == (
-        "Log @train: steps@625 epoch@2.9 im/s@14493.47 loss@3.598 total_loss@4.343 lr@1.48225 "
-        "bs@740 sz@128 top5@0.5000 tm@275.59"
-    )
-
-
-def test_an_evaluation_line_is_the_originals():
-    row = {"step": 3125, "top1": 0.43419, "top5": 0.7023, "loss": 2.99,
-           "time": "2018-12-30 17:06:43"}  # fmt: skip
-    assert evaluation_line(5, row) == (
-        "Log @eval: count@    5 step@ 3125 top1@43.419 top5@ 70.23 loss@  2.99 "
-        "time@2018-12-30 17:06:43"
-    )
+from training.run_folder import RunFolder
 
 
 @pytest.fixture
@@ -102,25 +79,6 @@ def test_overwriting_starts_from_nothing(started):
     started.checkpoint(40).touch()
     started.start(load_recipe("demo"), {}, overwrite=True)
     assert list(started.checkpoints.iterdir()) == []
-
-
-numbers = st.floats(0, 1e5)
-
-
-@given(st.integers(0, 10**7), st.integers(1, 10**4), numbers, numbers, st.floats(0, 1))
-def test_a_log_line_is_read_back(step, batch, seconds, rate, top5):
-    row = {"step": step, "epoch": 1.26, "images_per_second": rate, "loss": 2.5,
-           "total_loss": 3.5, "learning_rate": 0.1, "batch_size": batch, "image_size": 128,
-           "top5": top5, "seconds": seconds}  # fmt: skip
-    found = fields(train_line(row))
-    assert (found["steps"], found["bs"], found["sz"]) == (step, batch, 128)
-    assert found["tm"] == pytest.approx(seconds, abs=0.0051)
-    assert found["im/s"] == pytest.approx(rate, abs=0.0051)
-    assert found["top5"] == pytest.approx(top5, abs=0.000051)
-    row |= {"top1": top5, "time": "2018-12-30 17:06:43"}
-    found = fields(evaluation_line(3, row))
-    assert (found["count"], found["step"], found["time"]) == (3, step, "2018-12-30 17:06:43")
-    assert found["top5"] == pytest.approx(100 * top5, abs=0.0051)
 
 
 def test_a_row_that_the_disk_has_only_half_room_for_is_not_there_at_all(tmp_path):
