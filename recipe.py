@@ -23,10 +23,11 @@ import click
 from click_default_group import DefaultGroup
 
 from core import workers
-from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
+from core.errors import RunError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
 from launch.commands import RECIPE, evaluate, launch, plan, report
+from launch.main import run_command_line
 from training.recipes import Policy
 from training.start import prepare
 
@@ -159,48 +160,5 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
         raise RunError(problems)
 
 
-def run() -> int:
-    """Runs the command line; a user's mistake becomes one message and status 2."""
-    try:
-        main(**sagemaker.start())
-    except UserError as error:
-        speak(str(error), 2, shared=getattr(error, "shared", False))
-        return 2
-    except RunError as error:
-        speak(str(error) + supervisor.how_to_resume(), 1, shared=True)
-        return 1
-    except Preempted as error:
-        if error.shared or workers.current().is_first:
-            said = str(error) + supervisor.how_to_resume()
-            speak(said, supervisor.STOPPED, shared=True, kind="")
-        return supervisor.STOPPED
-    except OtherWorkerEnded as error:
-        supervisor.board.note_reason(str(error))
-        return supervisor.OTHER_ENDED
-    except OSError as error:  # a disk or a network file system
-        where = f"'{error.filename}': " if error.filename else ""
-        speak(f"{where}{error.strerror or error}{supervisor.how_to_resume()}", 1, shared=False)
-        return 1
-    return 0
-
-
-def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> None:
-    """Prints a message once: for all workers on rank 0, or as this worker's own.
-
-    Rank 0 ends first. The others would have the launcher end it before it has spoken.
-    """
-    from tqdm.auto import tqdm
-
-    team = workers.current()
-    if not shared and team.size > 1:
-        message = f"worker {team.rank}: {message}"
-    if not team.is_first:  # it may be that rank 0 does not meet the same, and does not end
-        supervisor.wait_to_be_ended(supervisor.SILENCE_SECONDS if shared else 4.0, status)
-    if team.is_first or not shared:
-        tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
-        if kind:
-            sagemaker.note_failure(message)
-
-
 if __name__ == "__main__":
-    sys.exit(supervisor.supervise(run))
+    sys.exit(run_command_line(main))

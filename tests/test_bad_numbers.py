@@ -16,6 +16,7 @@ import recipe
 from training import run_log as session
 from core import checkpoints
 from launch import supervisor
+from launch.main import exit_status
 from core import workers
 
 signs, last = threading.Semaphore(0), None
@@ -38,7 +39,7 @@ workers.MEET_EVERY_SECONDS = 0.01
 supervisor.board.beat = beat
 checkpoints.write = slow(checkpoints.write)
 session.step_names = slow(session.step_names)
-sys.exit(recipe.run())
+sys.exit(exit_status(recipe.main))
 """
 
 

@@ -345,6 +345,7 @@ SERIES = """
 import json, sys
 import recipe
 from launch import supervisor
+from launch.main import exit_status
 
 patience = supervisor.SILENCE_SECONDS
 
@@ -354,7 +355,7 @@ def series():
         sys.argv[1:] = line
         # Rank 0 has not ended before the last one.
         supervisor.SILENCE_SECONDS = patience if number == len(lines) else 0
-        status = recipe.run()
+        status = exit_status(recipe.main)
         print("ended with", status, file=sys.stderr, flush=True)
     return status
 
