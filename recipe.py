@@ -77,6 +77,7 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     from callbacks.progress_bar import ProgressBar
     from callbacks.same_weights import SameWeights
     from callbacks.stage_clock import StageClock
+    from callbacks.step_callback import StepCallback
     from callbacks.step_checkpoint import StepCheckpoint
     from callbacks.stop_on_signal import StopOnSignal
     from callbacks.wall_clock import WallClock
@@ -95,41 +96,43 @@ def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
     start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
     supervisor.tell_how_to_resume(run.path)
     done = start.step
-    bar = ProgressBar(schedule.total_steps, initial_step=done)
+    bar = ProgressBar(schedule.total_steps)
     wall_clock = WallClock(
         scribe.note_training(bar), recipe.log_every, schedule,
-        initial_step=done, started=scribe.started, skipped=scribe.skipped,
+        started=scribe.started, skipped=scribe.skipped,
     )  # fmt: skip
-    heartbeat = Heartbeat(supervisor.board, initial_step=done)
+    heartbeat = Heartbeat(supervisor.board)
     finite = FiniteLoss(
-        recipe.log_every, done, way_out=scribe.way_out, skipped=scribe.skipped,
+        recipe.log_every, way_out=scribe.way_out, skipped=scribe.skipped,
         sign=heartbeat.waiting,
         names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
     )  # fmt: skip
     checkpoint = StepCheckpoint(
         run.checkpoint_pattern(team.size), recipe.checkpoint_every, schedule.total_steps,
-        on_saved=scribe.note_checkpoint, initial_step=done, clock=scribe.clock,
-        facts=scribe.facts, stateful={"wall_clock": wall_clock}, warn=scribe.say,
-        before_save=finite.check, resumed=start.checkpoint if start.restores_workers else None,
-        sign=heartbeat.waiting,
+        peers=[wall_clock, finite, heartbeat], journal=scribe, clock=scribe.clock,
     )  # fmt: skip
+    if start.checkpoint and start.restores_workers:
+        checkpoint.resume_from(start.checkpoint)
     phases = [p.first for p in schedule.phases]
-    balance = InputBalance(scribe.note, schedule.total_steps, threads, initial_step=done)
+    balance = InputBalance(scribe.note, schedule.total_steps, threads)
     faults = faults_of(recipe, data)
     callbacks = [
-        StageClock(scribe.clock, phases, scribe.note_time, initial_step=done),
+        StageClock(scribe.clock, phases, scribe.note_time),
         BroadcastFromFirst(),
-        PhaseScheduler(schedule, initial_step=done),
-        SameWeights([*phases, done], initial_step=done),
+        PhaseScheduler(schedule),
+        SameWeights([*phases, done]),
         finite,
-        BadRecords(faults, recipe.log_every, faults.limit, scribe.note, done),
+        BadRecords(faults, recipe.log_every, faults.limit, scribe.note),
         wall_clock,
         bar,
         balance,
         checkpoint,
-        StopOnSignal(watch, checkpoint, initial_step=done),
+        StopOnSignal(watch, checkpoint),
         heartbeat,
     ]
+    for callback in callbacks:
+        if isinstance(callback, StepCallback):
+            callback.start_at(done)
     scribe.clock.switch("data")
     with in_plain_words(faults):
         for stage in schedule.stages(done):

@@ -11,7 +11,9 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -23,10 +25,20 @@ import tensorflow as tf
 from rich.console import Console
 
 from benchmarks.step_overhead import EveryOtherBlock, milliseconds, spread_of_median
-from callbacks.step_checkpoint import StepCheckpoint
+from callbacks.step_checkpoint import Journal, StepCheckpoint
 from core import devices, workers
 from training import model
 from training.recipes import load_recipe
+
+
+class Sizes(Journal):
+    """Notes how many bytes each checkpoint has."""
+
+    def __init__(self) -> None:
+        self.written: list[int] = []
+
+    def saved(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
+        self.written.append(path.stat().st_size)
 
 
 @click.command()
@@ -44,13 +56,13 @@ def main(pairs: int, block: int, batch_size: int, recipe_name: str) -> None:
     images = tf.random.uniform((batch_size, size, size, 3), maxval=256, dtype=tf.int32)
     labels = tf.random.uniform((batch_size,), maxval=recipe.classes, dtype=tf.int32)
     batches = tf.data.Dataset.from_tensors((tf.cast(images, tf.uint8), labels)).repeat()
-    written = []
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
         # It counts the steps that it is told of: those of every other block.
+        sizes = Sizes()
         checkpoint = StepCheckpoint(
             Path(folder) / "step-{step}.keras",
             every=block,
-            on_saved=lambda step, path, state: written.append(path.stat().st_size),
+            journal=sizes,
         )
         watch = EveryOtherBlock([checkpoint], block)
         steps = (2 * pairs + 3) * block + 1  # two blocks to warm up, one bare one at the end
@@ -65,8 +77,8 @@ def main(pairs: int, block: int, batch_size: int, recipe_name: str) -> None:
     low, high = spread_of_median(ratios)
     console = Console(width=100)
     console.print(
-        f"{len(written)} checkpoints of {np.mean(written) / 2**20:.2f} MiB, one in {block} steps "
-        f"of {np.median(bare):.2f} ms\n"
+        f"{len(sizes.written)} checkpoints of {np.mean(sizes.written) / 2**20:.2f} MiB, "
+        f"one in {block} steps of {np.median(bare):.2f} ms\n"
         f"with / without: median {np.median(ratios):.4f}, 95 % interval {low:.4f} to {high:.4f}\n"
         f"training stands still for {block * np.median(inside):.1f} ms at each"
     )

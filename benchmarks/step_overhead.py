@@ -113,7 +113,8 @@ def main(pairs: int, block: int, batch_size: int) -> None:
         scribe = Scribe(run, schedule, started=time.monotonic())
         scribe.open()
         bar = ProgressBar(schedule.total_steps, file=nowhere)
-        checkpoint = StepCheckpoint(run.checkpoint_pattern(1), every=10**9, initial_step=1)
+        checkpoint = StepCheckpoint(run.checkpoint_pattern(1), every=10**9)
+        checkpoint.start_at(1)
         balance = InputBalance(scribe.note, schedule.total_steps, threads=1)
         callbacks = [
             StageClock(scribe.clock),

@@ -28,8 +28,7 @@ import tensorflow as tf
 import yaml
 
 from callbacks.stage_clock import wait_for_device
-from callbacks.step_checkpoint import save_whole
-from core import devices, workers
+from core import devices, files, workers
 from core.errors import UserError
 from launch.commands import RECIPE
 from training import model
@@ -74,13 +73,8 @@ def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
             "tracing_seconds": round(float(np.mean(traces)), 2),
             "checkpoint_seconds": round(_seconds_to_save(net), 3),
         }
-        save_whole(
-            lambda path: Path(path).write_text(
-                "# Measured; an input pipeline may be slower.\n"
-                + yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)
-            ),
-            output,
-        )
+        rates_as_text = yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)
+        files.write(output, "# Measured; an input pipeline may be slower.\n" + rates_as_text)
         click.echo(f"written to {output}")
 
 
@@ -127,7 +121,8 @@ def measure(
 def _seconds_to_save(net: keras.Model) -> float:
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
-        save_whole(net.save, Path(folder) / "model.keras")
+        with files.whole(Path(folder) / "model.keras") as unfinished:
+            net.save(unfinished)
         return time.monotonic() - began
 
 

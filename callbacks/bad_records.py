@@ -17,7 +17,6 @@ class BadRecords(StepCallback):
         every: in steps, how often to collect; the end of a `fit` is another time.
         limit: so many different bad records of all workers may be there.
         say: called on rank 0 with a line for each bad record.
-        initial_step: steps that are done before the first `fit`.
 
     Raises:
         RunError: on every worker: the limit is passed, or a file cannot be read.
@@ -35,9 +34,8 @@ class BadRecords(StepCallback):
         every: int,
         limit: int,
         say: Callable[[str], Any] = print,
-        initial_step: int = 0,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         self.faults = faults
         self.every = every
         self.limit = limit

@@ -62,12 +62,11 @@ class FiniteLoss(StepCallback):
     The loss is noted inside the train function, so each `fit` with this callback traces it
     anew, as does the next one without.
 
-    Given to `StepCheckpoint` as `before_save`, its `check` looks at the weights, too, and
-    a checkpoint that is not finite is never written.
+    As a peer of `StepCheckpoint` it looks at the weights, too, and a checkpoint that is
+    not finite is never written.
 
     Args:
         every: in steps, how often to look.
-        initial_step: steps that are done before the first `fit`.
         names: what this worker's batch of a step held, for the message.
         way_out: called on every worker with the step whose loss was not finite (None where
             no single step is to blame); returns the end of the message.
@@ -83,20 +82,19 @@ class FiniteLoss(StepCallback):
     Example:
 
     >>> finite = FiniteLoss(every=100)
-    >>> save = StepCheckpoint(path, every=500, before_save=finite.check)
+    >>> save = StepCheckpoint(path, every=500, peers=[finite])
     >>> model.fit(dataset, callbacks=[finite, save])
     """
 
     def __init__(
         self,
         every: int,
-        initial_step: int = 0,
         names: Callable[[int], Collection[str]] | None = None,
         way_out: Callable[[int | None], str] = lambda step: ADVICE,
         skipped: SkippedSteps | None = None,
         sign: Callable[[], Any] = lambda: None,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         if every < 1:
             raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
         self.every = every
@@ -138,21 +136,19 @@ class FiniteLoss(StepCallback):
 
     def before_step(self, step: int) -> None:
         if step % self.every == 0 and step != self.initial_step:
-            self.check(step, weights=False)
+            self._check(step, weights=False)
 
     def after_fit(self, step: int) -> None:
-        self.check(step)
+        self.before_save(step)
         if self._is_watching():
             self.model.compute_loss = self.model.compute_loss.plain
             self.model.train_function = None
 
-    def check(self, step: int, weights: bool = True) -> None:
-        """Looks at what has been noted up to `step` (steps done); a collective.
+    def before_save(self, step: int) -> None:
+        """Checks the losses of the `step` steps done, and the weights; a collective."""
+        self._check(step, weights=True)
 
-        Args:
-            step: the number of steps done.
-            weights: whether to look at the weights, too.
-        """
+    def _check(self, step: int, weights: bool) -> None:
         optimizer = self.model.optimizer
         scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         bad = int(self._first_bad)

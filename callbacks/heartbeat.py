@@ -25,26 +25,24 @@ class Heartbeat(StepCallback):
 
     Args:
         board: is told; `launch/supervisor.py` has one that costs a microsecond.
-        initial_step: steps that are done before the first `fit`.
 
     Example:
 
     >>> heartbeat = Heartbeat(supervisor.board)
-    >>> checkpoint = StepCheckpoint(path, every=500, sign=heartbeat.waiting)
+    >>> checkpoint = StepCheckpoint(path, every=500, peers=[heartbeat])
     >>> model.fit(dataset, callbacks=[checkpoint, heartbeat])
     """
 
-    def __init__(self, board: Board, initial_step: int = 0):
-        super().__init__(initial_step)
+    def __init__(self, board: Board):
+        super().__init__()
         self.board = board
-        self._timed_from = initial_step
         self._began = 0.0
         self._waiting_since: float | None = None
-        self._last: tuple[int, float | None] = (initial_step, None)
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
         self._timed_from = self.step + 1
+        self._last: tuple[int, float | None] = (self.step, None)
 
     def before_step(self, step: int) -> None:
         longest: float | None = None

@@ -31,7 +31,6 @@ class InputBalance(StepCallback):
         say: called on rank 0 with the line.
         total_steps: of the whole run; a run shorter than the minute is judged at its end.
         threads: of the input pipeline, for the advice.
-        initial_step: steps that are done before the first `fit`.
         after: seconds of training before it speaks.
 
     Example:
@@ -45,20 +44,23 @@ class InputBalance(StepCallback):
         say: Callable[[str], Any],
         total_steps: int,
         threads: int,
-        initial_step: int = 0,
         after: float = 60.0,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         self.say = say
         self.total_steps = total_steps
         self.threads = threads
         self.after = after
         self._watching = False
         self.done = True  # until there is a dataset to watch
-        self._begin_at = self._look_at = initial_step + LEFT_OUT
+        self.start_at(0)
         self._began = self._waited_before = 0.0
         with tf.device("CPU"):
             self._waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+
+    def start_at(self, step: int) -> None:
+        super().start_at(step)
+        self._begin_at = self._look_at = step + LEFT_OUT
 
     def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same dataset, which adds up the seconds that its batches are waited for.

@@ -15,7 +15,6 @@ class PhaseScheduler(StepCallback):
 
     Args:
         schedule: a `Schedule`, or any function from a global step to a rate.
-        initial_step: steps that are done before the first `fit`.
 
     Raises:
         ValueError: at the start of `fit`, where the model executes several steps at
@@ -27,8 +26,8 @@ class PhaseScheduler(StepCallback):
     >>> model.fit(dataset, epochs=10, callbacks=[PhaseScheduler(schedule)])
     """
 
-    def __init__(self, schedule: Schedule | Callable[[int], float], initial_step: int = 0):
-        super().__init__(initial_step)
+    def __init__(self, schedule: Schedule | Callable[[int], float]):
+        super().__init__()
         self.rate = schedule.learning_rate if isinstance(schedule, Schedule) else schedule
 
     def on_train_begin(self, logs: Any = None) -> None:

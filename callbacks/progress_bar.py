@@ -1,5 +1,6 @@
 """One bar for the whole run, over all phases."""
 
+import functools
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,6 @@ class ProgressBar(StepCallback):
 
     Args:
         total_steps: of the whole run.
-        initial_step: steps that are done before the first `fit`.
         **options: of `tqdm`, such as `file` or `disable`.
 
     Example:
@@ -24,14 +24,19 @@ class ProgressBar(StepCallback):
     >>> model.fit(dataset, callbacks=[bar, WallClock(bar.show, every=50, batch_size=64)])
     """
 
-    def __init__(self, total_steps: int, initial_step: int = 0, **options: Any):
-        super().__init__(initial_step)
+    def __init__(self, total_steps: int, **options: Any):
+        super().__init__()
+        self.total_steps = total_steps
         # Under horovodrun the bar goes through a pipe, where each refresh is a line.
         seconds = 0.1 if sys.stderr.isatty() else 10.0
-        options = {"unit": "step", "mininterval": seconds, "smoothing": 0.05, **options}
+        self._options = {"unit": "step", "mininterval": seconds, "smoothing": 0.05, **options}
         if not workers.current().is_first:
-            options["disable"] = True
-        self.bar: tqdm = tqdm(total=total_steps, initial=initial_step, **options)
+            self._options["disable"] = True
+
+    @functools.cached_property
+    def bar(self) -> tqdm:
+        """The bar itself, which appears where it is first used."""
+        return tqdm(total=self.total_steps, initial=self.initial_step, **self._options)
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Puts the numbers of a report behind the bar."""

@@ -26,7 +26,6 @@ class SameWeights(StepCallback):
 
     Args:
         steps: the global steps to compare before; by default the first of each `fit`.
-        initial_step: steps that are done before the first `fit`.
 
     Raises:
         RunError: on every worker, in the middle of `fit`, naming those that differ.
@@ -36,8 +35,8 @@ class SameWeights(StepCallback):
     >>> model.fit(dataset, callbacks=[SameWeights(p.first for p in schedule.phases)])
     """
 
-    def __init__(self, steps: Collection[int] | Iterable[int] | None = None, initial_step: int = 0):
-        super().__init__(initial_step)
+    def __init__(self, steps: Collection[int] | Iterable[int] | None = None):
+        super().__init__()
         self.steps = None if steps is None else frozenset(steps)
         self._first_of_fit = True
 

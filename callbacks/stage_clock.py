@@ -30,7 +30,6 @@ class StageClock(StepCallback):
         clock: the run's buckets.
         marks: global steps before which `note` is called, such as the phases' first.
         note: called with each of the marks and the last step of each `fit`.
-        initial_step: steps that are done before the first `fit`.
 
     Example:
 
@@ -45,14 +44,11 @@ class StageClock(StepCallback):
         clock: TimeBuckets,
         marks: Collection[int] = (),
         note: Callable[[int], Any] = lambda step: None,
-        initial_step: int = 0,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         self.clock = clock
         self.marks = frozenset(marks)
         self.note = note
-        self._began = initial_step
-        self._steps_before = 0.0
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)

@@ -9,23 +9,26 @@ class StepCallback(keras.callbacks.Callback):
     """A callback with a count of global steps of its own.
 
     `optimizer.iterations` is no such count: it stands still when loss scaling skips a
-    step. This one follows the data, goes on in the next `fit`, and starts where a
-    resumed run left off.
+    step. This one follows the data and continues in the next `fit`. It starts at 0, or
+    where `start_at` says.
 
     Everything happens before a step, nothing after it: Keras converts the logs for
     `on_train_batch_end` to Python numbers, for which it waits for the device.
 
-    Args:
-        initial_step: steps that are done before the first `fit`.
-
     Attributes:
+        initial_step: steps that were done before the first `fit`.
         step: steps that are done, or under way.
     """
 
-    def __init__(self, initial_step: int = 0):
-        super().__init__()
-        self.initial_step = initial_step
-        self.step = initial_step
+    initial_step = 0
+    step = 0
+
+    def start_at(self, step: int) -> None:
+        """Begins at global step `step`; for a resumed run, before its first `fit`.
+
+        Whoever resumes a run calls it once for each callback of the list.
+        """
+        self.initial_step = self.step = step
 
     def before_step(self, step: int) -> None:
         """Called when `step` steps are done and step number `step` is about to run."""

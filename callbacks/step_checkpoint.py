@@ -1,9 +1,10 @@
 """Checkpoints as training goes."""
 
 import contextlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import keras
 import numpy as np
@@ -16,14 +17,54 @@ from core.clock import TimeBuckets
 from core.errors import RunError
 
 
+@runtime_checkable
 class Stateful(Protocol):
-    """Something whose memory belongs into a checkpoint."""
+    """A callback that remembers something between steps."""
 
     def state(self) -> dict[str, Any]:
         """What it remembers, as JSON."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Remembers what `state` returned in another process."""
+
+
+@runtime_checkable
+class ChecksBeforeSave(Protocol):
+    """A callback that can keep a checkpoint from being written, by raising an error."""
+
+    def before_save(self, step: int) -> None:
+        """Called on every worker before the checkpoint of `step` steps done."""
+
+
+@runtime_checkable
+class ShowsLife(Protocol):
+    """A callback that shows another process that this one is alive."""
+
+    def waiting(self) -> None:
+        """Called on every worker every few seconds while all wait for a file."""
+
+
+class Journal(Protocol):
+    """The record of a run, in which its checkpoints are noted. All methods run on rank 0.
+
+    A subclass overrides what it needs: by itself, it notes nothing and prints warnings.
+    """
+
+    def facts(self, step: int) -> dict[str, Any]:
+        """What to store in the checkpoint for all workers, as JSON."""
+        return {}
+
+    def saved(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
+        """Called in the writing thread when a checkpoint is on the disk."""
+        return None
+
+    def warn(self, line: str) -> None:
+        """Shows the user a line; called in the writing thread."""
+        print(line)
+
+
+class NoJournal(Journal):
+    """Notes nothing, and prints warnings."""
 
 
 def mean_moving_statistics(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
@@ -41,10 +82,18 @@ def own_variables(model: keras.Model) -> list[Any]:
     return [*model.non_trainable_variables, *model.metrics_variables]
 
 
-def save_whole(save: Callable[[str], Any], path: Path) -> None:
-    """Lets `save` write a file beside `path` and renames it: whole or not there at all."""
-    with checkpoints.whole(path) as unfinished:
-        save(str(unfinished))
+def _by_name(peers: Sequence[Any]) -> dict[str, Stateful]:
+    """Those that remember something, by the names of their classes: `wall_clock`.
+
+    A second one of the same class is `wall_clock_2`.
+    """
+    found: dict[str, Stateful] = {}
+    for peer in peers:
+        if isinstance(peer, Stateful):
+            kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(peer).__name__).lower()
+            names = [kind, *(f"{kind}_{number}" for number in range(2, len(peers) + 1))]
+            found[next(name for name in names if name not in found)] = peer
+    return found
 
 
 class StepCheckpoint(StepCallback):
@@ -67,21 +116,13 @@ class StepCheckpoint(StepCallback):
             `"checkpoints/step-{step:08d}.keras"`.
         every: in steps; the first checkpoint is that of step 0.
         last_step: a step that is written too, at the end of its `fit`.
-        on_saved: called on rank 0, in the writing thread, with the step, the path and
-            the `facts` of each checkpoint when it is there.
-        initial_step: steps that are done before the first `fit`; where there are any,
-            that step's checkpoint is not written again.
+        peers: the other callbacks of the run. What a `Stateful` one remembers goes into the
+            checkpoint under its class's name (`wall_clock`); one with `before_save` is
+            called before each checkpoint; one with `waiting` is called while all wait for
+            a file to be written, which takes as long as the disk takes.
+        journal: where to note the checkpoints.
         clock: buckets of time, of which `before_save`, copying and waiting fill
             `checkpoints`.
-        facts: returns what else to store for all workers, as JSON, for a step.
-        stateful: what else to store for each worker, by name.
-        resumed: the checkpoint from which each worker's own state is restored when
-            the first `fit` begins; the model's metrics have to be built by then.
-        warn: called on rank 0 with a line for the user.
-        before_save: called on every worker with the step; what it raises keeps the
-            checkpoint from being written.
-        sign: called on every worker every few seconds while all wait for a file to be
-            written, which takes as long as the disk takes; `Heartbeat.waiting`, for example.
 
     Raises:
         ValueError: `every` below 1, or a path without the field.
@@ -98,17 +139,12 @@ class StepCheckpoint(StepCallback):
         path: str | Path,
         every: int,
         last_step: int | None = None,
-        on_saved: Callable[[int, Path, Mapping[str, Any]], None] | None = None,
-        initial_step: int = 0,
+        *,
+        peers: Sequence[keras.callbacks.Callback] = (),
+        journal: Journal | None = None,
         clock: TimeBuckets | None = None,
-        facts: Callable[[int], dict[str, Any]] | None = None,
-        stateful: Mapping[str, Stateful] | None = None,
-        resumed: Path | None = None,
-        warn: Callable[[str], None] = print,
-        before_save: Callable[[int], Any] | None = None,
-        sign: Callable[[], Any] = lambda: None,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         if every < 1:
             raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
         if str(path).format(step=1) == str(path).format(step=2):
@@ -116,15 +152,26 @@ class StepCheckpoint(StepCallback):
         self.path = str(path)
         self.every = every
         self.last_step = last_step
-        self.on_saved = on_saved
-        self.before_save = before_save or (lambda step: None)
-        self.sign = sign
         self.clock = clock
-        self.facts = facts or (lambda step: {})
-        self.stateful = stateful or {}
-        self.saved_step: int | None = initial_step or None
-        self._resumed = resumed
-        self._writer = BackgroundWriter(self._write, warn)
+        self.journal = journal or NoJournal()
+        self.saved_step: int | None = None
+        self._stateful = _by_name(peers)
+        self._checks = [peer for peer in peers if isinstance(peer, ChecksBeforeSave)]
+        self._waiting = [peer for peer in peers if isinstance(peer, ShowsLife)]
+        self._resumed: Path | None = None
+        self._writer = BackgroundWriter(self._write, self.journal.warn)
+
+    def start_at(self, step: int) -> None:
+        """As of every `StepCallback`; the checkpoint of that step is not written again."""
+        super().start_at(step)
+        self.saved_step = step or None
+
+    def resume_from(self, path: Path) -> None:
+        """Restores each worker's own state from a checkpoint when the first `fit` begins.
+
+        The model's metrics have to be built by then.
+        """
+        self._resumed = path
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Only here: Keras has just reset the metrics, and the other callbacks have begun.
@@ -152,7 +199,8 @@ class StepCheckpoint(StepCallback):
             kind: `"regular"` or `"signal"`, noted in the checkpoint.
         """
         with self._on_the_clock():
-            self.before_save(step)
+            for peer in self._checks:
+                peer.before_save(step)
             self._save(step, kind)
 
     def _save(self, step: int, kind: str) -> None:
@@ -161,7 +209,7 @@ class StepCheckpoint(StepCallback):
         means = mean_moving_statistics(self.model)
         own = {
             "arrays": workers.gather_arrays([v.numpy() for v in own_variables(self.model)]),
-            "stateful": workers.gather({n: s.state() for n, s in self.stateful.items()}),
+            "stateful": workers.gather({n: s.state() for n, s in self._stateful.items()}),
         }
         if not workers.current().is_first:
             return
@@ -171,7 +219,7 @@ class StepCheckpoint(StepCallback):
             for v in [*self.model.variables, *self.model.optimizer.variables]
             if id(v) not in averaged
         ]
-        state = {**self.facts(step), "kind": kind, "stateful": own["stateful"]}
+        state = {**self.journal.facts(step), "kind": kind, "stateful": own["stateful"]}
         self._writer.start(Snapshot(step, [*kept, *means], state, own["arrays"]))
 
     def finish(self) -> None:
@@ -192,17 +240,20 @@ class StepCheckpoint(StepCallback):
     def _wait(self, allowed: int) -> None:
         left_out, *_ = workers.gather_in_time(
             lambda seconds: self._writer.left_out if self._writer.wait(seconds) else None,
-            self.sign,
+            self._show_life,
         )
         if len(left_out) > allowed:
             before = f", nor could the {len(left_out) - 1} before it" if left_out[1:] else ""
             raise RunError(f"{left_out[-1]}{before}")
 
+    def _show_life(self) -> None:
+        for peer in self._waiting:
+            peer.waiting()
+
     def _write(self, snapshot: Snapshot) -> None:
         path = Path(self.path.format(step=snapshot.step))
         checkpoints.write(self.model, snapshot, path)
-        if self.on_saved:
-            self.on_saved(snapshot.step, path, snapshot.state)
+        self.journal.saved(snapshot.step, path, snapshot.state)
 
     def _restore(self, path: Path) -> None:
         rank = workers.current().rank
@@ -210,6 +261,6 @@ class StepCheckpoint(StepCallback):
         for variable, value in zip(variables, checkpoints.read_arrays(path, rank), strict=True):
             variable.assign(value)
         states = checkpoints.read_state(path)["stateful"][rank]
-        for name, item in self.stateful.items():
+        for name, item in self._stateful.items():
             if name in states:
                 item.restore(states[name])

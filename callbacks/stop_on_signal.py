@@ -29,7 +29,6 @@ class StopOnSignal(StepCallback):
         watch: knows whether this worker was signalled.
         checkpoint: is made to save before the run stops.
         every_seconds: between two questions.
-        initial_step: steps that are done before the first `fit`.
 
     Raises:
         SharedPreempted: on every worker, in the middle of `fit`, with everything saved.
@@ -46,16 +45,15 @@ class StopOnSignal(StepCallback):
         watch: SignalWatch,
         checkpoint: StepCheckpoint,
         every_seconds: float = 0.5,
-        initial_step: int = 0,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         self.watch = watch
         self.checkpoint = checkpoint
         self.every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stop")
         self._question: Future[list[list[float]]] | None = None
-        self._asked_at = (initial_step, 0.0)
-        self._answer_at = initial_step
+        self._asked_at = (0, 0.0)
+        self._answer_at = 0
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)

@@ -31,7 +31,6 @@ class WallClock(StepCallback):
         every: in steps; the end of a `fit` is reported too.
         schedule: the run's `Schedule`, or
         batch_size: images per worker and step, where there is no schedule.
-        initial_step: steps that are done before the first `fit`.
         started: the `time.monotonic()` at which the clock stood at 0; by default the
             start of the first `fit`.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
@@ -51,11 +50,10 @@ class WallClock(StepCallback):
         every: int,
         schedule: Schedule | None = None,
         batch_size: int | None = None,
-        initial_step: int = 0,
         started: float | None = None,
         skipped: SkippedSteps | None = None,
     ):
-        super().__init__(initial_step)
+        super().__init__()
         if schedule is None and batch_size is None:
             raise ValueError("WallClock needs a `schedule` or a `batch_size`. Received: neither")
         if every < 1:
@@ -66,7 +64,6 @@ class WallClock(StepCallback):
         self.batch_size = batch_size
         self.started = started
         self.skipped = skipped
-        self._forget()
 
     def _forget(self) -> None:
         """Keras resets its metrics at the start of an epoch; a window starts with them."""

@@ -6,9 +6,9 @@ from typing import Any
 import keras
 from keras import ops
 
-from callbacks.step_checkpoint import save_whole
 from core import devices
 from core.errors import UserError
+from core.files import whole
 from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
@@ -155,4 +155,5 @@ def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
         keras.config.set_dtype_policy(trained_under)
     averaged_by = averaging_optimizer(recipe, result) if recipe.evaluation.ema else None
     load_weights(result, checkpoint, averaged_by)
-    save_whole(result.save, path)
+    with whole(path) as unfinished:
+        result.save(unfinished)

@@ -328,6 +328,8 @@ class Scribe:
         for old in gone:
             old.unlink(missing_ok=True)
 
+    saved, warn = note_checkpoint, say  # what `StepCheckpoint` calls them
+
     def _note_checkpoint_row(
         self, schedule: Schedule, step: int, seconds: float, clock: Mapping[str, float]
     ) -> None:

@@ -29,7 +29,8 @@ def fit(*callbacks, bad=None, optimizer=None, model=None):
 @pytest.mark.parametrize("every", [1, 5, 100])
 def test_the_exact_step_is_named_whenever_it_is_looked_for(every):
     asked = []
-    watch = FiniteLoss(every, initial_step=100, names=lambda step: asked.append(step) or ["a.jpg"])
+    watch = FiniteLoss(every, names=lambda step: asked.append(step) or ["a.jpg"])
+    watch.start_at(100)
     with pytest.raises(RunError, match=rf"step {100 + BAD}: the loss of worker 0 .*a\.jpg"):
         fit(watch, bad=BAD)
     assert asked == [100 + BAD]
@@ -37,9 +38,7 @@ def test_the_exact_step_is_named_whenever_it_is_looked_for(every):
 
 def test_no_checkpoint_is_written_after_it(tmp_path):
     watch = FiniteLoss(every=1000)
-    save = StepCheckpoint(
-        tmp_path / "step-{step}.keras", every=5, last_step=20, before_save=watch.check
-    )
+    save = StepCheckpoint(tmp_path / "step-{step}.keras", every=5, last_step=20, peers=[watch])
     with pytest.raises(RunError):
         fit(watch, save, bad=BAD)
     save.finish()

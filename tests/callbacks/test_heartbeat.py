@@ -32,7 +32,8 @@ def clock(monkeypatch):
 @pytest.fixture
 def beating():
     """A worker's, at the beginning of a `fit` after 100 steps."""
-    found = Heartbeat(Board(), initial_step=100)
+    found = Heartbeat(Board())
+    found.start_at(100)
     found.on_train_begin()
     return found
 

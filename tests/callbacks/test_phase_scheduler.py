@@ -54,8 +54,9 @@ def test_a_second_fit_goes_on():
 
 
 def test_a_resumed_run_starts_in_the_middle():
-    seen = fit(model(), PhaseScheduler(SCHEDULE, initial_step=8))
-    assert seen == pytest.approx([0.8, 0.9, 1.0, 0.95, 0.9])
+    scheduler = PhaseScheduler(SCHEDULE)
+    scheduler.start_at(8)
+    assert fit(model(), scheduler) == pytest.approx([0.8, 0.9, 1.0, 0.95, 0.9])
 
 
 def test_a_step_that_loss_scaling_skips_counts_nevertheless():

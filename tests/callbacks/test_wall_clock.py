@@ -78,7 +78,9 @@ def test_skipped_steps_are_counted_from_where_a_run_is_taken_up(step):
     model.compile(optimizer, "mse", auto_scale_loss=False)
     fit_with_an_infinity(model)
     rows: list = []
-    fit_with_an_infinity(model, WallClock(rows.append, every=5, batch_size=4, initial_step=step))
+    clock = WallClock(rows.append, every=5, batch_size=4)
+    clock.start_at(step)
+    fit_with_an_infinity(model, clock)
     found = [(row["step"] - step, row["skipped_steps"]) for row in rows]
     assert found == [(5, 0), (10, 1), (15, 1), (20, 1)]
 

@@ -20,9 +20,9 @@ from core.checkpoints import (
     read_arrays,
     read_state,
     superseded,
-    whole,
     write,
 )
+from core.files import whole
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from callbacks.broadcast import BroadcastFromFirst
 from callbacks.finite_loss import FiniteLoss
 from callbacks.metric_average import MetricAverage, average_over_workers
 from callbacks.same_weights import SameWeights, digest
-from callbacks.step_checkpoint import StepCheckpoint, mean_moving_statistics
+from callbacks.step_checkpoint import NoJournal, StepCheckpoint, mean_moving_statistics
 from core import workers
 from core.errors import RunError, UserError
 from optimizers.distributed import DistributedOptimizer
@@ -283,7 +283,11 @@ def slow_checkpoint():
     model = small_model()
     model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
     path = Path(sys.argv[1]).with_name("{step}.keras")
-    checkpoint = StepCheckpoint(path, every=100, on_saved=end, sign=sign)
+    journal = NoJournal()
+    journal.saved = end
+    peer = keras.callbacks.Callback()
+    peer.waiting = sign
+    checkpoint = StepCheckpoint(path, every=100, peers=[peer], journal=journal)
     model.fit(*images(seed=0), verbose=0, callbacks=[checkpoint])
     return len(signs) >= 3
 
