@@ -5,35 +5,43 @@
     horovodrun -np 8 python recipe.py evaluate --run_dir RUN
     python recipe.py plan --recipe imagenet104 --workers 8 --at 0,625
 
-A run goes through `train` from top to bottom: join the workers, read the recipe and
-find its data, build the model, fit one stage after the other, evaluate, report.
+`train` is the story of a run, from top to bottom. One step away from it are
+
+- the learning rate of a step: `core/schedule.py`, set by `callbacks/phase_scheduler.py`;
+- the loss, the decay and the optimizer: `training/model.py`, `compile_for_training`;
+- the data switch between stages: `training/stages.py`, `batches_of`;
+- the callbacks and their order: `training/callbacks_for.py`;
+- what each of these is told to do: the recipe, `training/recipes.py` and `recipes/`.
 """
 
 import time
 
 STARTED = time.monotonic()  # the clock counts imports, data loading and tracing
 
-import gc
 import os
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 from click_default_group import DefaultGroup
 
 from core import workers
+from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
 from launch.commands import RECIPE, evaluate, launch, plan, report
 from launch.main import run_command_line
 from training.recipes import Policy
-from training.start import prepare
+from training.run import Options, start_run
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# Where there is no GPU, TensorFlow's complaints about CUDA help nobody.
+# Where there is no GPU, TensorFlow's warnings about CUDA help nobody.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if workers.has_gpu_driver() else "3")
+
+DATA = click.Choice(["records", "synthetic"])
+SYNTHETIC = "synthetic: the same batch of noise at every step, already on the device."
 
 
 @click.group(cls=DefaultGroup, default="train")
@@ -52,113 +60,34 @@ main.add_command(evaluate)
 @click.option("--data_dir", type=Path, help="Folder of the records (of `160`, `320`, ...).")
 @click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
 @click.option("--policy", type=click.Choice(get_args(Policy)), help="Keras dtype policy.")
-@click.option("--data", type=click.Choice(["records", "synthetic"]), default="records",
-              help="synthetic: one batch again and again, on the device.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on with the run in --run_dir.")
+@click.option("--data", type=DATA, default="records", help=SYNTHETIC)
+@click.option("--resume", is_flag=True, help="Resume the run in --run_dir.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
-def train(recipe_name, data_dir, run_dir, policy, data, resume, overwrite):
+def train(**options: Any) -> None:
     """Trains a recipe's model and evaluates its checkpoints."""
     watch = SignalWatch().install()
-    team = workers.join()
-    resume, run_dir = elastic.join_those_that_resume(resume, run_dir)
-    now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
-    recipe, data, schedule, run = workers.together(
-        lambda: prepare(team, now, recipe_name, data_dir, run_dir, data, resume, overwrite)
+    workers.join()
+    options["resume"], options["run_dir"] = elastic.join_those_that_resume(
+        options["resume"], options["run_dir"]
     )
-    if team.is_first:
-        sagemaker.deliver_at_end(run)
+    run = start_run(Options(**options), STARTED)  # recipe, data, folder, model, first step
+    supervisor.tell_how_to_resume(run.folder.path)
+    if run.team.is_first:
+        sagemaker.deliver_at_end(run.folder)
 
-    from callbacks.bad_records import BadRecords
-    from callbacks.broadcast import BroadcastFromFirst
-    from callbacks.finite_loss import FiniteLoss
-    from callbacks.heartbeat import Heartbeat
-    from callbacks.input_balance import InputBalance
-    from callbacks.phase_scheduler import PhaseScheduler
-    from callbacks.progress_bar import ProgressBar
-    from callbacks.same_weights import SameWeights
-    from callbacks.stage_clock import StageClock
-    from callbacks.step_callback import StepCallback
-    from callbacks.step_checkpoint import StepCheckpoint
-    from callbacks.stop_on_signal import StopOnSignal
-    from callbacks.wall_clock import WallClock
-    from core import devices
+    # A mistake in the options was reported before these imports, which take seconds.
     from evaluation.run import evaluate_trained
-    from training import model, synthetic
-    from training.run_log import Scribe, faults_of, in_plain_words, stage_pipeline, step_names
+    from reports.conclude import conclude
+    from training.callbacks_for import callbacks_for
+    from training.stages import fit_stage
+    from training.translated_errors import translated_errors
 
-    threads = devices.prepare_devices(team)
-    policy, remark = devices.choose_policy(recipe.policy, policy)
-    devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
-    net = workers.together(lambda: model.build(recipe))
-    workers.together(lambda: model.compile_for_training(net, recipe, policy))
-
-    scribe = Scribe(run, schedule, STARTED, data)
-    start = scribe.begin(team, recipe, net, policy, resume, overwrite, remark)
-    supervisor.tell_how_to_resume(run.path)
-    done = start.step
-    bar = ProgressBar(schedule.total_steps)
-    wall_clock = WallClock(
-        scribe.note_training(bar), recipe.log_every, schedule,
-        started=scribe.started, skipped=scribe.skipped,
-    )  # fmt: skip
-    heartbeat = Heartbeat(supervisor.board)
-    finite = FiniteLoss(
-        recipe.log_every, way_out=scribe.way_out, skipped=scribe.skipped,
-        sign=heartbeat.waiting,
-        names=lambda step: step_names(step, schedule, recipe, data, team, start.passed_over),
-    )  # fmt: skip
-    checkpoint = StepCheckpoint(
-        run.checkpoint_pattern(team.size), recipe.checkpoint_every, schedule.total_steps,
-        peers=[wall_clock, finite, heartbeat], journal=scribe, clock=scribe.clock,
-    )  # fmt: skip
-    if start.checkpoint and start.restores_workers:
-        checkpoint.resume_from(start.checkpoint)
-    phases = [p.first for p in schedule.phases]
-    balance = InputBalance(scribe.note, schedule.total_steps, threads)
-    faults = faults_of(recipe, data)
-    callbacks = [
-        StageClock(scribe.clock, phases, scribe.note_time),
-        BroadcastFromFirst(),
-        PhaseScheduler(schedule),
-        SameWeights([*phases, done]),
-        finite,
-        BadRecords(faults, recipe.log_every, faults.limit, scribe.note),
-        wall_clock,
-        bar,
-        balance,
-        checkpoint,
-        StopOnSignal(watch, checkpoint),
-        heartbeat,
-    ]
-    for callback in callbacks:
-        if isinstance(callback, StepCallback):
-            callback.start_at(done)
-    scribe.clock.switch("data")
-    with in_plain_words(faults):
-        for stage in schedule.stages(done):
-            if data.synthetic:
-                batches = synthetic.batches(stage, recipe, net)
-            else:
-                batches = balance.watched(
-                    stage_pipeline(stage, recipe, data, team, threads, faults, start.passed_over)
-                )
-            net.fit(
-                batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
-            )
-            del batches
-            # The next stage is traced anew, at its own static shape; Keras would reuse this
-            # one's trace. Its graph and buffers go before the next one's come.
-            net.train_function = None
-            gc.collect()
-        if data.synthetic:
-            scribe.conclude_synthetic()
-            return
-        scribe.clock.switch("evaluation")
-        problems = evaluate_trained(run, recipe, data.validation, team, threads, scribe)
-    if team.is_first:
-        scribe.clock.switch("checkpoints")
-        model.save_result(recipe, run.checkpoint_of(run.checkpoint_rows()[-1]), run.model)
-        scribe.conclude()
+    callbacks = callbacks_for(run, watch, board)
+    with translated_errors(run.faults):
+        for stage in run.schedule.stages(run.start.step):
+            fit_stage(run, stage, callbacks)  # switch the data, trace once, train
+        problems = evaluate_trained(run)  # every checkpoint, by all workers
+    conclude(run)  # model.keras, report and pictures
     if problems:
         raise RunError(problems)
 

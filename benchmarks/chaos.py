@@ -312,8 +312,8 @@ def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
     job.start(resume=True)
     target = row.resumed
     job.wait(
-        lambda: f"going on after step {target}" in job.said() or job.ended() is not None,
-        f"'going on after step {target}'",
+        lambda: f"resuming after step {target}" in job.said() or job.ended() is not None,
+        f"'resuming after step {target}'",
     )
     job.wait(lambda: job.step() > target or job.ended() is not None, "a new step")
     row.recovered = time.monotonic() - began

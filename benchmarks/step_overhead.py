@@ -27,27 +27,20 @@ import tensorflow as tf
 from rich.console import Console
 from rich.table import Table
 
-from callbacks.bad_records import BadRecords
-from callbacks.broadcast import BroadcastFromFirst
-from callbacks.finite_loss import FiniteLoss
-from callbacks.heartbeat import Heartbeat
 from callbacks.input_balance import InputBalance
-from callbacks.phase_scheduler import PhaseScheduler
-from callbacks.progress_bar import ProgressBar
-from callbacks.same_weights import SameWeights
-from callbacks.stage_clock import StageClock
 from callbacks.step_checkpoint import StepCheckpoint
-from callbacks.stop_on_signal import StopOnSignal
-from callbacks.wall_clock import WallClock
 from core import devices, workers
-from core.schedule import Schedule
+from core.board import Board
 from core.signals import SignalWatch
 from datasets.input.faults import Faults
-from launch import supervisor
 from training import model
-from training.recipes import load_recipe
+from training.callbacks_for import callbacks_for
+from training.inputs import Records, RunData
+from training.recipes import Recipe, load_recipe
+from training.resume import Start
+from training.run import Run
 from training.run_folder import RunFolder
-from training.run_log import Scribe
+from training.run_log import RunLog
 
 
 class EveryOtherBlock(keras.callbacks.Callback):
@@ -93,45 +86,37 @@ class EveryOtherBlock(keras.callbacks.Callback):
 @click.option("--batch_size", default=32, help="Sets the length of a step.")
 def main(pairs: int, block: int, batch_size: int) -> None:
     """Prints milliseconds a step with and without the callbacks, and their ratio."""
-    devices.prepare_devices(workers.current())
-    recipe = load_recipe("demo")
-    net = model.build(recipe)
-    model.compile_for_training(net, recipe, "float32")
+    team = workers.current()
+    threads = devices.prepare_devices(team)
     images = tf.random.uniform((batch_size, 28, 28, 3), maxval=256, dtype=tf.int32)
     labels = tf.random.uniform((batch_size,), maxval=10, dtype=tf.int32)
     batches = tf.data.Dataset.from_tensors((tf.cast(images, tf.uint8), labels)).repeat()
     steps = (2 * pairs + 3) * block + 1  # two blocks to warm up, one bare one at the end
-    phase = {
-        "epoch": [0, 1], "lr": [0.1, 0.01], "lr_method": "exp", "image_size": 28,
-        "batch_size": batch_size, "data_dir": "28",
-    }  # fmt: skip
-    schedule = Schedule([phase], workers=1, images=steps * batch_size)
+    phase = {"epoch": [0, 1], "lr": [0.1, 0.01], "lr_method": "exp", "image_size": 28}
+    phase |= {"batch_size": batch_size, "data_dir": "28"}
+    settings = {"log_every": block, "checkpoint_every": 10**9, "training_strategy": [phase]}
+    recipe = Recipe.model_validate({**load_recipe("demo").model_dump(), **settings})
+    schedule = recipe.schedule(1, steps * batch_size)
+    net = model.build(recipe)
+    model.compile_for_training(net, recipe, "float32")
 
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        run = RunFolder(Path(folder) / "run")
-        run.start(recipe, {})
-        scribe = Scribe(run, schedule, started=time.monotonic())
-        scribe.open()
-        bar = ProgressBar(schedule.total_steps, file=nowhere)
-        checkpoint = StepCheckpoint(run.checkpoint_pattern(1), every=10**9)
-        checkpoint.start_at(1)
-        balance = InputBalance(scribe.note, schedule.total_steps, threads=1)
-        callbacks = [
-            StageClock(scribe.clock),
-            BroadcastFromFirst(),
-            PhaseScheduler(schedule),
-            SameWeights([0]),
-            FiniteLoss(block),
-            BadRecords(Faults(limit=1), block, limit=1, say=scribe.note),
-            WallClock(scribe.note_training(bar), block, schedule),
-            bar,
-            balance,
-            checkpoint,
-            StopOnSignal(SignalWatch(), checkpoint),
-            Heartbeat(supervisor.board),
-        ]
-        watch = EveryOtherBlock(callbacks, block)
-        with contextlib.redirect_stdout(nowhere):
+        run_folder = RunFolder(Path(folder) / "run")
+        run_folder.start(recipe, {"workers": 1, "images": schedule.images})
+        run_folder.counted_by(schedule)
+        start, now = Start(step=0), time.monotonic()
+        log = RunLog(run_folder, recipe, schedule, {}, start, now, net.optimizer)
+        balance = InputBalance(log.note, schedule.total_steps, threads)
+        data = RunData({}, Records((), 0, 1))
+        run = Run(
+            team, recipe, data, schedule, run_folder, threads, net, start, log, Faults(1), balance
+        )
+        with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            callbacks = callbacks_for(run, SignalWatch(), Board())
+            for callback in callbacks:
+                if isinstance(callback, StepCheckpoint):
+                    callback.start_at(1)  # nothing is written at step 0
+            watch = EveryOtherBlock(callbacks, block)
             net.fit(
                 balance.watched(batches),
                 steps_per_epoch=steps,

@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import UserError
 from core.files import whole
 
 STATE = "training_state.json"
@@ -50,8 +51,8 @@ SLOW_SECONDS = 60.0
 LEFT_OUT_LIMIT = 3
 
 
-class BadCheckpoint(ValueError):
-    """A checkpoint that is cut short, altered or not one of ours."""
+class BadCheckpoint(UserError):
+    """A checkpoint that is cut short, altered, of another model or not one of ours."""
 
 
 @dataclass(frozen=True)

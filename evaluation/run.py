@@ -12,8 +12,10 @@ from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from core import devices, workers
+from core.checkpoints import BadCheckpoint
 from core.errors import UserError
 from core.settings import Evaluation
+from core.weights import load_weights
 from core.workers import Workers
 from datasets.input.validation import evaluation_pipeline
 from evaluation.evaluator import Evaluator
@@ -22,9 +24,9 @@ from training import model
 from training.inputs import Records, check_classes, find_validation
 from training.liveness import Pulse
 from training.recipes import Recipe, load_recipe
+from training.run import Run
 from training.run_folder import RunFolder
-from training.run_log import Scribe, in_plain_words
-from training.weights import BadCheckpoint, load_weights
+from training.translated_errors import translated_errors
 
 
 def evaluate_run(
@@ -56,23 +58,25 @@ def evaluate_run(
     policy, _ = devices.choose_policy(trained_under)
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     pulse = Pulse(run, patience) if follow else None
-    with in_plain_words():
+    with translated_errors():
         return _evaluate(run, recipe, records, team, threads, pulse)
 
 
-def evaluate_trained(
-    run: RunFolder, recipe: Recipe, records: Records, team: Workers, threads: int, scribe: Scribe
-) -> str:
-    """Evaluates what a run that has just been trained has left to evaluate.
+def evaluate_trained(run: Run) -> str:
+    """Evaluates, by all workers, what a run that has just been trained left to evaluate.
 
     Returns:
         What could not be evaluated, in words; empty where all was.
     """
-    scribe.end_training()
-    if team.is_first:
-        run.note_own_data(records.name)
-    problems = _evaluate(run, recipe, records, team, threads)
-    scribe.note_evaluations()
+    log, records = run.log, run.data.validation
+    log.clock.switch("evaluation")
+    log.end_training()
+    if run.data.synthetic:
+        return ""
+    if run.team.is_first:
+        run.folder.note_own_data(records.name)
+    problems = _evaluate(run.folder, run.recipe, records, run.team, run.threads)
+    log.note_evaluations(records.name)
     return problems
 
 

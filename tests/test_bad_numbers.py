@@ -1,4 +1,4 @@
-"""A run whose loss is not finite: it stops, passes over a batch when resumed, and gives up."""
+"""A run whose loss is not finite: it stops, skips a batch when resumed, and gives up."""
 
 import csv
 import re
@@ -13,7 +13,7 @@ ARGUMENTS = ("--recipe", "recipe.yaml", "--run_dir", "run")
 SLOW_DISK = """
 import sys, threading
 import recipe
-from training import run_log as session
+from training import callbacks_for
 from core import checkpoints
 from launch import supervisor
 from launch.main import exit_status
@@ -38,7 +38,7 @@ def slow(action):
 workers.MEET_EVERY_SECONDS = 0.01
 supervisor.board.beat = beat
 checkpoints.write = slow(checkpoints.write)
-session.step_names = slow(session.step_names)
+callbacks_for.names_in_batch = slow(callbacks_for.names_in_batch)
 sys.exit(exit_status(recipe.main))
 """
 
@@ -90,12 +90,12 @@ def test_a_resume_passes_over_the_batch(runs):
     with open(folder / "run" / "bad_batches.csv", newline="") as file:
         (bad,) = [row["step"] for row in csv.DictReader(file)]
     assert f"step {bad}: the loss" in first.stderr
-    assert "--resume passes over this batch (1 of 1 that may be)" in first.stderr
-    assert f"the batch of step {bad} is passed over" in second.stdout + second.stderr
-    assert "going on after step 10" in second.stdout + second.stderr
+    assert "--resume skips this batch (1 of at most 1)" in first.stderr
+    assert f"the batch of step {bad} is skipped" in second.stdout + second.stderr
+    assert "resuming after step 10" in second.stdout + second.stderr
 
 
 def test_where_that_does_not_help_it_is_said(runs):
     _, (_, second) = runs
     assert second.returncode == 1
-    assert "its first batch was passed over, so it is hardly the data" in second.stderr
+    assert "its first batch was skipped, so the data are probably not the cause" in second.stderr

@@ -260,7 +260,7 @@ def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digit
         RunFolder(tmp_path / "broken").checkpoint(int(step)).unlink()
     ran = run_process(*arguments, tmp_path / "broken", "--resume")
     assert ran.returncode == 0, ran.stderr
-    assert "going on after step 90" in ran.stdout
+    assert "resuming after step 90" in ran.stdout
     one, other = (
         keras.saving.load_model(tmp_path / name / "model.keras") for name in ("whole", "broken")
     )
@@ -332,7 +332,7 @@ def batch_too_large(small, digits, folder):
 def a_run_that_is_there(small, digits, folder):
     return (  # put there by `made`
         ["--recipe", small, "--data_dir", digits],
-        "holds a run already; --resume goes on with it, --overwrite deletes it",
+        "already holds a run; --resume resumes it, --overwrite deletes it",
     )
 
 

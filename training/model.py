@@ -9,11 +9,11 @@ from keras import ops
 from core import devices
 from core.errors import UserError
 from core.files import whole
+from core.weights import load_weights
 from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 from training import recipes
-from training.weights import load_weights
 
 
 def build(recipe: recipes.Recipe) -> keras.Model:
@@ -125,7 +125,7 @@ def cross_entropy(smoothing: float) -> Any:
     return smoothed_cross_entropy
 
 
-def resume(model: keras.Model, checkpoint: Path) -> None:
+def load_checkpoint(model: keras.Model, checkpoint: Path) -> None:
     """Loads weights and optimizer state into a model compiled for training.
 
     Only arrays are read: nothing in the file is unpickled or run.

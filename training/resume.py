@@ -1,16 +1,18 @@
-"""Going on with a run: from which checkpoint, at which step, and whether it may.
+"""The start of a resumed run: from which checkpoint, at which step, and whether it may.
 
-The order of a resume: what was asked for is compared with what the run was started
-with; the newest checkpoint that is whole and of this run is found; its weights and its
-optimizer's state are loaded on every worker; the notes of later steps are dropped; and
-when the first `fit` has begun, each worker gets back what was its own.
+The order of a resume:
+
+1. what was asked for is compared with what the run was started with (`choose_start`);
+2. the newest checkpoint that is whole and of this run is found (`choose_start`);
+3. its weights and its optimizer's state are loaded on every worker (`training/run.py`);
+4. rows and log lines of later steps are dropped (`take_up`);
+5. when the first `fit` has begun, each worker gets its own state back (`StepCheckpoint`).
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,35 +23,44 @@ from core.schedule import Schedule, images_of
 from core.workers import Workers
 from training.inputs import RunData
 from training.recipes import Recipe
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, versions
 
 PROJECT = Path(__file__).resolve().parent.parent
-CODE = ("recipe.py", "callbacks", "datasets", "models", "optimizers", "training")
+# What a worker runs: the same on every host.
+CODE = (
+    "recipe.py",
+    *("core", "models", "optimizers", "datasets", "callbacks"),
+    *("training", "evaluation", "reports", "launch"),
+)
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 
-# Keys of a recipe that change nothing of what the training computes.
+# Keys of a recipe that do not change what the training computes.
 FREE_TO_CHANGE = frozenset(
-    {"name", "images", "workers", "embedded_data", "evaluation", "xla", "deterministic",
-     "checkpoint_every", "skip_bad_batches", "keep_newest", "keep_every", "log_every"}
-)  # fmt: skip
+    (
+        *("name", "images", "workers", "embedded_data", "evaluation", "xla", "deterministic"),
+        *("checkpoint_every", "skip_bad_batches", "keep_newest", "keep_every", "log_every"),
+    )
+)
+# What two starts of a run must have in common; also the keys of `identity`.
+IDENTITY = ("recipe", "data", "policy")
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """Where a run starts.
 
     Attributes:
-        step: steps that are done, counted for the workers that are there now.
-        saved_step, saved_workers: the same as the checkpoint counts it, which may have
-            been written by another number of workers.
-        checkpoint: to load; None where nothing is done yet.
+        step: steps that are done, as the present number of workers counts them.
+        saved_step, saved_workers: steps that are done, as the workers of the checkpoint
+            counted them, and their number.
+        checkpoint: to load; None at step 0.
         kind: of the checkpoint, `"regular"` or `"signal"`.
-        seconds: that the clock shows.
+        seconds: on the run's clock.
         clock: its buckets.
-        skipped: how many of the steps a dynamic loss scale has skipped.
-        restores_workers: the checkpoint is of as many workers, so that each of them can
-            be given what was its own.
-        passed_over: steps whose batch made a loss that was not finite.
+        skipped_steps: how many of the steps a dynamic loss scale has skipped.
+        restores_workers: the checkpoint is of the same number of workers, so each of them
+            gets its own state back.
+        skipped_batches: steps whose batch is skipped, since its loss was not finite.
         remarks: lines for the user.
     """
 
@@ -60,9 +71,9 @@ class Start:
     kind: str = checkpoints.REGULAR
     seconds: float = 0.0
     clock: dict[str, float] = field(default_factory=dict)
-    skipped: int = 0
+    skipped_steps: int = 0
     restores_workers: bool = False
-    passed_over: tuple[int, ...] = ()
+    skipped_batches: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -72,11 +83,11 @@ class Start:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Start":
         checkpoint = Path(data["checkpoint"]) if data["checkpoint"] else None
-        lists = {name: tuple(data[name]) for name in ("passed_over", "remarks")}
+        lists = {name: tuple(data[name]) for name in ("skipped_batches", "remarks")}
         return cls(**{**data, **lists, "checkpoint": checkpoint})
 
 
-def facts(recipe: Recipe, data: RunData | None, policy: str) -> dict[str, Any]:
+def identity(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
     """What makes a run this run, as JSON: recipe, data and policy."""
     return {
         "recipe": recipe.model_dump(mode="json"),
@@ -86,7 +97,7 @@ def facts(recipe: Recipe, data: RunData | None, policy: str) -> dict[str, Any]:
                 "label_offset": records.label_offset,
                 "files": f"{len(records.files)} files, {records.digest}",
             }
-            for (folder, prefix), records in sorted(data.training.items() if data else ())
+            for (folder, prefix), records in sorted(data.training.items())
         },
         "policy": policy,
     }
@@ -103,9 +114,9 @@ def code_version() -> str:
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What differs between two `facts`, but for what is free to change."""
+    """What differs between two identities, without the keys that are free to change."""
     found: list[str] = []
-    for name in ("recipe", "data", "policy"):
+    for name in IDENTITY:
         was, given = before.get(name), now.get(name)
         if name == "recipe" and isinstance(was, dict) and isinstance(given, dict):
             was = {k: v for k, v in was.items() if k not in FREE_TO_CHANGE}
@@ -118,14 +129,15 @@ def _differences(was: Any, given: Any, path: tuple[str, ...]) -> Iterator[str]:
     if isinstance(was, dict) and isinstance(given, dict):
         for key in sorted({*was, *given}):
             yield from _differences(was.get(key), given.get(key), (*path, key))
-    elif (
-        isinstance(was, list) and isinstance(given, list)
-        and len(was) == len(given) and any(isinstance(item, dict) for item in was)
-    ):  # fmt: skip
+    elif _are_phases(was) and _are_phases(given) and len(was) == len(given):
         for number, pair in enumerate(zip(was, given, strict=True), 1):
             yield from _differences(*pair, (*path[:-1], f"phase {number}"))
     elif was != given:
         yield f"{_place(path)}: was {_short(was)}, is {_short(given)}"
+
+
+def _are_phases(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
 def _place(path: tuple[str, ...]) -> str:
@@ -144,21 +156,24 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def refuse_other_run(run: RunFolder, asked: Mapping[str, Any]) -> None:
-    """Refuses to go on with a run that was started with something else.
+def choose_start(
+    resume: bool, run: RunFolder, asked: Mapping[str, Any], recipe: Recipe, schedule: Schedule
+) -> Start:
+    """Where a run starts; rank 0 looks, and all workers get its answer; a collective.
+
+    Args:
+        resume: whether the run is resumed.
+        run: its folder.
+        asked: the `identity` of what was asked for.
+        recipe: its recipe.
+        schedule: its schedule for the present number of workers.
 
     Raises:
-        UserError: naming what differs.
+        SharedUserError: the folder holds another run.
     """
-    started = {"recipe": run.recipe(), **run.environment().get("facts", {})}
-    known = {name: asked[name] for name in asked if name in started}
-    found = differences(started, known)
-    if found:
-        more = f" (and {len(found) - 1} more)" if found[1:] else ""
-        raise UserError(
-            f"--resume: this is not the run in {run.path}: {found[0]}{more}; its recipe is "
-            f"{run.recipe_file}. Give what it was started with, or begin anew with --overwrite"
-        )
+    look = resume and workers.current().is_first
+    start = workers.together(lambda: find_start(run, asked, recipe, schedule) if look else Start())
+    return Start.from_json(workers.from_first(start.to_json()))
 
 
 def find_start(
@@ -170,21 +185,19 @@ def find_start(
         UserError: the run is another one, or its steps cannot be recomputed for this
             number of workers.
     """
-    refuse_other_run(run, asked)
+    _refuse_other_run(run, asked)
     _refuse_other_counts(run, schedule)
-    over = tuple(run.bad_batches(schedule.workers)[: recipe.skip_bad_batches])
-    passed_over = [f"the batch of step {bad} is passed over" for bad in over]
+    batches = tuple(run.bad_batches(schedule.workers)[: recipe.skip_bad_batches])
+    over = [f"the batch of step {step} is skipped" for step in batches]
     remarks = []
     for path in run.checkpoint_files():
         try:
             checkpoints.check(path)
             state = checkpoints.read_state(path)
-            other = differences(asked, {"recipe": state.get("recipe"), "data": state.get("data"),
-                                        "policy": state.get("policy")})  # fmt: skip
-            if other:
+            if other := differences(asked, {name: state.get(name) for name in IDENTITY}):
                 raise BadCheckpoint(f"is of another run: {other[0]}")
         except BadCheckpoint as error:
-            remarks.append(f"checkpoint {path.name} {error}; passed over")
+            remarks.append(f"checkpoint {path.name} {error}; skipped")
             continue
         saved, count = state["step"], state["workers"]
         step = saved
@@ -192,10 +205,9 @@ def find_start(
             before = recipe.schedule(count, dict(schedule.images))
             step = schedule.step_at(before.position(saved))
             remarks.append(
-                f"{count} worker(s) trained so far, {schedule.workers} go on: step "
-                f"{saved} of {before.total_steps} is step {step} of "
-                f"{schedule.total_steps} by the images seen; the rates follow, and are not "
-                "scaled to the new global batch"
+                f"{count} worker(s) trained so far, {schedule.workers} resume: step {saved} of "
+                f"{before.total_steps} is step {step} of {schedule.total_steps} by the images "
+                "seen; the learning rates follow, and are not scaled to the new global batch"
             )
         return Start(
             step=step,
@@ -205,17 +217,29 @@ def find_start(
             kind=state.get("kind", checkpoints.REGULAR),
             seconds=state["seconds"],
             clock=state["clock"],
-            skipped=state.get("skipped_steps", 0),  # not in checkpoints of older versions
+            skipped_steps=state.get("skipped_steps", 0),  # absent in older checkpoints
             restores_workers=count == schedule.workers,
-            passed_over=over,
-            remarks=(*remarks, *passed_over),
+            skipped_batches=batches,
+            remarks=(*remarks, *over),
         )
-    remarks.append("no checkpoint to go on from; beginning at step 0")
-    return Start(saved_workers=schedule.workers, passed_over=over, remarks=(*remarks, *passed_over))
+    remarks.append("no checkpoint to resume from; starting at step 0")
+    return Start(saved_workers=schedule.workers, skipped_batches=batches, remarks=(*remarks, *over))
+
+
+def _refuse_other_run(run: RunFolder, asked: Mapping[str, Any]) -> None:
+    """Refuses to resume a run that was started with something else."""
+    started = {"recipe": run.recipe(), **run.environment().get("facts", {})}
+    found = differences(started, {name: asked[name] for name in asked if name in started})
+    if found:
+        more = f" (and {len(found) - 1} more)" if found[1:] else ""
+        raise UserError(
+            f"--resume: this is not the run in {run.path}: {found[0]}{more}; its recipe is "
+            f"{run.recipe_file}. Give what it was started with, or start anew with --overwrite"
+        )
 
 
 def _refuse_other_counts(run: RunFolder, schedule: Schedule) -> None:
-    """Refuses a run of when the number of one prefix stood for all of a folder."""
+    """Refuses a run of a version that counted the images of all prefixes of a folder."""
     counted = run.environment().get("images", schedule.images)
     for phase in schedule.phases:
         was, now = images_of(phase.phase, counted), images_of(phase.phase, schedule.images)
@@ -223,8 +247,19 @@ def _refuse_other_counts(run: RunFolder, schedule: Schedule) -> None:
             raise UserError(
                 f"--resume: the run in {run.path} was started with {was:,} images in "
                 f"'{phase.phase.records}', which holds {now:,}: its steps were of another "
-                "length. Resume with the version that started it, or begin anew with --overwrite"
+                "length. Resume with the version that started it, or start anew with --overwrite"
             )
+
+
+def take_up(run: RunFolder, recipe: Recipe, schedule: Schedule, start: Start) -> None:
+    """Brings a run folder to the state of the checkpoint that the run starts from."""
+    run.take_up(start.saved_step, start.saved_workers, schedule.workers)
+    run.counted_by(schedule)
+    # A run that was killed may have written the checkpoint, but not yet its row.
+    noted = map(run.checkpoint_of, run.noted_checkpoints())
+    if start.kind == checkpoints.REGULAR and start.checkpoint not in (None, *noted):
+        before = recipe.schedule(start.saved_workers, dict(schedule.images))
+        run.note_checkpoint(before, start.saved_step, start.seconds, start.clock)
 
 
 def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:
@@ -234,12 +269,10 @@ def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:
         SharedUserError: naming the workers that differ from worker 0, and in what.
     """
     own = {
-        "recipe": asked["recipe"],
-        "data": asked["data"],
-        "policy": asked["policy"],
+        **asked,
         "number of steps": total_steps,
         "version of this project's code": code_version(),
-        **{f"version of {name}": metadata.version(name) for name in PACKAGES if _installed(name)},
+        **{f"version of {name}": version for name, version in versions(PACKAGES).items()},
     }
     everyone = workers.gather(own)
     for what in own:
@@ -252,11 +285,3 @@ def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:
                 + (f" ({detail})" if what in ("recipe", "data") else f": {was} and {given}")
                 + "; give all hosts the same files"
             )
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

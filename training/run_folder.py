@@ -10,7 +10,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -34,27 +34,39 @@ from training.log_format import (
 from training.recipes import Recipe
 
 TRAIN_COLUMNS = (
-    "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate", "batch_size",
-    "image_size", "top5", "seconds", "skipped_steps", "workers",
-)  # fmt: skip
+    *("step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate", "batch_size"),
+    *("image_size", "top5", "seconds", "skipped_steps", "workers"),
+)
 CHECKPOINT_COLUMNS = ("step", "epoch", "seconds", "images", "time", "workers")
 EVALUATION_COLUMNS = (
-    "step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop", "data",
-    "folder", "images_per_second", "time", "workers",
-)  # fmt: skip
+    *("step", "epoch", "seconds", "top1", "top5", "loss", "images", "image_size", "crop"),
+    *("data", "folder", "images_per_second", "time", "workers"),
+)
 CLOCK_COLUMNS = ("step", "event", "images", *BUCKETS, "workers")
 BAD_BATCH_COLUMNS = ("step", "workers", "time")
 CHECKPOINT_NAME = re.compile(r"step-(\d+)-workers-(\d+)\.keras")
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy", "tensorflow-addons", "pandas", "matplotlib")
 
+Row = dict[str, Any]
+
+
+def checkpoint_key(row: Mapping[str, Any]) -> tuple[int, Any]:
+    """Identifies the checkpoint of a row: its step as written, and the workers that wrote it."""
+    return row.get("written_step", row["step"]), row.get("workers")
+
+
+def _evaluation_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Identifies an evaluation: how the checkpoint was evaluated, and on which records."""
+    return row["image_size"], row["crop"], row["data"]
+
 
 class RunFolder:
     """One run's files.
 
-    A run may be resumed by another number of workers, which counts its steps anew. What
-    is written stays as it was written: a checkpoint has the step and the workers in its
-    name, and a row has both. Methods that return rows translate `step` to what it is for
-    the workers of now, and keep the one of the file as `written_step`.
+    A run may be resumed by another number of workers, which counts its steps differently.
+    What is written stays as it was written: a checkpoint has the step and the number of
+    workers in its name, and a row has both. Methods that return rows translate `step` for
+    the present number of workers, and keep the one of the file as `written_step`.
 
     Args:
         path: the folder; nothing is created or read until a method does.
@@ -80,36 +92,14 @@ class RunFolder:
         self._workers: int | None = None
         self._schedules: dict[int, Schedule] = {}
 
-    def checkpoint_pattern(self, workers: int) -> Path:
-        """The path of the checkpoints that so many workers write, with the field `{step}`."""
-        return self.checkpoints / f"step-{{step:08d}}-workers-{workers}.keras"
-
-    def checkpoint(self, step: int, workers: int | None = None) -> Path:
-        """The checkpoint of a step as counted by `workers`, by default those of now."""
-        return Path(str(self.checkpoint_pattern(workers or self.workers)).format(step=step))
-
-    def checkpoint_of(self, row: Mapping[str, Any]) -> Path:
-        """The checkpoint of a row, whoever trained it."""
-        return self.checkpoint(row["written_step"], row["workers"])
-
-    @property
-    def workers(self) -> int:
-        """How many workers train the run now, or did when it last ran."""
-        if self._workers is None and self.environment_file.exists():
-            return self.environment().get("workers", 1)
-        return self._workers or 1
-
-    def counted_by(self, schedule: Schedule) -> None:
-        """Says by which schedule this process trains, so that no file need be read for it."""
-        self._workers = schedule.workers
-        self._schedules[schedule.workers] = schedule
+    # The start of a run
 
     @property
     def holds_a_run(self) -> bool:
         return self.recipe_file.exists()
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that the run would damage, or that it cannot go on in.
+        """Refuses a folder that the run would damage, or that it cannot be resumed in.
 
         Raises:
             UserError: it holds a run and neither flag is given, holds something else,
@@ -123,7 +113,7 @@ class RunFolder:
             raise UserError(f"--run_dir {self.path}: is a file; name a folder")
         if self.holds_a_run and not (resume or overwrite):
             raise UserError(
-                f"--run_dir {self.path}: holds a run already; --resume goes on with it, "
+                f"--run_dir {self.path}: already holds a run; --resume resumes it, "
                 "--overwrite deletes it, or name another folder"
             )
         if not self.holds_a_run and self.path.is_dir() and any(self.path.iterdir()):
@@ -132,253 +122,45 @@ class RunFolder:
             )
 
     def start(self, recipe: Recipe, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Creates the folder with the resolved recipe and what it is run with."""
+        """Creates the folder with the resolved recipe and what it is run with.
+
+        Args:
+            recipe: with all its defaults.
+            settings: what else to note, as JSON; `workers` and `images` among it.
+            overwrite: delete the run that is there.
+        """
         if overwrite and self.holds_a_run:
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.write_state("training")
-        environment = {
-            "command": shlex.join([Path(sys.executable).name, *sys.argv]),
-            "started": _utc(),
-            **settings,
-            "python": platform.python_version(),
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "packages": _versions(),
-        }
-        self.environment_file.write_text(json.dumps(environment, indent=2) + "\n")
-        # Last: a folder with a recipe holds a run.
-        self.recipe_file.write_text(
-            yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
-        )
-
-    def recipe(self) -> Mapping[str, Any]:
-        return yaml.safe_load(self.recipe_file.read_text())
-
-    def environment(self) -> dict[str, Any]:
-        """What the run was started with: command, workers, policy, versions."""
-        return json.loads(self.environment_file.read_text())
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether the run was trained on noise, which leaves nothing to evaluate."""
-        return bool(self.environment().get("synthetic"))
-
-    @property
-    def own_data(self) -> str:
-        """The name of the validation records of the run itself; empty where it is not known."""
-        try:
-            return self.environment().get("validation", "")
-        except FileNotFoundError:
-            return ""
-
-    def note_own_data(self, name: str) -> None:
-        """Notes that name in a run of an older version, which did not."""
-        environment = self.environment()
-        if "validation" not in environment:
-            environment["validation"] = name
-            files.write(self.environment_file, json.dumps(environment, indent=2) + "\n")
-
-    def checkpoint_files(self) -> list[Path]:
-        """The checkpoints that are there, the newest first; not all may be whole."""
-        found = []
-        for path in self.checkpoints.glob("step-*.keras"):
-            name = CHECKPOINT_NAME.fullmatch(path.name)
-            if name is None:
-                raise UserError(
-                    f"{path}: its name does not say how many workers wrote it, so it is of an "
-                    "earlier version of this project; use that version, or move it away"
-                )
-            found.append((self._position(int(name[1]), int(name[2])), path))
-        return [path for _, path in sorted(found, reverse=True)]
-
-    def write_classes(self, names: Sequence[str]) -> None:
-        """Notes the names of the classes, a line each, in the order of the logits."""
-        self.classes_file.write_text("".join(f"{name}\n" for name in names))
-
-    def classes(self) -> tuple[str, ...]:
-        """The names of the classes; none where the records did not tell them."""
-        if not self.classes_file.exists():
-            return ()
-        return tuple(self.classes_file.read_text().splitlines())
-
-    def write_state(self, state: str, beat: int = 0) -> None:
-        """Says how the training is: `"training"` or `"trained"`, and that it is alive.
-
-        Args:
-            beat: another number each time; one that stands still is a dead run's.
-        """
-        where = {"host": socket.gethostname(), "pid": os.getpid()}
-        said = {"state": state, **where, "beat": beat, "time": _utc()}
-        files.write(self.state_file, json.dumps(said))
-
-    def state(self) -> dict[str, Any]:
-        """What `write_state` wrote last; empty in a run from before there was one."""
-        try:
-            return json.loads(self.state_file.read_text())
-        except FileNotFoundError:
-            return {}
-
-    def write_train_row(self, row: Mapping[str, Any]) -> str:
-        """Adds a row to train.csv and its line to the log, or neither; returns the line.
-
-        Raises:
-            OSError: the disk is full, the folder is gone, ...
-        """
-        with files.undone_on_error(self.train_csv):
-            tables.append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
-            return self.write_line(train_line(row))
-
-    @functools.cached_property
-    def evaluation_lock(self) -> filelock.FileLock:
-        """Held to change what has been evaluated; a process that dies lets go of it."""
-        return filelock.FileLock(self.path / ".evaluation.lock")
-
-    def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str | None:
-        """Adds a row to evaluation.csv and its line to the log, unless it is there.
-
-        Several processes may do so at once. A line does not say on which records it was
-        made, so those of other records than the run's own are not in the log.
-
-        Returns:
-            The line; None where this checkpoint has been evaluated so by another.
-        """
-        with self.evaluation_lock:
-            rows = self.evaluation_rows()
-            if (_checkpoint(row), _way(row)) in ((_checkpoint(r), _way(r)) for r in rows):
-                return None
-            if rows and set(EVALUATION_COLUMNS) - set(tables.read(self.evaluation_csv)[0]):
-                old = [{**row, "step": _written_step(row)} for row in rows]  # of an older version
-                tables.rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
-            line = evaluation_line(count, row)
-            written = {"workers": self.workers, **row, "step": _written_step(row)}
-            with files.undone_on_error(self.evaluation_csv):
-                tables.append(self.evaluation_csv, EVALUATION_COLUMNS, written)
-                return self.write_line(line) if row["data"] == self.own_data else line
-
-    def write_line(self, line: str) -> str:
-        files.append(self.log, f"{line}\n")
-        return line
-
-    def write_checkpoint_row(
-        self, step: int, epoch: float, seconds: float, images: int, workers: int | None = None
-    ) -> None:
-        """Notes a regular checkpoint; one that was written for a signal has no row."""
-        tables.append(
-            self.checkpoints_csv,
-            CHECKPOINT_COLUMNS,
+        self._write_environment(
             {
-                "step": step,
-                "epoch": epoch,
-                "seconds": seconds,
-                "images": images,
-                "time": _utc(),
-                "workers": workers or self.workers,
-            },
+                "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+                "started": _utc(),
+                **settings,
+                "python": platform.python_version(),
+                "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+                "packages": versions(PACKAGES),
+            }
         )
+        # Last: a folder with a recipe holds a run.
+        text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
+        files.write(self.recipe_file, text)
 
-    def write_clock_row(
-        self,
-        step: int,
-        event: str,
-        images: int,
-        buckets: Mapping[str, float],
-        workers: int | None = None,
-    ) -> None:
-        """Notes the seconds in each bucket after `step` steps.
-
-        Args:
-            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
-        """
-        row = {**buckets, "step": step, "event": event, "images": images}
-        tables.append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
-
-    def write_bad_batch(self, step: int, workers: int) -> None:
-        """Notes a step whose loss was not finite, unless it is noted."""
-        if step in self.bad_batches(workers):
-            return
-        row = {"step": step, "workers": workers, "time": _utc()}
-        tables.append(self.bad_batches_csv, BAD_BATCH_COLUMNS, row)
-
-    def bad_batches(self, workers: int) -> list[int]:
-        """Steps whose loss was not finite with so many workers, in the order of finding."""
-        return [r["step"] for r in tables.read(self.bad_batches_csv) if r["workers"] == workers]
-
-    def clock_rows(self) -> list[dict[str, Any]]:
-        """The rows of clock.csv; none in a run from before there was one."""
-        return self._rows(self.clock_csv)
-
-    def noted_checkpoints(self) -> list[dict[str, Any]]:
-        """The regular checkpoints in the order of training, as they were noted when written."""
-        rows = {
-            (row["written_step"], row["workers"]): row for row in self._rows(self.checkpoints_csv)
-        }
-        return [rows[key] for key in sorted(rows, key=lambda key: self._position(*key))]
-
-    def checkpoint_rows(self) -> list[dict[str, Any]]:
-        """Those of the noted checkpoints that are there."""
-        return [row for row in self.noted_checkpoints() if self.checkpoint_of(row).exists()]
-
-    def evaluation_rows(self) -> list[dict[str, Any]]:
-        """In the order in which they were done.
-
-        `crop` names the choices of evaluation, `data` the records, which lay in `folder`.
-        Rows of versions without these columns are plain, and of the run's own records.
-        """
-        older = {"crop": Evaluation().crop, "data": self.own_data, "folder": ""}
-        return [
-            {**row, **{name: row.get(name) or older[name] for name in older}}
-            for row in self._rows(self.evaluation_csv)
-        ]
-
-    def evaluated(self, settings: Evaluation, data: str) -> list[dict[str, Any]]:
-        """The rows of checkpoints that have been evaluated so on these records, by step."""
-        wanted = (settings.image_size, settings.crop, data)
-        found = {_checkpoint(row): row for row in self.evaluation_rows() if _way(row) == wanted}
-        return sorted(found.values(), key=lambda row: row["step"])
-
-    def to_evaluate(self, settings: Evaluation, data: str) -> list[tuple[int, dict[str, Any]]]:
-        """The numbers and rows of the checkpoints that have not been evaluated so."""
-        done = set(map(_checkpoint, self.evaluated(settings, data)))
-        return [
-            (count, row)
-            for count, row in enumerate(self.noted_checkpoints())
-            if _checkpoint(row) not in done and self.checkpoint_of(row).exists()
-        ]
-
-    def train_rows(self) -> list[dict[str, Any]]:
-        return self._rows(self.train_csv)
-
-    def _rows(self, path: Path) -> list[dict[str, Any]]:
-        """The rows of a table, their steps translated for the workers of now."""
-        rows = tables.read(path)
-        now = self.workers if rows else 1
-        for row in rows:
-            row["written_step"] = row["step"]
-            row["workers"] = row.get("workers") or now  # none in a run of an older version
-            if row["workers"] != now:
-                position = self._position(row["step"], row["workers"])
-                row["step"] = self._schedule(now).step_at(position)
-        return rows
-
-    def _position(self, step: int, workers: int) -> tuple[int, int]:
-        return self._schedule(workers).position(step)
-
-    def _schedule(self, workers: int) -> Schedule:
-        if workers not in self._schedules:
-            recipe = Recipe.model_validate(self.recipe())
-            images = self.environment().get("images")
-            self._schedules[workers] = recipe.schedule(workers, images)
-        return self._schedules[workers]
+    def counted_by(self, schedule: Schedule) -> None:
+        """Says by which schedule this process trains, so that no file is read for it."""
+        self._workers = schedule.workers
+        self._schedules[schedule.workers] = schedule
 
     def take_up(self, step: int, workers: int, now: int) -> None:
-        """Forgets what was noted after a step, which a resumed run does again.
+        """Drops what was noted after a step, which the resumed run does again.
 
         May be called again after it was interrupted.
 
         Args:
             step: as counted by `workers`.
-            workers: those that trained so far.
-            now: those that resume.
+            workers: the number of workers that trained so far.
+            now: the number of workers that resume.
         """
         last = self._position(step, workers)
         with self.evaluation_lock:
@@ -396,12 +178,13 @@ class RunFolder:
                 tables.rewrite(path, columns, kept)
             shutil.rmtree(self.evaluation_shares, ignore_errors=True)
         self._take_up_log(last, now)
+        for unfinished in self.checkpoints.glob(".step-*"):  # of a process that was killed
+            unfinished.unlink()
         if now != self.environment().get("workers"):
-            environment = {**self.environment(), "workers": now}
-            files.write(self.environment_file, json.dumps(environment, indent=2) + "\n")
+            self._write_environment({**self.environment(), "workers": now})
 
     def _take_up_log(self, last: tuple[int, int], now: int) -> None:
-        """The lines up to a position, and one that says how many workers count from there."""
+        """Keeps the lines up to a position, and notes a change of the number of workers."""
         if not self.log.exists():
             return
         lines = self.log.read_text().splitlines(keepends=True)
@@ -419,30 +202,264 @@ class RunFolder:
             kept.append(workers_line(counting, now, step) + "\n")
         files.write(self.log, "".join(kept))
 
+    # What the run is
 
-def _checkpoint(row: Mapping[str, Any]) -> tuple[int, Any]:
-    """What tells a row's checkpoint from all others."""
-    return _written_step(row), row.get("workers")
+    def recipe(self) -> Mapping[str, Any]:
+        return yaml.safe_load(self.recipe_file.read_text())
+
+    def environment(self) -> dict[str, Any]:
+        """What the run was started with: command, workers, policy, versions."""
+        return json.loads(self.environment_file.read_text())
+
+    def _write_environment(self, environment: Mapping[str, Any]) -> None:
+        files.write(self.environment_file, json.dumps(environment, indent=2) + "\n")
+
+    @property
+    def workers(self) -> int:
+        """How many workers train the run now, or did when it last ran."""
+        if self._workers is None and self.environment_file.exists():
+            return self.environment().get("workers", 1)
+        return self._workers or 1
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether the run was trained on noise, which leaves nothing to evaluate."""
+        return bool(self.environment().get("synthetic"))
+
+    @property
+    def own_data(self) -> str:
+        """The name of the run's own validation records; empty where it is not known."""
+        try:
+            return self.environment().get("validation", "")
+        except FileNotFoundError:
+            return ""
+
+    def note_own_data(self, name: str) -> None:
+        """Notes that name in a run of an older version, which did not."""
+        environment = self.environment()
+        if "validation" not in environment:
+            self._write_environment({**environment, "validation": name})
+
+    def write_classes(self, names: Sequence[str]) -> None:
+        """Notes the names of the classes, a line each, in the order of the logits."""
+        files.write(self.classes_file, "".join(f"{name}\n" for name in names))
+
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none where the records do not have them."""
+        if not self.classes_file.exists():
+            return ()
+        return tuple(self.classes_file.read_text().splitlines())
+
+    def write_state(self, state: str, beat: int = 0) -> None:
+        """Says whether the run is `"training"` or `"trained"`, and that it is alive.
+
+        Args:
+            beat: another number each time; a number that does not change is a dead run's.
+        """
+        where = {"host": socket.gethostname(), "pid": os.getpid()}
+        said = {"state": state, **where, "beat": beat, "time": _utc()}
+        files.write(self.state_file, json.dumps(said))
+
+    def state(self) -> dict[str, Any]:
+        """What `write_state` wrote last; empty in a run of an older version."""
+        try:
+            return json.loads(self.state_file.read_text())
+        except FileNotFoundError:
+            return {}
+
+    # Checkpoints
+
+    def checkpoint_pattern(self, workers: int) -> Path:
+        """The path of the checkpoints that `workers` workers write, with the field `{step}`."""
+        return self.checkpoints / f"step-{{step:08d}}-workers-{workers}.keras"
+
+    def checkpoint(self, step: int, workers: int | None = None) -> Path:
+        """The checkpoint of a step as counted by `workers`, by default the present ones."""
+        return Path(str(self.checkpoint_pattern(workers or self.workers)).format(step=step))
+
+    def checkpoint_of(self, row: Mapping[str, Any]) -> Path:
+        """The checkpoint of a row."""
+        return self.checkpoint(*checkpoint_key(row))
+
+    def checkpoint_files(self) -> list[Path]:
+        """The checkpoints that are there, the newest first; not all may be whole."""
+        found = []
+        for path in self.checkpoints.glob("step-*.keras"):
+            name = CHECKPOINT_NAME.fullmatch(path.name)
+            if name is None:
+                raise UserError(
+                    f"{path}: its name does not say how many workers wrote it, so it is of an "
+                    "earlier version of this project; use that version, or move it away"
+                )
+            found.append((self._position(int(name[1]), int(name[2])), path))
+        return [path for _, path in sorted(found, reverse=True)]
+
+    def note_checkpoint(
+        self, schedule: Schedule, step: int, seconds: float, clock: Mapping[str, float]
+    ) -> None:
+        """Notes a regular checkpoint of the workers of `schedule`, and the clock at it."""
+        images, workers = schedule.images_between(0, step), schedule.workers
+        self.write_checkpoint_row(step, schedule.epoch(step), seconds, images, workers)
+        self.write_clock_row(step, "checkpoint", images, clock, workers)
+
+    def write_checkpoint_row(
+        self, step: int, epoch: float, seconds: float, images: int, workers: int | None = None
+    ) -> None:
+        """Adds a row to checkpoints.csv; a checkpoint that was written for a signal has none."""
+        row = {"step": step, "epoch": epoch, "seconds": seconds, "images": images, "time": _utc()}
+        row["workers"] = workers or self.workers
+        tables.append(self.checkpoints_csv, CHECKPOINT_COLUMNS, row)
+
+    def noted_checkpoints(self) -> list[Row]:
+        """The regular checkpoints in the order of training, as they were noted when written."""
+        rows = {checkpoint_key(row): row for row in self._rows(self.checkpoints_csv)}
+        return [rows[key] for key in sorted(rows, key=lambda key: self._position(*key))]
+
+    def checkpoint_rows(self) -> list[Row]:
+        """Those of the noted checkpoints that are there."""
+        return [row for row in self.noted_checkpoints() if self.checkpoint_of(row).exists()]
+
+    # Tables and log
+
+    def write_line(self, line: str) -> str:
+        files.append(self.log, f"{line}\n")
+        return line
+
+    def write_train_row(self, row: Mapping[str, Any]) -> str:
+        """Adds a row to train.csv and its line to the log, or neither; returns the line.
+
+        Raises:
+            OSError: the disk is full, the folder is gone, ...
+        """
+        with files.undone_on_error(self.train_csv):
+            tables.append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
+            return self.write_line(train_line(row))
+
+    def train_rows(self) -> list[Row]:
+        return self._rows(self.train_csv)
+
+    def write_clock_row(
+        self,
+        step: int,
+        event: str,
+        images: int,
+        buckets: Mapping[str, float],
+        workers: int | None = None,
+    ) -> None:
+        """Notes the seconds in each bucket after `step` steps.
+
+        Args:
+            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
+        """
+        row = {**buckets, "step": step, "event": event, "images": images}
+        tables.append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
+
+    def clock_rows(self) -> list[Row]:
+        """The rows of clock.csv; none in a run of an older version."""
+        return self._rows(self.clock_csv)
+
+    def write_bad_batch(self, step: int, workers: int) -> None:
+        """Notes a step whose loss was not finite, unless it is noted."""
+        if step not in self.bad_batches(workers):
+            row = {"step": step, "workers": workers, "time": _utc()}
+            tables.append(self.bad_batches_csv, BAD_BATCH_COLUMNS, row)
+
+    def bad_batches(self, workers: int) -> list[int]:
+        """Steps whose loss was not finite with `workers` workers, in the order of finding."""
+        return [r["step"] for r in tables.read(self.bad_batches_csv) if r["workers"] == workers]
+
+    # Evaluations
+
+    @functools.cached_property
+    def evaluation_lock(self) -> filelock.FileLock:
+        """Held to change what has been evaluated; a process that dies releases it."""
+        return filelock.FileLock(self.path / ".evaluation.lock")
+
+    def write_evaluation_row(self, count: int, row: Mapping[str, Any]) -> str | None:
+        """Adds a row to evaluation.csv and its line to the log, unless it is there.
+
+        Several processes may do so at once. A line does not say on which records it was
+        made, so those of other records than the run's own are not in the log.
+
+        Returns:
+            The line; None where another process has evaluated this checkpoint so.
+        """
+        with self.evaluation_lock:
+            rows = self.evaluation_rows()
+            key = checkpoint_key(row), _evaluation_key(row)
+            if any(key == (checkpoint_key(r), _evaluation_key(r)) for r in rows):
+                return None
+            if rows and set(EVALUATION_COLUMNS) - set(tables.read(self.evaluation_csv)[0]):
+                old = [{**row, "step": row["written_step"]} for row in rows]  # of an older version
+                tables.rewrite(self.evaluation_csv, EVALUATION_COLUMNS, old)
+            line = evaluation_line(count, row)
+            written = {"workers": self.workers, **row, "step": checkpoint_key(row)[0]}
+            with files.undone_on_error(self.evaluation_csv):
+                tables.append(self.evaluation_csv, EVALUATION_COLUMNS, written)
+                return self.write_line(line) if row["data"] == self.own_data else line
+
+    def evaluation_rows(self) -> list[Row]:
+        """In the order in which they were done.
+
+        `crop` names the choices of evaluation, `data` the records, which lay in `folder`.
+        Rows of versions without these columns are plain, and of the run's own records.
+        """
+        older = {"crop": Evaluation().crop, "data": self.own_data, "folder": ""}
+        return [
+            {**row, **{name: row.get(name) or older[name] for name in older}}
+            for row in self._rows(self.evaluation_csv)
+        ]
+
+    def evaluated(self, settings: Evaluation, data: str) -> list[Row]:
+        """The rows of checkpoints that have been evaluated so on these records, by step."""
+        wanted = (settings.image_size, settings.crop, data)
+        rows: Iterable[Row] = (r for r in self.evaluation_rows() if _evaluation_key(r) == wanted)
+        return sorted({checkpoint_key(r): r for r in rows}.values(), key=lambda r: r["step"])
+
+    def to_evaluate(self, settings: Evaluation, data: str) -> list[tuple[int, Row]]:
+        """The numbers and rows of the checkpoints that have not been evaluated so."""
+        done = set(map(checkpoint_key, self.evaluated(settings, data)))
+        return [
+            (count, row)
+            for count, row in enumerate(self.noted_checkpoints())
+            if checkpoint_key(row) not in done and self.checkpoint_of(row).exists()
+        ]
+
+    # Steps of other numbers of workers
+
+    def _rows(self, path: Path) -> list[Row]:
+        """The rows of a table, their steps translated for the present number of workers."""
+        rows = tables.read(path)
+        now = self.workers if rows else 1
+        for row in rows:
+            row["written_step"] = row["step"]
+            row["workers"] = row.get("workers") or now  # absent in a run of an older version
+            if row["workers"] != now:
+                position = self._position(row["step"], row["workers"])
+                row["step"] = self._schedule(now).step_at(position)
+        return rows
+
+    def _position(self, step: int, workers: int) -> tuple[int, int]:
+        return self._schedule(workers).position(step)
+
+    def _schedule(self, workers: int) -> Schedule:
+        if workers not in self._schedules:
+            recipe = Recipe.model_validate(self.recipe())
+            images = self.environment().get("images")
+            self._schedules[workers] = recipe.schedule(workers, images)
+        return self._schedules[workers]
 
 
-def _written_step(row: Mapping[str, Any]) -> int:
-    return row.get("written_step", row["step"])
-
-
-def _way(row: Mapping[str, Any]) -> tuple[int, str, str]:
-    """How a row's checkpoint was evaluated, and on what."""
-    return row["image_size"], row["crop"], row["data"]
-
-
-def _utc() -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-
-
-def _versions() -> dict[str, str]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """The installed version of each package that is installed."""
     found = {}
-    for name in PACKAGES:
+    for name in packages:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _utc() -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())

@@ -8,13 +8,13 @@ import pytest
 import tensorflow as tf
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
+from core.weights import load_weights
 from datasets.input.validation import evaluation_pipeline
 from evaluation.evaluator import Evaluator, count
 from evaluation.tally import LOSS_UNIT, Tally
 from training import model
 from training.inputs import find_validation
 from training.recipes import load_recipe
-from training.weights import load_weights
 
 # 1,000 digits: none of these divides them.
 BATCHES = (96, 256)

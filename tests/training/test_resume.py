@@ -12,7 +12,7 @@ from training import resume
 from training.inputs import Records, RunData
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
-from training.run_log import Scribe
+from training.run_log import RunLog
 
 PHASES = [
     {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10,
@@ -36,7 +36,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def asked(data):
-    return resume.facts(recipe(), data, "float32")
+    return resume.identity(recipe(), data, "float32")
 
 
 class Saved:
@@ -89,13 +89,13 @@ def of_another_run(path):
     ("damage", "reason"),
     [(cut_short, "is cut short"), (altered, "was altered"), (of_another_run, "is of another run")],
 )
-def test_a_bad_checkpoint_is_named_and_passed_over(run, asked, damage, reason):
+def test_a_bad_checkpoint_is_named_and_skipped(run, asked, damage, reason):
     damage(run.checkpoint(30))
     found = start(run, asked)
     assert found.step == 20
     (remark,) = found.remarks
     assert remark.startswith(f"checkpoint step-00000030-workers-2.keras {reason}")
-    assert remark.endswith("passed over")
+    assert remark.endswith("skipped")
 
 
 def test_without_a_good_checkpoint_it_begins_at_0(run, asked):
@@ -120,7 +120,7 @@ def test_without_a_good_checkpoint_it_begins_at_0(run, asked):
 def test_another_recipe_is_refused_by_what_differs(run, data, changes, place):
     other = Recipe(**{"training_strategy": PHASES, **changes})
     with pytest.raises(UserError) as error:
-        start(run, resume.facts(other, data, "float32"))
+        start(run, resume.identity(other, data, "float32"))
     assert place.replace("training_strategy.", "") in str(error.value)
     assert "--overwrite" in str(error.value)
 
@@ -147,12 +147,12 @@ def test_other_data_and_another_policy_are_refused(run, data, asked):
         start(run, {**asked, "policy": "bfloat16"})
     data.training["20", "train"].files[0].write_bytes(b"123456")
     with pytest.raises(UserError, match="the data in '20/train', files"):
-        start(run, resume.facts(recipe(), data, "float32"))
+        start(run, resume.identity(recipe(), data, "float32"))
 
 
 @pytest.mark.parametrize("changes", [{"log_every": 7}, {"keep_newest": 2}, {"name": "x"}])
 def test_what_changes_nothing_may_be_changed(run, data, changes):
-    found = start(run, resume.facts(recipe(**changes), data, "float32"))
+    found = start(run, resume.identity(recipe(**changes), data, "float32"))
     assert found.step == 30
 
 
@@ -229,12 +229,16 @@ def test_checkpoints_of_an_earlier_version_are_refused(run, asked):
 
 def written(run, asked, step, kind, workers=2):
     """A checkpoint as a run of `asked` writes and notes it."""
-    scribe = Scribe(run, recipe().schedule(workers, {"20": 400}), 0.0)
-    scribe.asked = asked
+    log = log_of(run, Recipe.model_validate(asked["recipe"]), workers)
     state = {**asked, "kind": kind, "workers": workers, "seconds": 1.0, "clock": {}}
     path = run.checkpoint(step, workers)
     checkpoints.write(Saved(), Snapshot(step, (), state, [[]] * workers), path)
-    scribe.note_checkpoint(step, path, state)
+    log.saved(step, path, state)
+
+
+def log_of(run, recipe, workers):
+    schedule = recipe.schedule(workers, {"20": 400})
+    return RunLog(run, recipe, schedule, {}, resume.Start(), 0.0, None)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def written(run, asked, step, kind, workers=2):
 def test_regular_checkpoints_stay_whatever_their_steps_are_now(run, data, now, every, step):
     before = names(run)
     run.take_up(30, workers=2, now=now)
-    changed = resume.facts(recipe(checkpoint_every=every), data, "float32")
+    changed = resume.identity(recipe(checkpoint_every=every), data, "float32")
     written(run, changed, step, "regular", workers=now)
     assert names(run) == sorted([*before, run.checkpoint(step, now).name])
 
@@ -263,11 +267,10 @@ def test_8_workers_go_on_as_7_and_all_of_the_originals_checkpoints_stay(tmp_path
     # 625 * 8 / 7 = 714.3; 7 workers have 247 steps an epoch in the first 21 epochs, and
     # 5187 + (6250 - 4536) * 8 / 7 = 7145.9.
     assert [row["step"] for row in run.checkpoint_rows()][1::9] == [714, 7145]
-    scribe = Scribe(run, original.schedule(7), 0.0)
-    scribe.asked = {"recipe": original.model_dump(mode="json")}
+    log = RunLog(run, original, original.schedule(7), {}, resume.Start(), 0.0, None)
     run.checkpoint(7500).touch()
     facts = {"kind": "regular", "seconds": 1.0, "clock": {}}
-    scribe.note_checkpoint(7500, run.checkpoint(7500), facts)
+    log.saved(7500, run.checkpoint(7500), facts)
     assert len(run.checkpoint_rows()) == 12
 
 
@@ -294,7 +297,7 @@ def test_a_signals_checkpoint_stays_where_a_damaged_one_lies_behind_it(run, aske
 def test_the_newest_and_every_so_many_stay_as_the_recipe_says(run, data):
     changed = recipe(checkpoint_every=10, keep_newest=1, keep_every=2)
     for step in (40, 50):
-        written(run, resume.facts(changed, data, "float32"), step, "regular")
+        written(run, resume.identity(changed, data, "float32"), step, "regular")
     assert names(run) == [run.checkpoint(step).name for step in (0, 20, 40, 50)]
 
 

@@ -53,7 +53,7 @@ def test_a_free_folder_is_taken(run):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ((False, False), "holds a run already; --resume goes on with it, --overwrite deletes it"),
+        ((False, False), "already holds a run; --resume resumes it, --overwrite deletes it"),
         ((True, True), "give one of them"),
     ],
 )

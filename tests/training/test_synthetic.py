@@ -8,12 +8,11 @@ import pytest
 import yaml
 
 from core.errors import UserError
-from core.workers import Workers
 from evaluation.run import evaluate_run
 from reports.run_record import read_record
 from training import synthetic
 from training.recipes import load_recipe, presets
-from training.start import prepare
+from training.run import Options, find_run
 
 
 @pytest.mark.parametrize("name", presets())
@@ -98,7 +97,6 @@ def test_a_name_makes_nothing_synthetic(digits, tmp_path, root):
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     (tmp_path / "r.yaml").write_text(yaml.safe_dump(recipe | {"name": "not-synthetic"}))
     for kind in ("records", "synthetic"):
-        _, data, *_ = prepare(
-            Workers(), "now", tmp_path / "r.yaml", digits, tmp_path / "run", kind, False, False
-        )
+        options = Options(tmp_path / "r.yaml", digits, tmp_path / "run", data=kind)
+        _, data, *_ = find_run(options, 1, "now")
         assert data.synthetic == (kind == "synthetic")

@@ -4,9 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from core.checkpoints import BadCheckpoint
+from core.weights import load_weights
 from training import model
 from training.recipes import load_recipe
-from training.weights import BadCheckpoint, load_weights
 
 X = np.random.default_rng(0).integers(0, 256, (16, 28, 28, 3)).astype("uint8")
 Y = np.arange(16, dtype="int32") % 10

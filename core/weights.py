@@ -17,13 +17,9 @@ import keras
 import ml_dtypes
 import numpy as np
 
-from core.errors import UserError
+from core.checkpoints import BadCheckpoint
 
 WEIGHTS = "model.weights.h5"  # Keras 3's name of them in a `.keras` archive
-
-
-class BadCheckpoint(UserError):
-    """A checkpoint that cannot be read, or is of another model."""
 
 
 def load_weights(

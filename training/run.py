@@ -1,0 +1,189 @@
+"""The start of a run: what was asked for becomes a `Run`, ready to be fitted.
+
+The order: find the recipe, its data and the folder on every worker; prepare the device;
+build and compile the model; agree with the other workers; choose the step to start from;
+open the folder.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core import workers
+from core.errors import UserError
+from core.schedule import Schedule
+from core.workers import Workers
+from training.inputs import RunData, find_data
+from training.recipes import Policy, Recipe, load_recipe
+from training.run_folder import RunFolder
+
+if TYPE_CHECKING:  # they import TensorFlow
+    import keras
+
+    from callbacks.input_balance import InputBalance
+    from datasets.input.faults import Faults
+    from training.resume import Start
+    from training.run_log import RunLog
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line asks for.
+
+    Attributes:
+        recipe_name: a preset's name, or a file.
+        data_dir: folder of the records; by default the recipe's embedded data.
+        run_dir: folder of the run; by default a new one in `runs/`.
+        policy: Keras dtype policy; by default the recipe's.
+        data: `"records"`, or `"synthetic"` for one batch of noise.
+        resume: resume the run in `run_dir`.
+        overwrite: delete the run in `run_dir` first.
+    """
+
+    recipe_name: str
+    data_dir: Path | None = None
+    run_dir: Path | None = None
+    policy: Policy | None = None
+    data: Literal["records", "synthetic"] = "records"
+    resume: bool = False
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has been started.
+
+    Attributes:
+        team: this worker's place among the workers.
+        recipe: the recipe.
+        data: its records.
+        schedule: its phases in global steps.
+        folder: the run folder.
+        threads: threads of this worker's computation, and as many of its pipeline.
+        model: compiled, with the weights of the step to start from.
+        start: the step to start from.
+        log: writes down what happens.
+        faults: where this worker's pipelines note bad records.
+        balance: measures how long training waits for images.
+    """
+
+    team: Workers
+    recipe: Recipe
+    data: RunData
+    schedule: Schedule
+    folder: RunFolder
+    threads: int
+    model: "keras.Model"
+    start: "Start"
+    log: "RunLog"
+    faults: "Faults"
+    balance: "InputBalance"
+
+
+def start_run(options: Options, started: float) -> Run:
+    """Starts a run on this worker; a collective.
+
+    Args:
+        options: what was asked for, the same on every worker.
+        started: the `time.monotonic()` at which this process started.
+
+    Raises:
+        SharedUserError: the options, the recipe, the data or the folder have a mistake, the
+            workers do not agree, or the run to resume is another one.
+    """
+    team = workers.current()
+    now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
+    recipe, data, schedule, folder = workers.together(lambda: find_run(options, team.size, now))
+
+    # A mistake in the options was reported before these imports, which take seconds.
+    from callbacks.input_balance import InputBalance
+    from core import devices
+    from training import model, resume
+    from training.run_log import RunLog
+    from training.stages import faults_of
+
+    threads = devices.prepare_devices(team)
+    policy, remark = devices.choose_policy(recipe.policy, options.policy)
+    devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
+    net = workers.together(lambda: model.build(recipe))
+    workers.together(lambda: model.compile_for_training(net, recipe, policy))
+
+    identity = resume.identity(recipe, data, policy)
+    resume.agree(team, identity, schedule.total_steps)
+    start = resume.choose_start(options.resume, folder, identity, recipe, schedule)
+    if start.checkpoint:
+        model.load_checkpoint(net, start.checkpoint)
+    log = RunLog(folder, recipe, schedule, identity, start, started, net.optimizer)
+    if team.is_first:
+        if options.resume:
+            resume.take_up(folder, recipe, schedule, start)
+        else:
+            folder.start(recipe, settings_of(schedule, data, policy, identity), options.overwrite)
+            folder.counted_by(schedule)
+            folder.write_classes(data.validation.classes)
+        log.open()
+        log.say(
+            f"{recipe.name}: {recipe.model}, {team.size} worker(s), {policy}, "
+            f"{schedule.total_steps:,} steps into {folder.path}"
+        )
+        for line in filter(None, [remark, *start.remarks]):
+            log.say(line)
+        if options.resume:
+            log.say(f"resuming after step {start.step}")
+    workers.gather(None)  # no worker reads or writes before the folder is there
+    balance = InputBalance(log.note, schedule.total_steps, threads)
+    faults = faults_of(recipe, data)
+    return Run(team, recipe, data, schedule, folder, threads, net, start, log, faults, balance)
+
+
+def find_run(
+    options: Options, workers: int, now: str
+) -> tuple[Recipe, RunData, Schedule, RunFolder]:
+    """Reads and checks what a run needs; nothing is created. No TensorFlow.
+
+    Args:
+        options: what was asked for.
+        workers: number of workers.
+        now: the time, for the name of a new folder.
+
+    Raises:
+        UserError: a mistake in the options, the recipe, the data or the folder.
+    """
+    recipe = load_recipe(options.recipe_name)
+    if options.data == "synthetic":
+        from training import synthetic
+
+        recipe = synthetic.marked(recipe)
+        data = synthetic.data_for(recipe)
+    else:
+        data = find_data(options.data_dir or _embedded_data(recipe), recipe)
+    schedule = recipe.schedule(workers, data.images)
+    folder = RunFolder(options.run_dir or Path("runs") / f"{recipe.name}-{now}")
+    folder.check_free(options.resume, options.overwrite)
+    return recipe, data, schedule, folder
+
+
+def _embedded_data(recipe: Recipe) -> Path:
+    if recipe.embedded_data is None:
+        raise UserError(f"--data_dir is missing; recipe '{recipe.name}' needs records on disk")
+    from datasets.build.digits import prepare_digits
+
+    return prepare_digits(ROOT / "data" / recipe.embedded_data)
+
+
+def settings_of(
+    schedule: Schedule, data: RunData, policy: str, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """What the run folder notes beside the recipe, as JSON."""
+    return {
+        "workers": schedule.workers,
+        "images": schedule.images,
+        "policy": policy,
+        "facts": identity,
+        "data_dir": str(data.root),
+        "synthetic": data.synthetic,
+        "validation": data.validation.name,
+    }
