@@ -23,7 +23,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from core.settings import Augmentation
-from datasets.build_imagenet_data import convert
+from datasets.build.images import convert
 from datasets.input.augmentation import random_windows
 from datasets.input.fused_jpeg import decode_windows, sizes_of
 

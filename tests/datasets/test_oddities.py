@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tests.datasets.test_images import swapped_profile, ycck
 
 from datasets.build_imagenet_data import build
+from tests.datasets.build.test_images import swapped_profile, ycck
 from tests.datasets.samples import BLUE, RED, file_bytes, halves, photograph, read, write_tree
 
 

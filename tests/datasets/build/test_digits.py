@@ -10,7 +10,7 @@ from datasets.build.digits import prepare_digits
 from datasets.records.manifest import count_images, read_manifest, shard_files
 from tests.waiting import HANG_SECONDS
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
