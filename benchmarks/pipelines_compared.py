@@ -40,26 +40,24 @@ def ours(settings: dict[str, Any]) -> Passes:
     tensorflow_threads(settings["threads"])
     from core.settings import Augmentation
     from datasets.input import fused_jpeg
-    from datasets.input.pipeline import training_pipeline
+    from datasets.input.pipeline import ReadPlan, training_pipeline
+    from datasets.records.schema import Records
 
     if settings["pipeline"] == "ours, TensorFlow's own ops":
         fused_jpeg.native = lambda: None
     elif fused_jpeg.native() is None:
         raise ImportError("the compiled decoder is missing")
-    files = [Path(file) for file in settings["records"]]
+    files = tuple(Path(file) for file in settings["records"])
     steps = settings["images"] // settings["batch_size"]
     cold = settings["pipeline"] == "ours, from disk"
     # Traced once, as a stage of a run is; each pass makes a new iterator, with empty buffers.
     dataset = training_pipeline(
-        files,
-        batch_size=settings["batch_size"],
+        Records(files, settings["images"]),
+        ReadPlan(settings["batch_size"], steps, shuffle_buffer=256, threads=settings["threads"]),
+        range(steps),
         image_size=(settings["size"],) * 2,
-        steps_per_epoch=steps,
-        steps=steps,
         classes=1000,
         augmentation=Augmentation(area=settings["area"]),
-        threads=settings["threads"],
-        shuffle_buffer=256,
     )
 
     def run() -> int:
@@ -81,12 +79,11 @@ def ours_evaluating(settings: dict[str, Any]) -> Passes:
     tensorflow_threads(settings["threads"])
     from core.settings import Evaluation
     from datasets.input.validation import evaluation_pipeline
+    from datasets.records.schema import Records
 
-    files = [Path(file) for file in settings["records"]]
+    records = Records(tuple(Path(file) for file in settings["records"]), settings["images"])
     evaluation = Evaluation(image_size=settings["size"], batch_size=settings["batch_size"])
-    dataset = evaluation_pipeline(
-        files, evaluation, 1000, settings["images"], threads=settings["threads"]
-    )
+    dataset = evaluation_pipeline(records, evaluation, 1000, threads=settings["threads"])
 
     def run() -> int:
         drained(dataset)

@@ -33,9 +33,10 @@ from core import devices, workers
 from core.board import Board
 from core.signals import SignalWatch
 from datasets.input.faults import Faults
+from datasets.records.schema import Records
 from training import model
 from training.callbacks_for import callbacks_for
-from training.inputs import Records, RunData
+from training.inputs import RunData
 from training.recipes import Recipe, load_recipe
 from training.resume import Start
 from training.run import Run

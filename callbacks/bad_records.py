@@ -24,7 +24,7 @@ class BadRecords(StepCallback):
     Example:
 
     >>> faults = Faults(limit=10)
-    >>> batches = training_pipeline(files, faults=faults, ...)
+    >>> batches = training_pipeline(records, plan, steps, faults=faults, ...)
     >>> model.fit(batches, callbacks=[BadRecords(faults, every=100, limit=10)])
     """
 

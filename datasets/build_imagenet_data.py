@@ -56,7 +56,7 @@ from datasets.build.shards import (
 from datasets.build.sources.layouts import LAYOUTS, read_source
 from datasets.build.sources.source import Source
 from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
-from datasets.records.writer import LABEL_OFFSET
+from datasets.records.schema import CLASSIC_LABEL_OFFSET
 
 ENOUGH_REJECTED = 1000  # a build that has failed already lists so many, then stops
 
@@ -145,7 +145,7 @@ def build(
         manifests = {}
         for size in settings.sizes:
             manifests[size] = Manifest(
-                label_offset=LABEL_OFFSET,
+                label_offset=CLASSIC_LABEL_OFFSET,
                 classes=found.classes,
                 splits={
                     prefix: _split([shard_name(prefix, i, n) for i in range(n)], results, size)

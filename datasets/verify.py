@@ -31,8 +31,8 @@ from datasets.build.processes import available, run_jobs
 from datasets.check import records as checks
 from datasets.check.folders import Folder, find_folders
 from datasets.check.records import LISTED, Finding, ShardReport
+from datasets.records.schema import TFDS_LABEL_OFFSET
 from datasets.records.survey import Survey, offset_of
-from datasets.records.tfds import LABEL_OFFSET
 
 
 @dataclass
@@ -190,7 +190,7 @@ def _label_range(
     missing = "the files' checksums and their numbers of images"
     by = "as told"
     if folder.info and folder.info.classes:
-        label_offset, classes = LABEL_OFFSET, folder.info.classes
+        label_offset, classes = TFDS_LABEL_OFFSET, folder.info.classes
         by = "by its features.json"
     elif label_offset is None and classes is not None:
         with contextlib.suppress(ValueError):
@@ -234,7 +234,7 @@ def _class_names(folder: Folder, reports: Iterable[ShardReport]) -> dict[int, st
     if folder.manifest:
         return dict(enumerate(folder.manifest.classes, folder.manifest.label_offset))
     if folder.info and folder.info.names:
-        return dict(enumerate(folder.info.names, LABEL_OFFSET))
+        return dict(enumerate(folder.info.names, TFDS_LABEL_OFFSET))
     return {label: synset for report in reports for label, synset in report.synsets}
 
 

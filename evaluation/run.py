@@ -18,10 +18,11 @@ from core.settings import Evaluation
 from core.weights import load_weights
 from core.workers import Workers
 from datasets.input.validation import evaluation_pipeline
+from datasets.records.schema import Records
 from evaluation.evaluator import Evaluator
 from evaluation.jobs import POLL, Checkpoint, Job, Ledger, jobs_to_come, share_out
 from training import model
-from training.inputs import Records, check_classes, find_validation
+from training.inputs import check_classes, find_validation
 from training.liveness import Pulse
 from training.recipes import Recipe, load_recipe
 from training.run import Run
@@ -166,17 +167,7 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
 
     @functools.cache
     def batches(share: int, shares: int) -> tf.data.Dataset:
-        return evaluation_pipeline(
-            records.files,
-            settings,
-            recipe.classes,
-            records.images,
-            records.label_offset,
-            threads,
-            share,
-            shares,
-            records.keys,
-        )
+        return evaluation_pipeline(records, settings, recipe.classes, share, shares, threads)
 
     return Evaluator(
         net, lambda path: load_weights(net, path, averaged_by), batches, flip=settings.flip

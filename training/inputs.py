@@ -1,52 +1,16 @@
 """Where the records of a run are, and how many images they hold. No TensorFlow."""
 
 import contextlib
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import DataError
 from datasets.records.manifest import images_by_file, read_manifest, shard_files
-from datasets.records.schema import CLASSIC, RecordKeys
+from datasets.records.schema import TFDS_LABEL_OFFSET, Records
 from datasets.records.survey import Survey, detect_keys, merge, offset_of, survey
-from datasets.records.tfds import LABEL_OFFSET, DatasetInfo, read_dataset_info
+from datasets.records.tfds import DatasetInfo, read_dataset_info
 from training.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class Records:
-    """The files of one split at one size.
-
-    Attributes:
-        files: the shards, in order.
-        images: how many they hold.
-        label_offset: the label of the first class in them.
-        keys: their schema.
-        classes: names of the classes, in the order of the labels; none where neither a
-            manifest nor TFDS's notes tell.
-        counts: images of each file.
-    """
-
-    files: tuple[Path, ...]
-    images: int
-    label_offset: int
-    keys: RecordKeys = CLASSIC
-    classes: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
-
-    @property
-    def digest(self) -> str:
-        """Of the names and sizes of the files, wherever they are."""
-        total = hashlib.blake2b(digest_size=16)
-        for path in self.files:
-            total.update(f"{path.name} {path.stat().st_size}\n".encode())
-        return total.hexdigest()
-
-    @property
-    def name(self) -> str:
-        """Tells these records from others in a table; no number can be read from it."""
-        return f"records-{self.digest[:12]}"
 
 
 @dataclass(frozen=True)
@@ -176,9 +140,9 @@ def _label_offset(folder: Path, found: Survey, info: DatasetInfo | None, recipe:
                 f"{folder}: its features have {info.classes} classes, "
                 f"but the recipe has classes: {classes}"
             )
-        if told not in (None, LABEL_OFFSET):
+        if told not in (None, TFDS_LABEL_OFFSET):
             raise DataError(f"{folder}: its features.json says labels from 0, but {by}")
-        told, by = LABEL_OFFSET, "its features.json"
+        told, by = TFDS_LABEL_OFFSET, "its features.json"
     if told is not None:
         if told <= found.lowest and found.highest < classes + told:
             return told

@@ -9,7 +9,7 @@ import tensorflow as tf
 from core.schedule import Stage
 from core.workers import Workers
 from datasets.input.faults import Faults, name_in
-from datasets.input.pipeline import records_in_order, training_pipeline
+from datasets.input.pipeline import ReadPlan, records_in_order, training_pipeline
 from training import synthetic
 from training.inputs import RunData
 from training.recipes import Recipe
@@ -68,27 +68,29 @@ def stage_pipeline(
         skipped: global steps whose batch is left out.
     """
     phase = stage.data
-    records = data.training[phase.data_dir, phase.prefix]
     return training_pipeline(
-        records.files,
-        batch_size=phase.batch_size,
+        data.training[phase.data_dir, phase.prefix],
+        read_plan(stage, recipe, team, threads),
+        range(stage.begin, stage.end),
         image_size=phase.image_size,
-        steps_per_epoch=stage.steps_per_epoch,
-        steps=stage.end - stage.first,
-        done_steps=stage.begin - stage.first,
         classes=recipe.classes,
         augmentation=recipe.augmentation,
-        label_offset=records.label_offset,
-        keys=records.keys,
+        faults=faults,
+        passed_over=skipped,
+    )
+
+
+def read_plan(stage: Stage, recipe: Recipe, team: Workers, threads: int = 2) -> ReadPlan:
+    """How this worker reads the records of a stage."""
+    return ReadPlan(
+        batch_size=stage.data.batch_size,
+        steps_per_epoch=stage.steps_per_epoch,
         seed=recipe.seed,
         first_step=stage.first,
         rank=team.rank,
         workers=team.size,
-        counts=records.counts,
-        threads=threads,
         shuffle_buffer=recipe.shuffle_buffer,
-        faults=faults,
-        passed_over=skipped,
+        threads=threads,
     )
 
 
@@ -100,23 +102,16 @@ def names_in_batch(run: Run, step: int) -> list[str]:
     while step in run.start.skipped_batches and step + 1 < run.schedule.total_steps:
         step += 1
     (stage,) = (s for s in run.schedule.stages(step) if s.begin == step)
-    phase, records = stage.data, run.data.training[stage.data.data_dir, stage.data.prefix]
-    done = stage.begin - stage.first
+    records = run.data.training[stage.data.data_dir, stage.data.prefix]
+    epoch, into_epoch = divmod(step - stage.first, stage.steps_per_epoch)
     ordered = records_in_order(
-        records.files,
-        phase.batch_size,
-        stage.steps_per_epoch,
-        first_epoch=done // stage.steps_per_epoch,
-        epochs=done // stage.steps_per_epoch + 1,
-        seed=run.recipe.seed,
-        first_step=stage.first,
-        rank=run.team.rank,
-        workers=run.team.size,
-        counts=records.counts,
-        shuffle_buffer=run.recipe.shuffle_buffer,
-        faults=faults_of(run.recipe, run.data),  # the run's own have been reported
+        records,
+        read_plan(stage, run.recipe, run.team),
+        range(epoch, epoch + 1),
+        faults_of(run.recipe, run.data),  # the run's own have been reported
     )
-    batch = ordered.skip(done % stage.steps_per_epoch * phase.batch_size).take(phase.batch_size)
+    size = stage.data.batch_size
+    batch = ordered.skip(into_epoch * size).take(size)
     return [name_in(record.numpy(), records.keys) for record in batch]
 
 

@@ -6,7 +6,8 @@ import keras
 import tensorflow as tf
 
 from core.schedule import Stage
-from training.inputs import Records, RunData
+from datasets.records.schema import Records
+from training.inputs import RunData
 from training.recipes import Recipe
 
 MARK = "-synthetic"

@@ -18,7 +18,8 @@ from datasets.build.processes import run_jobs
 from datasets.build.sources.boxes import Box, Boxes, relative_boxes
 from datasets.build.sources.source import ImageFile, Source, read_bytes
 from datasets.records.manifest import shard_name
-from datasets.records.writer import LABEL_OFFSET, frame, make_example
+from datasets.records.schema import CLASSIC_LABEL_OFFSET
+from datasets.records.writer import frame, make_example
 
 IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, as everyone has them
 
@@ -108,7 +109,7 @@ def settings_for(source: Source, sizes: tuple[int, ...], quality: int, enlarge: 
             f"--sizes: received {missing[0]}; '{source.root}' is resized already, "
             f"to {', '.join(map(str, source.sizes))}"
         )
-    labels = {name: label for label, name in enumerate(source.classes, LABEL_OFFSET)}
+    labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
     return Settings(
         source.root, sizes or source.sizes, quality, enlarge, bool(source.sizes), labels,
         source.words,

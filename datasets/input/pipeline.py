@@ -6,7 +6,7 @@ normalises the batch.
 """
 
 from collections.abc import Collection, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,14 +16,49 @@ from core.settings import Augmentation
 from datasets.input.augmentation import load
 from datasets.input.faults import Faults
 from datasets.records.manifest import count_records
-from datasets.records.schema import CLASSIC, RecordKeys
+from datasets.records.schema import CLASSIC, CLASSIC_LABEL_OFFSET, RecordKeys, Records
 
 LABEL_OUTSIDE = "label outside the classes"
 FILES, RANGES, RECORDS = "files", "ranges", "records"  # the ways of `sharing`
 
 
+@dataclass(frozen=True)
+class ReadPlan:
+    """How one worker reads the records of a stage, epoch by epoch.
+
+    The order of the records depends on all of it but `threads`.
+
+    Attributes:
+        batch_size: images per worker and step.
+        steps_per_epoch: of this stage.
+        seed: of the order and of the augmentation.
+        first_step: global step at which the stage begins.
+        rank, workers: which share of the records.
+        shuffle_buffer: records held to draw from; up to half as many more are read ahead.
+        threads: for reading and decoding.
+    """
+
+    batch_size: int
+    steps_per_epoch: int
+    seed: int = 0
+    first_step: int = 0
+    rank: int = 0
+    workers: int = 1
+    shuffle_buffer: int = 10000
+    threads: int = 2
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Of this worker."""
+        return self.steps_per_epoch * self.batch_size
+
+    def seed_of_epoch(self, number: int) -> int:
+        """Drawn from the seed and the global step at which the epoch begins."""
+        return _seed_of(self.seed, self.first_step + number * self.steps_per_epoch)
+
+
 def parse(
-    records: Any, classes: int, label_offset: int = 1, keys: RecordKeys = CLASSIC
+    records: Any, classes: int, label_offset: int = CLASSIC_LABEL_OFFSET, keys: RecordKeys = CLASSIC
 ) -> tuple[Any, Any]:
     """The JPEGs and the labels (int32, from 0) of a batch of records, or of a single one.
 
@@ -73,38 +108,23 @@ def sharing(counts: Sequence[int], workers: int, images: int) -> str:
 
 
 def records_in_order(
-    files: Sequence[Path],
-    batch_size: int,
-    steps_per_epoch: int,
-    first_epoch: int,
-    epochs: int,
-    *,
-    seed: int,
-    first_step: int,
-    rank: int,
-    workers: int,
-    counts: Sequence[int] = (),
-    threads: int = 2,
-    shuffle_buffer: int = 10000,
-    faults: Faults | None = None,
+    records: Records, plan: ReadPlan, epochs: range, faults: Faults | None = None
 ) -> tf.data.Dataset:
-    """The serialised records of a stage's epochs `first_epoch` to `epochs - 1`, one by one.
-
-    The order depends on nothing but the arguments; see `training_pipeline` for them.
-    """
-    names = [str(path) for path in files]
-    counts = counts or [count_records(path) if workers > 1 else 0 for path in files]
-    way = sharing(counts, workers, steps_per_epoch * batch_size)
+    """The serialised records of these epochs of a stage, one by one, in the order of the plan."""
+    names = [str(path) for path in records.files]
+    workers, rank = plan.workers, plan.rank
+    counts = records.counts or [count_records(path) if workers > 1 else 0 for path in records.files]
+    way = sharing(counts, workers, plan.images_per_epoch)
     begin, end = (sum(counts) * part // workers for part in (rank, rank + 1))
     read = faults.records if faults else tf.data.TFRecordDataset
 
     def order_of(number: np.int64) -> np.int64:
-        return np.int64(_seed_of(seed, first_step + int(number) * steps_per_epoch))
+        return np.int64(plan.seed_of_epoch(int(number)))
 
     def epoch(number: Any) -> tf.data.Dataset:
         order = tf.numpy_function(order_of, [number], tf.int64)
         listed = tf.data.Dataset.from_tensor_slices((names, np.array(counts, np.int64)))
-        chosen = _shuffled(listed, len(names), seed, order)
+        chosen = _shuffled(listed, len(names), plan.seed, order)
         if way == RANGES:
             chosen = _in_range(chosen, begin, end)
         else:
@@ -112,19 +132,19 @@ def records_in_order(
         if way == FILES:
             chosen = chosen.shard(workers, rank)
         at_once = min(16, len(names))
-        records = chosen.interleave(
+        found = chosen.interleave(
             lambda name, first, count: read(name).skip(first).take(count),
             cycle_length=at_once,
-            num_parallel_calls=min(threads, at_once),
+            num_parallel_calls=min(plan.threads, at_once),
             deterministic=True,
         )
         if way == RECORDS:
-            records = records.shard(workers, rank)
-        shuffled = _shuffled(records, shuffle_buffer, seed, order)
-        return shuffled.repeat().take(steps_per_epoch * batch_size)
+            found = found.shard(workers, rank)
+        shuffled = _shuffled(found, plan.shuffle_buffer, plan.seed, order)
+        return shuffled.repeat().take(plan.images_per_epoch)
 
     # One graph for all epochs: were they chained, a record would pass an iterator for each.
-    dataset = tf.data.Dataset.range(first_epoch, epochs).flat_map(epoch)
+    dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
     # Fused with `repeat`, a shuffle reads up to three more passes ahead, for nothing here.
     alone = tf.data.Options()
     alone.experimental_optimization.shuffle_and_repeat_fusion = False
@@ -170,24 +190,13 @@ def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
 
 
 def training_pipeline(
-    files: Sequence[Path],
+    records: Records,
+    plan: ReadPlan,
+    steps: range,
     *,
-    batch_size: int,
     image_size: tuple[int, int],
-    steps_per_epoch: int,
-    steps: int,
     classes: int,
     augmentation: Augmentation,
-    label_offset: int = 1,
-    keys: RecordKeys = CLASSIC,
-    seed: int = 0,
-    first_step: int = 0,
-    done_steps: int = 0,
-    rank: int = 0,
-    workers: int = 1,
-    counts: Sequence[int] = (),
-    threads: int = 2,
-    shuffle_buffer: int = 10000,
     faults: Faults | None = None,
     passed_over: Collection[int] = (),
 ) -> tf.data.Dataset:
@@ -200,77 +209,55 @@ def training_pipeline(
     images short begins anew.
 
     Args:
-        files: the record files, the same on every worker.
-        batch_size: images per worker and step.
+        records: the same on every worker. Where their `counts` are not known, the images
+            are counted if workers share the files.
+        plan: how this worker reads them.
+        steps: global steps, one batch each. They end where the stage ends. They begin later
+            than `plan.first_step` in a resumed run; the records of the steps before are
+            skipped without being decoded.
         image_size: (height, width) of the images delivered.
-        steps_per_epoch: of this stage.
-        steps: how many steps the whole stage has.
         classes: number of classes.
         augmentation: which augmentations.
-        label_offset: the label that the first class has in the records.
-        keys: the records' schema.
-        seed: of the order and of the augmentation.
-        first_step: global step at which the stage begins.
-        done_steps: steps of the stage to leave out, since a resumed run has done
-            them; their records are skipped without being decoded.
-        rank, workers: which share.
-        counts: images of each file; by default they are counted where workers share them.
-        threads: for reading and decoding.
-        shuffle_buffer: records held to draw from; up to half as many more are read ahead.
         faults: counts bad records and replaces them; without it they raise.
-        passed_over: global steps whose batch gives its place to the next one's.
+        passed_over: global steps whose batch is skipped: each gets the next step's batch.
 
     Returns:
-        `steps - done_steps` batches of uint8 images `[batch_size, height, width, 3]`
-        and int32 labels `[batch_size]`.
+        For each step a batch of uint8 images `[batch_size, height, width, 3]` and int32
+        labels `[batch_size]`.
     """
-    names = [str(path) for path in files]
     # The share of a worker is another one, so its draws have to be, too.
-    own_seed = _seed_of(seed, rank)
+    own_seed = _seed_of(plan.seed, plan.rank)
 
-    def prepare(step: Any, records: Any) -> tuple[Any, Any]:
-        jpegs, labels = parse(records, classes, label_offset, keys)
+    def prepare(step: Any, serialised: Any) -> tuple[Any, Any]:
+        jpegs, labels = parse(serialised, classes, records.label_offset, records.keys)
         return load(jpegs, (own_seed, step), *image_size, augmentation), labels
 
-    guarded = faults.guarded(prepare, names, keys) if faults else prepare
-    first_epoch, into_epoch = divmod(done_steps, steps_per_epoch)
-    gaps = sorted(p - first_step - done_steps for p in passed_over)
-    gaps = [gap for gap in gaps if 0 <= gap < steps - done_steps]
-    epochs = -(-(steps + len(gaps)) // steps_per_epoch)
+    names = [str(path) for path in records.files]
+    guarded = faults.guarded(prepare, names, records.keys) if faults else prepare
+    first_epoch, into_epoch = divmod(steps.start - plan.first_step, plan.steps_per_epoch)
+    gaps = sorted(step - steps.start for step in passed_over if step in steps)
+    stop = steps.stop - plan.first_step + len(gaps)
+    epochs = range(first_epoch, -(-stop // plan.steps_per_epoch))
     # While these are trained on, the next epoch's shuffle buffer is filled.
-    ahead = 1 + min(shuffle_buffer // batch_size, steps_per_epoch) // 2
+    ahead = 1 + min(plan.shuffle_buffer // plan.batch_size, plan.steps_per_epoch) // 2
     # A thread makes a whole batch at a time: ops on batches, and none to put images together.
     batches = (
-        records_in_order(
-            files,
-            batch_size,
-            steps_per_epoch,
-            first_epoch,
-            epochs,
-            seed=seed,
-            first_step=first_step,
-            rank=rank,
-            workers=workers,
-            counts=counts,
-            threads=threads,
-            shuffle_buffer=shuffle_buffer,
-            faults=faults,
-        )
-        .skip(into_epoch * batch_size)
-        .batch(batch_size, drop_remainder=True)
-        .take(steps - done_steps + len(gaps))
+        records_in_order(records, plan, epochs, faults)
+        .skip(into_epoch * plan.batch_size)
+        .batch(plan.batch_size, drop_remainder=True)
+        .take(len(steps) + len(gaps))
         .prefetch(ahead)
     )
     for gap in reversed(gaps):  # the last first: a batch behind two gaps fills both
         batches = _next_one_at(batches, gap)
     dataset = (
-        batches.enumerate(start=first_step + done_steps)
-        .map(guarded, num_parallel_calls=threads, deterministic=True)
+        batches.enumerate(start=steps.start)
+        .map(guarded, num_parallel_calls=plan.threads, deterministic=True)
         # Where files are lost the data may run out; that must not look like an end.
-        .apply(tf.data.experimental.assert_cardinality(steps - done_steps))
+        .apply(tf.data.experimental.assert_cardinality(len(steps)))
         .prefetch(4)
     )
-    return dataset.with_options(options(threads))
+    return dataset.with_options(options(plan.threads))
 
 
 def _next_one_at(batches: tf.data.Dataset, place: int) -> tf.data.Dataset:

@@ -1,7 +1,5 @@
 """The validation set as batches: every image once, in batches of static shapes."""
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
@@ -9,7 +7,7 @@ import tensorflow as tf
 from core.settings import Evaluation
 from datasets.input.augmentation import centre_crop
 from datasets.input.pipeline import options, parse
-from datasets.records.schema import CLASSIC, RecordKeys
+from datasets.records.schema import Records
 
 # Long over short side of the rectangular crops: common formats of photographs. Fixed,
 # so that a crop does not depend on the other images, the batch size or the workers.
@@ -55,27 +53,21 @@ def rectangular_crop(jpeg: Any, size: int) -> Any:
 
 
 def evaluation_pipeline(
-    files: Sequence[Path],
+    records: Records,
     settings: Evaluation,
     classes: int,
-    images: int,
-    label_offset: int = 1,
-    threads: int = 2,
     share: int = 0,
     shares: int = 1,
-    keys: RecordKeys = CLASSIC,
+    threads: int = 2,
 ) -> tf.data.Dataset:
     """Every validation image once, or one share of them.
 
     Args:
-        files: the record files.
+        records: of the validation set; reading another number of images than theirs fails.
         settings: crop, size and batch.
         classes: number of classes.
-        images: how many the files hold; reading another number fails.
-        label_offset: the label that the first class has in the records.
-        threads: for reading and decoding.
         share, shares: which share: image i belongs to share `i % shares`.
-        keys: the records' schema.
+        threads: for reading and decoding.
 
     Returns:
         Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
@@ -86,7 +78,7 @@ def evaluation_pipeline(
     size, batch_size = settings.image_size, settings.batch_size
 
     def prepare(record: Any) -> tuple[Any, Any]:
-        jpeg, label = parse(record, classes, label_offset, keys)
+        jpeg, label = parse(record, classes, records.label_offset, records.keys)
         if settings.rectangular:
             return rectangular_crop(jpeg, size), label
         return centre_crop(jpeg, size, size), label
@@ -105,8 +97,8 @@ def evaluation_pipeline(
         )
 
     dataset = (
-        tf.data.TFRecordDataset([str(path) for path in files])
-        .apply(tf.data.experimental.assert_cardinality(images))
+        tf.data.TFRecordDataset([str(path) for path in records.files])
+        .apply(tf.data.experimental.assert_cardinality(records.images))
         .shard(shares, share)
         .map(prepare, num_parallel_calls=threads, deterministic=True)
     )

@@ -1,7 +1,9 @@
-"""The schemas of records that are read: under which keys image and label stand."""
+"""What record files hold: their schema, their number of images, their first label."""
 
+import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,46 @@ CLASSIC = RecordKeys("image/encoded", "image/class/label", "image/filename")
 TFDS = RecordKeys("image", "label", "file_name")
 
 SCHEMAS = (CLASSIC, TFDS)
+
+# The label of the first class in each. TensorFlow Datasets counts from 0, as its
+# `tfds.features.ClassLabel` does.
+CLASSIC_LABEL_OFFSET = 1
+TFDS_LABEL_OFFSET = 0
+
+
+@dataclass(frozen=True)
+class Records:
+    """The files of one split at one size.
+
+    Attributes:
+        files: the shards, in order.
+        images: how many they hold.
+        label_offset: the label of the first class in them.
+        keys: their schema.
+        classes: names of the classes, in the order of the labels; empty where neither a
+            manifest nor TFDS's notes name them.
+        counts: images of each file; empty where they are not known.
+    """
+
+    files: tuple[Path, ...]
+    images: int
+    label_offset: int = CLASSIC_LABEL_OFFSET
+    keys: RecordKeys = CLASSIC
+    classes: tuple[str, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the names and sizes of the files, wherever they are."""
+        total = hashlib.blake2b(digest_size=16)
+        for path in self.files:
+            total.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return total.hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Names these records in a table; a spreadsheet cannot read it as a number."""
+        return f"records-{self.digest[:12]}"
 
 
 def keys_among(present: Collection[str]) -> RecordKeys | None:

@@ -1,16 +1,13 @@
 """What TensorFlow Datasets writes beside its records: the classes and the counts.
 
 `features.json` names the features, `label.labels.txt` the classes, `dataset_info.json`
-the images of each shard. Any of them may be missing. Their labels count from 0, as
-`tfds.features.ClassLabel` does. https://www.tensorflow.org/datasets/external_tfrecord
+the images of each shard. Any of them may be missing. https://www.tensorflow.org/datasets/external_tfrecord
 """
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-LABEL_OFFSET = 0
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 
 import google_crc32c
 
-LABEL_OFFSET = 1
-
 
 def make_example(
     encoded: bytes,

@@ -51,9 +51,7 @@ def evaluator(recipe, digits, batch_size=96, threads=2, flip=False):
 
     @functools.cache
     def batches(share, shares):
-        return evaluation_pipeline(
-            records.files, settings, 10, records.images, threads=threads, share=share, shares=shares
-        )
+        return evaluation_pipeline(records, settings, 10, share, shares, threads)
 
     return Evaluator(net, lambda path: load_weights(net, path), batches, flip)
 

@@ -5,9 +5,10 @@ import time
 import keras
 
 from core import workers
+from datasets.records.schema import Records
 from reports import conclude
 from training import model
-from training.inputs import Records, RunData
+from training.inputs import RunData
 from training.recipes import Recipe
 from training.resume import Start
 from training.run import Run

@@ -8,8 +8,9 @@ import pytest
 from core import checkpoints
 from core.checkpoints import Snapshot
 from core.errors import UserError
+from datasets.records.schema import Records
 from training import resume
-from training.inputs import Records, RunData
+from training.inputs import RunData
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 from training.run_log import RunLog

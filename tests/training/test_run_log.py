@@ -7,8 +7,9 @@ import pytest
 
 from core import checkpoints
 from core.checkpoints import Snapshot
+from datasets.records.schema import Records
 from training import model, resume
-from training.inputs import Records, RunData
+from training.inputs import RunData
 from training.recipes import Recipe
 from training.run_folder import RunFolder
 from training.run_log import DeferredWrites, RunLog

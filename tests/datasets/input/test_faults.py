@@ -9,7 +9,8 @@ from PIL import Image
 
 from core.settings import Augmentation
 from datasets.input.faults import Faults
-from datasets.input.pipeline import training_pipeline
+from datasets.input.pipeline import ReadPlan, training_pipeline
+from datasets.records.schema import Records
 from datasets.records.writer import frame, make_example
 
 COUNT = 40
@@ -52,12 +53,20 @@ def read(path, faults):
     return [record.numpy() for record in dataset]
 
 
-def batches(path, faults, steps=4, **changes):
-    settings = {
-        "batch_size": 10, "image_size": (16, 16), "steps_per_epoch": 4, "steps": steps,
-        "classes": 5, "augmentation": Augmentation(crop="none", flip=False), "faults": faults,
-    }  # fmt: skip
-    return list(training_pipeline([path], **(settings | changes)))
+def batches(path, faults):
+    """All of a file in one epoch of four batches."""
+    plain = Augmentation(crop="none", flip=False)
+    return list(
+        training_pipeline(
+            Records((path,), COUNT),
+            ReadPlan(batch_size=10, steps_per_epoch=4),
+            range(4),
+            image_size=(16, 16),
+            classes=5,
+            augmentation=plain,
+            faults=faults,
+        )
+    )
 
 
 def test_a_whole_file_is_read_whole(tmp_path):

@@ -1,5 +1,6 @@
 """Pipelines over real record files, against what was written into them."""
 
+import dataclasses
 import functools
 import io
 import threading
@@ -16,10 +17,12 @@ from datasets.input.pipeline import (
     LABEL_OUTSIDE,
     RANGES,
     RECORDS,
+    ReadPlan,
     records_in_order,
     sharing,
     training_pipeline,
 )
+from datasets.records.schema import Records
 
 PLAIN = Augmentation(crop="none", flip=False)
 SIZE = 16
@@ -59,12 +62,24 @@ def files(tmp_path_factory):
     return paths
 
 
+def pipeline(files, steps, done_steps=0, counts=(), label_offset=1, **settings):
+    """A stage of so many steps, of which some are done."""
+    names = {field.name for field in dataclasses.fields(ReadPlan)}
+    plan = ReadPlan(**{name: value for name, value in settings.items() if name in names})
+    others = {name: value for name, value in settings.items() if name not in names}
+    return training_pipeline(
+        Records(tuple(files), sum(counts), label_offset, counts=tuple(counts)),
+        plan,
+        range(plan.first_step + done_steps, plan.first_step + steps),
+        classes=5,
+        **({"image_size": (SIZE, SIZE), "augmentation": PLAIN} | others),
+    )
+
+
 def batches(files, **changes):
-    arguments = {
-        "batch_size": 6, "image_size": (SIZE, SIZE), "steps_per_epoch": 5, "steps": 10,
-        "classes": 5, "augmentation": PLAIN, "workers": 2, "shuffle_buffer": 20,
-    }  # fmt: skip
-    return list(training_pipeline(files, **(arguments | changes)))
+    """By default those of the first of two workers, in two epochs."""
+    plan = {"batch_size": 6, "steps_per_epoch": 5, "workers": 2, "shuffle_buffer": 20}
+    return list(pipeline(files, **({"steps": 10} | plan | changes)))
 
 
 def numbers(found):
@@ -104,10 +119,14 @@ def test_steps_to_pass_over_are_global(files):
 
 
 def test_the_batch_has_a_static_shape(files):
-    dataset = training_pipeline(
-        files, batch_size=6, image_size=(8, 12), steps_per_epoch=5, steps=5, classes=5,
+    dataset = pipeline(
+        files,
+        steps=5,
+        image_size=(8, 12),
         augmentation=Augmentation(crop="pad"),
-    )  # fmt: skip
+        batch_size=6,
+        steps_per_epoch=5,
+    )
     assert dataset.element_spec[0].shape == (6, 8, 12, 3)
 
 
@@ -161,9 +180,8 @@ def test_the_order_is_that_of_the_seed_and_the_step(files, seed, count):
     tf.random.set_seed(seed)
     expected = list(epochs_in_a_row(files[:count], seed, 100, 2, 1).as_numpy_iterator())
     tf.random.set_seed(1)
-    found = records_in_order(
-        files[:count], 6, 5, 1, 4, seed=seed, first_step=100, rank=1, workers=2, shuffle_buffer=20
-    )
+    plan = ReadPlan(6, 5, seed=seed, first_step=100, rank=1, workers=2, shuffle_buffer=20)
+    found = records_in_order(Records(tuple(files[:count]), 0), plan, range(1, 4))
     assert list(found.as_numpy_iterator()) == expected
 
 
@@ -173,10 +191,7 @@ def test_a_long_stage_has_no_larger_graph(files):
     def nodes(epochs):
         @tf.function
         def build():
-            made = training_pipeline(
-                files, batch_size=6, image_size=(SIZE, SIZE), steps_per_epoch=10,
-                steps=10 * epochs, classes=5, augmentation=PLAIN,
-            )  # fmt: skip
+            made = pipeline(files, steps=10 * epochs, batch_size=6, steps_per_epoch=10)
             return tf.data.experimental.to_variant(made)
 
         graph = build.get_concrete_function().graph.as_graph_def()
@@ -212,12 +227,7 @@ def test_an_epoch_reads_each_file_once(files):
 
 def test_the_next_epoch_is_read_before_this_one_ends(files):
     opened = Opened()
-    found = iter(
-        training_pipeline(
-            files, batch_size=1, image_size=(SIZE, SIZE), steps_per_epoch=60, steps=120,
-            classes=5, augmentation=PLAIN, faults=opened,
-        )
-    )  # fmt: skip
+    found = iter(pipeline(files, steps=120, batch_size=1, steps_per_epoch=60, faults=opened))
     for _ in range(40):  # of 60; some more are being made, but not twenty
         next(found)
     assert opened.fifth.wait(60)

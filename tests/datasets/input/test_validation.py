@@ -15,6 +15,7 @@ from datasets.input.validation import (
     evaluation_pipeline,
     rectangular_crop,
 )
+from datasets.records.schema import Records
 from datasets.records.writer import make_example
 
 SIZE = 16
@@ -53,9 +54,7 @@ def files(tmp_path_factory):
 
 def evaluate(files, share=0, shares=1, **settings):
     chosen = Evaluation(image_size=SIZE, **settings)
-    return list(
-        evaluation_pipeline(files, chosen, classes=5, images=77, share=share, shares=shares)
-    )
+    return list(evaluation_pipeline(Records(tuple(files), 77), chosen, 5, share, shares))
 
 
 def numbers(found):
