@@ -1,9 +1,9 @@
 """A training strategy as data: phases in epochs, turned into steps once.
 
 A strategy is a list of phases. Each sets its epochs, learning rate, batch size,
-image size and data folder. `Schedule` turns the epochs into global steps; after
-it, nothing in the project counts in epochs. No TensorFlow is imported here, so a
-strategy can be planned and tested in milliseconds.
+image size and data folder. `Schedule` turns the epochs into global steps; the rest of
+the project counts in steps. TensorFlow is not imported, so a strategy is planned and
+tested in milliseconds.
 """
 
 import bisect
@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     RootModel,
     ValidationError,
@@ -26,12 +24,16 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from core.errors import UserError
+from core.settings import Count, Settings
 
-Count = Annotated[int, Field(gt=0, strict=True)]
 Epoch = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
-WHOLE = "whole"  # type of those findings whose message names the phase and key itself
+WHOLE = "whole"  # type of the findings whose message names the phase and key itself
+
+
+def _finding(message: str) -> PydanticCustomError:
+    return PydanticCustomError(WHOLE, "{message}", {"message": message})
 
 
 def _square(size: Any) -> Any:
@@ -39,7 +41,7 @@ def _square(size: Any) -> Any:
     return (size, size) if isinstance(size, int) and not isinstance(size, bool) else size
 
 
-class Phase(BaseModel):
+class Phase(Settings):
     """One phase of a training strategy, with the keys of the original.
 
     Attributes:
@@ -52,8 +54,6 @@ class Phase(BaseModel):
         data_dir: folder of the records, below the data directory.
         prefix: the record files are `<data_dir>/<prefix>-*`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     epoch: tuple[Epoch, Epoch]
     lr: tuple[Rate, Rate]
@@ -88,7 +88,7 @@ class Phase(BaseModel):
 
     @property
     def records(self) -> str:
-        """What it reads, by which images are counted."""
+        """The records that it reads; images are counted by this name."""
         return f"{self.data_dir}/{self.prefix}"
 
 
@@ -104,18 +104,16 @@ class Strategy(RootModel[tuple[Phase, ...]]):
     @model_validator(mode="after")
     def _phases_follow_each_other(self) -> "Strategy":
         if not self.root:
-            raise PydanticCustomError(WHOLE, "training_strategy is empty; it needs a phase or more")
+            raise _finding("training_strategy is empty; it needs one phase or more")
         end = 0.0
         for number, phase in enumerate(self.root, 1):
             if phase.epoch[0] != end:
                 kind = "a gap" if phase.epoch[0] > end else "an overlap"
                 before = f"phase {number - 1} ends" if number > 1 else "the run begins"
-                raise PydanticCustomError(
-                    WHOLE,
-                    "phase {number}, key 'epoch': begins at {begin}, but {before} at {end}: {kind}",
-                    {"number": number, "begin": f"{phase.epoch[0]:g}", "before": before,
-                     "end": f"{end:g}", "kind": kind},
-                )  # fmt: skip
+                raise _finding(
+                    f"phase {number}, key 'epoch': begins at {phase.epoch[0]:g}, but {before} at "
+                    f"{end:g}: {kind}"
+                )
             end = phase.epoch[1]
         return self
 
@@ -127,29 +125,29 @@ class Strategy(RootModel[tuple[Phase, ...]]):
         for number, phase in enumerate(self.root, 1):
             images = info.context["images"][phase.records]
             if phase.batch_size * workers > images:
-                raise PydanticCustomError(
-                    WHOLE,
-                    "phase {number}, key 'batch_size': received {batch}, but a worker's share of "
-                    "the {images} images in '{data}' is {share} with {workers} worker(s)",
-                    {"number": number, "batch": phase.batch_size, "images": images,
-                     "data": phase.records, "share": images // workers, "workers": workers},
-                )  # fmt: skip
-            if _steps_until(phase.epoch[1], images, workers, phase) <= _steps_until(
-                phase.epoch[0], images, workers, phase
-            ):
-                raise PydanticCustomError(
-                    WHOLE,
-                    "phase {number}, key 'epoch': received {epoch}, which is less than one step",
-                    {"number": number, "epoch": str(list(phase.epoch))},
+                raise _finding(
+                    f"phase {number}, key 'batch_size': received {phase.batch_size}, but a "
+                    f"worker's share of the {images} images in '{phase.records}' is "
+                    f"{images // workers} with {workers} worker(s)"
+                )
+            begin, end = (_steps_until(epoch, images, workers, phase) for epoch in phase.epoch)
+            if end <= begin:
+                raise _finding(
+                    f"phase {number}, key 'epoch': received {list(phase.epoch)}, which is less "
+                    "than one step"
                 )
         return self
 
 
 def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
-    """How many images a phase reads, of `images` as `Schedule` takes them.
+    """The number of images that a phase reads.
+
+    Args:
+        phase: a phase.
+        images: as `Schedule` takes them.
 
     Raises:
-        UserError: they do not say.
+        UserError: `images` has no number for the phase.
     """
     if isinstance(images, int):
         return images
@@ -158,7 +156,7 @@ def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
             return images[name]
     raise UserError(
         f"images: received no number for '{phase.records}'; give one for it, or one for "
-        f"'{phase.data_dir}', which is for every prefix there"
+        f"'{phase.data_dir}', which then holds for each of its prefixes"
     )
 
 
@@ -185,7 +183,7 @@ class ScheduledPhase:
     steps_per_epoch: int
 
     def learning_rate(self, step: int) -> float:
-        """Rate before global step `step`, for `first <= step <= end`.
+        """Learning rate before global step `step`, for `first <= step <= end`.
 
         The original's formulas (its log agrees to the last digit printed): linear
         `p + (q - p) * t`, exponential `p * (q / p) ** t`, where t is the share of
@@ -198,18 +196,19 @@ class ScheduledPhase:
         return begin * (end / begin) ** t
 
     def epoch(self, step: int) -> float:
+        """Epochs of the strategy that have passed before global step `step`."""
         begin, end = self.phase.epoch
         return begin + (end - begin) * (step - self.first) / (self.end - self.first)
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Phases in a row that share one pipeline, hence one `fit` and one trace.
+    """Phases in a row that share one pipeline, and so one `fit` and one trace.
 
     Attributes:
         phases: the scheduled phases, in order.
-        begin: the global step from which the stage is run; above `phases[0].first`
-            where a run is resumed in its middle.
+        begin: the global step that the stage starts at; above `first` where a run is
+            resumed in its middle.
     """
 
     phases: tuple[ScheduledPhase, ...]
@@ -244,13 +243,13 @@ class Schedule:
         phases: the strategy: `Phase`s, or dicts with the same keys.
         workers: number of workers; a global batch is `batch_size * workers`.
         images: images of the training set: one number for all phases, or numbers by
-            `data_dir/prefix`. One by `data_dir` is for every prefix there that has none.
+            `data_dir/prefix`, or by `data_dir` for all of its prefixes without a number.
 
     Attributes:
         images: of each phase's records, by `data_dir/prefix`.
 
     Raises:
-        UserError: naming the phase and the key that cannot be.
+        UserError: a mistake in a phase; the message names the phase and the key.
 
     Example:
 
@@ -292,7 +291,7 @@ class Schedule:
 
     @property
     def images_in_short(self) -> int | dict[str, int]:
-        """The `images`, as one number where all phases read as many."""
+        """The `images`, as one number where all phases read the same number."""
         counts = set(self.images.values())
         return counts.pop() if len(counts) == 1 else self.images
 
@@ -309,11 +308,11 @@ class Schedule:
         return self.phase_at(step).epoch(min(step, self.total_steps))
 
     def position(self, step: int) -> tuple[int, int]:
-        """How far the training is when `step` steps are done, for any number of workers.
+        """How far the training is when `step` steps are done.
 
         Returns:
-            The number of the phase, from 0, and the images of it that have been seen;
-            positions of schedules for different numbers of workers compare as tuples.
+            The number of the phase, from 0, and the images of it that have been seen. Such
+            positions can be compared between schedules for different numbers of workers.
         """
         if step >= self.total_steps:
             return len(self.phases), 0
@@ -353,14 +352,14 @@ def _rest_of(group: list[ScheduledPhase], begin: int) -> Iterator[Stage]:
 
 
 def explain(error: ValidationError) -> str:
-    """The first finding of a pydantic error, in one line that names phase and key."""
+    """The first finding of a pydantic error, as one line that names phase and key."""
     first, *others = error.errors(include_url=False)
     phase = next((f"phase {part + 1}" for part in first["loc"] if isinstance(part, int)), None)
     key = ".".join(part for part in first["loc"] if isinstance(part, str))
     key = key.removeprefix("training_strategy").removeprefix(".") if phase else key
     where = ", ".join(filter(None, [phase, key and f"key '{key}'"]))
     message = first["msg"][0].lower() + first["msg"][1:]
-    if first["type"] == WHOLE:  # the message names the place itself
+    if first["type"] == WHOLE:
         text = first["msg"]
     elif first["type"] == "missing":
         text = f"{where} is missing"
