@@ -1,13 +1,13 @@
 """Where the seconds of a run go, and which of them a clock counts. No TensorFlow.
 
-Three clocks are in use, and no two runs should be compared by different ones:
+There are three clocks; compare runs by one of them only:
 
-- `training`: the steps alone, as benchmarks count that warm up first.
-- `dawnbench`: start-up, data, tracing and steps, as that competition counted; not the
-  writing of checkpoints and not evaluation.
-- `everything`: all that the run was paid for.
+- `training`: only the steps, as in benchmarks that warm up first.
+- `dawnbench`: start-up, data, tracing and steps, as that competition counted; without
+  writing checkpoints and without evaluation.
+- `everything`: all the time that the run was paid for.
 
-`docs/clocks.md` says what is in each bucket, and how far it can be trusted.
+`docs/clocks.md` says what is in each bucket, and how exact it is.
 """
 
 import contextlib
@@ -39,8 +39,8 @@ def seconds_on(clock: str, buckets: Mapping[str, float]) -> float:
 class TimeBuckets:
     """Divides a run's seconds: at every moment exactly one bucket is filling.
 
-    The buckets hence add up to the time since the start. Switching costs a look at the
-    time; nothing waits for a device. Another thread may ask for the state.
+    So the buckets add up to the time since the start. Switching only reads the time;
+    nothing waits for a device. Another thread may read the state.
 
     Args:
         started: the `time.monotonic()` at which the run started; the first bucket,
@@ -85,7 +85,7 @@ class TimeBuckets:
             self.switch(before)
 
     def move(self, seconds: float, source: str, target: str) -> None:
-        """Moves seconds between buckets that were counted in the wrong one."""
+        """Moves seconds that were counted in the wrong bucket."""
         with self._lock:
             self._seconds[source] -= seconds
             self._seconds[target] += seconds
@@ -97,9 +97,9 @@ class TimeBuckets:
             return dict(self._seconds)
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Goes on from the `state` of an earlier process: its seconds are added.
+        """Adds the seconds of an earlier process's `state`.
 
-        What that process did after the state was taken is not counted.
+        What that process did after it took the state is not counted.
         """
         with self._lock:
             for name in BUCKETS:

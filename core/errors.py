@@ -1,4 +1,4 @@
-"""The errors that are the user's to mend: one or two lines, never a traceback."""
+"""Errors with a message for the user: one or two lines, never a traceback."""
 
 
 class UserError(ValueError):
@@ -8,7 +8,7 @@ class UserError(ValueError):
     what to do. Command lines print it, on one worker, and end with status 2.
 
     Attributes:
-        shared: every worker raises it, so that only rank 0 has to speak.
+        shared: every worker raises it, so only rank 0 prints it.
     """
 
     shared = False
@@ -25,27 +25,27 @@ class SharedUserError(UserError):
 
 
 class RunError(RuntimeError):
-    """A run that cannot go on, through nobody's mistake on the command line.
+    """A run that cannot continue, though the command line was right.
 
-    Raised by all workers together; `recipe.py` prints the message on rank 0 and ends
-    with status 1.
+    All workers raise it together; `recipe.py` prints the message on rank 0 and ends with
+    status 1.
     """
 
 
 class OtherWorkerEnded(RuntimeError):
-    """Horovod broke a collective off; its reason is the message.
+    """Horovod stopped a collective; the message is Horovod's reason.
 
-    As a rule another worker has ended, and has said why. Where none has, the supervisor
-    passes the reason on.
+    Usually another worker has ended and has reported why. Where none has, the supervisor
+    reports this reason.
     """
 
 
 class Preempted(RuntimeError):
-    """The run was asked to stop by a signal, and did; `recipe.py` ends with status 75.
+    """A signal asked the run to stop, and it did; `recipe.py` ends with status 75.
 
     Attributes:
-        shared: every worker raises it, with everything saved; without it, each raises its
-            own when the signal comes to it.
+        shared: every worker raises it, with everything saved. Where it is False, each
+            worker raises its own when its signal arrives.
     """
 
     shared = False

@@ -145,7 +145,7 @@ def test_the_notes_of_tfds_are_believed_and_checked(images, recipe, tmp_path):
     few = [image for image in images["train"] if 0 < image[1] < 9]  # tells no offset
     for split in ("train", "validation"):
         write_tfds(tmp_path / "28", split, few, shards=1)
-    with pytest.raises(DataError, match="from 1 to 8, which does not tell"):
+    with pytest.raises(DataError, match="from 1 to 8, which does not show"):
         find_data(tmp_path, load_recipe(recipe))
     write_tfds_notes(tmp_path / "28", 10, {"train": [len(few)], "validation": [len(few)]})
     assert find_data(tmp_path, load_recipe(recipe)).validation.label_offset == 0
@@ -163,7 +163,7 @@ def test_the_notes_of_tfds_are_believed_and_checked(images, recipe, tmp_path):
         # Written as they stand: the classic writer adds 1 to each.
         (range(11), {}, "labels run from 1 to 11, which 10 classes have neither"),
         (range(-1, 10), {}, "labels run from 0 to 10, which 10 classes have neither"),
-        (range(1, 9), {}, "from 2 to 9, which does not tell"),
+        (range(1, 9), {}, "from 2 to 9, which does not show"),
         (range(10), {"label_offset": 0}, "run from 1 to 10, but by the recipe's label_offset: 0"),
         (range(-1, 9), {"label_offset": 1}, "run from 0 to 9, but by the recipe's label_offset: 1"),
         (range(10), {"classes": 9}, "labels run from 1 to 10, which 9 classes have neither"),

@@ -1,4 +1,7 @@
-"""Where the records of a run are, and how many images they hold. No TensorFlow."""
+"""The records of a run: where they are, how many images they hold, how they count labels.
+
+No TensorFlow.
+"""
 
 import contextlib
 from collections.abc import Sequence
@@ -21,7 +24,7 @@ class RunData:
         training: by `(data_dir, prefix)`.
         validation: those of the recipe's evaluation.
         root: the folder that holds all of them.
-        synthetic: there are none; noise takes their place (`training/synthetic.py`).
+        synthetic: there are no records; the run trains on noise (`training/synthetic.py`).
     """
 
     training: dict[tuple[str, str], Records]
@@ -39,24 +42,16 @@ def find_data(root: Path, recipe: Recipe) -> RunData:
     """Finds the records that a recipe names below `root`.
 
     Raises:
-        DataError: a folder or a shard that is missing or broken, a set with another
-            number of classes than the recipe's, or labels that do not tell whether
-            they count from 0 or from 1.
+        DataError: a folder or shard is missing or broken, the number of classes is not the
+            recipe's, or the labels do not show whether they count from 0 or from 1.
     """
     wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
-    return RunData(
-        {key: _records(root, *key, recipe) for key in sorted(wanted)},
-        find_validation(root, recipe),
-        root.resolve(),
-    )
+    training = {key: _records(root, *key, recipe) for key in sorted(wanted)}
+    return RunData(training, find_validation(root, recipe), root.resolve())
 
 
 def find_validation(root: Path, recipe: Recipe) -> Records:
-    """Finds the records of a recipe's evaluation below `root`.
-
-    Raises:
-        DataError: as `find_data`.
-    """
+    """Finds the records of a recipe's evaluation below `root`; raises as `find_data`."""
     return _records(root, recipe.evaluation.data_dir, recipe.evaluation.prefix, recipe)
 
 
@@ -64,12 +59,11 @@ def check_classes(records: Records, trained_on: Sequence[str]) -> None:
     """Refuses records whose classes are not those that the model was trained on.
 
     Args:
-        records: to evaluate on.
-        trained_on: names of the model's classes, in the order of its logits; where one of
-            the two is not known, nothing is compared.
+        records: to evaluate on; nothing is compared where their classes are not known.
+        trained_on: names of the model's classes, in the order of its logits; may be empty.
 
     Raises:
-        DataError: naming the first class that differs.
+        DataError: a class differs; the message names the first one.
     """
     for number, (own, model) in enumerate(zip(records.classes, trained_on, strict=False), 1):
         if own != model:
@@ -80,30 +74,30 @@ def check_classes(records: Records, trained_on: Sequence[str]) -> None:
 
 
 def _records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
-    files = shard_files(root, data_dir, prefix)
-    manifest = read_manifest(root / data_dir)
+    folder, files = root / data_dir, shard_files(root, data_dir, prefix)
+    manifest = read_manifest(folder)
     if manifest is None:
         return _foreign_records(root, data_dir, prefix, recipe)
     counts = tuple(images_by_file(files, manifest))
     if len(manifest.classes) != recipe.classes:
         raise DataError(
-            f"{root / data_dir}: its manifest has {len(manifest.classes)} classes, "
+            f"{folder}: its manifest has {len(manifest.classes)} classes, "
             f"but the recipe has classes: {recipe.classes}"
         )
-    if recipe.label_offset not in (None, manifest.label_offset):
+    offset = manifest.label_offset
+    if recipe.label_offset not in (None, offset):
         raise DataError(
-            f"{root / data_dir}: its manifest has label_offset {manifest.label_offset}, "
+            f"{folder}: its manifest has label_offset {offset}, "
             f"but the recipe has label_offset: {recipe.label_offset}"
         )
-    offset, classes = manifest.label_offset, manifest.classes
-    return Records(tuple(files), sum(counts), offset, classes=classes, counts=counts)
+    return Records(tuple(files), sum(counts), offset, classes=manifest.classes, counts=counts)
 
 
 def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> Records:
-    """Records without a manifest: what they hold has to be found in themselves.
+    """Records without a manifest: they are read to find out what they hold.
 
-    The offset of the labels is that of the whole folder, since a small split alone may
-    not hold the class that tells it.
+    The label offset is found from all splits of the folder, since a small split may lack
+    the first or the last class.
     """
     files = shard_files(root, data_dir, prefix)
     keys = detect_keys(files[0])
@@ -131,33 +125,33 @@ def _foreign_records(root: Path, data_dir: str, prefix: str, recipe: Recipe) -> 
 
 
 def _label_offset(folder: Path, found: Survey, info: DatasetInfo | None, recipe: Recipe) -> int:
-    """The label of the first class, told or found; never one that a label does not fit."""
-    classes, told = recipe.classes, recipe.label_offset
-    by = f"the recipe's label_offset: {told}"
+    """The label of the first class: stated by the data or the recipe, or found in the labels."""
+    classes, stated = recipe.classes, recipe.label_offset
+    by = f"the recipe's label_offset: {stated}"
     if info is not None:
         if info.classes != classes:
             raise DataError(
                 f"{folder}: its features have {info.classes} classes, "
                 f"but the recipe has classes: {classes}"
             )
-        if told not in (None, TFDS_LABEL_OFFSET):
+        if stated not in (None, TFDS_LABEL_OFFSET):
             raise DataError(f"{folder}: its features.json says labels from 0, but {by}")
-        told, by = TFDS_LABEL_OFFSET, "its features.json"
-    if told is not None:
-        if told <= found.lowest and found.highest < classes + told:
-            return told
+        stated, by = TFDS_LABEL_OFFSET, "its features.json"
+    labels = f"{folder}: its labels run from {found.lowest} to {found.highest}"
+    if stated is not None:
+        if stated <= found.lowest and found.highest < classes + stated:
+            return stated
         raise DataError(
-            f"{folder}: its labels run from {found.lowest} to {found.highest}, but by {by} and "
-            f"classes: {classes} they run from {told} to {classes - 1 + told}"
+            f"{labels}, but by {by} and classes: {classes} they run from {stated} to "
+            f"{classes - 1 + stated}"
         )
     try:
         offset = offset_of(found, classes)
     except ValueError as error:
-        raise DataError(f"{folder}: {error}; do the recipe's `classes` fit the data?") from None
+        raise DataError(f"{folder}: {error}; check the recipe's `classes`") from None
     if offset is None:
         raise DataError(
-            f"{folder}: its labels run from {found.lowest} to {found.highest}, which does not tell "
-            f"whether the {classes} classes count from 0 or from 1\n"
+            f"{labels}, which does not show whether the {classes} classes count from 0 or from 1\n"
             "Add label_offset: 0 or label_offset: 1 to the recipe."
         )
     return offset

@@ -1,4 +1,4 @@
-"""The model of a run: built and compiled for training, and saved as a plain one."""
+"""The model of a run: built, compiled with loss, decay and optimizer, and saved as a plain one."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,12 @@ def build(recipe: recipes.Recipe) -> keras.Model:
     """The recipe's model for images of any size, under the current dtype policy.
 
     Raises:
-        UserError: a model or an argument that is not known.
+        UserError: an unknown model or argument.
     """
+    scale = {"mean": recipe.mean, "std": recipe.std}
     try:
         model = build_model(
-            recipe.model,
-            (None, None),
-            recipe.classes,
-            mean=recipe.mean,
-            std=recipe.std,
-            **recipe.model_arguments,
+            recipe.model, (None, None), recipe.classes, **scale, **recipe.model_arguments
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
@@ -43,11 +39,11 @@ def make_optimizer(
     """The recipe's optimizer, for one worker and without a loss scale.
 
     Args:
-        settings: which one.
-        ema: decay a step of the average of the weights that it keeps, if any.
+        settings: the recipe's.
+        ema: decay per step of the average of the weights that the optimizer keeps, if any.
 
     Raises:
-        UserError: an optimizer or an argument that is not known.
+        UserError: an unknown optimizer or argument.
     """
     if settings.name == TF1Momentum.__name__:
         cls: Any = TF1Momentum
@@ -68,8 +64,8 @@ def make_optimizer(
 def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> None:
     """Compiles the model with the recipe's loss, decay, optimizer and loss scale.
 
-    The optimizer averages over the workers. It and the metrics are built, so that the
-    first step is traced once and a checkpoint's state finds its place.
+    The optimizer averages gradients over the workers. It and the metrics are built here, so
+    that the first step is traced once and a checkpoint's state can be loaded.
     """
     optimizer = make_optimizer(recipe.optimizer, recipe.ema)
     if policy == "mixed_float16":
@@ -106,7 +102,7 @@ def accuracy_metrics() -> list[keras.metrics.Metric]:
 
 
 def averaging_optimizer(recipe: recipes.Recipe, model: keras.Model) -> Any:
-    """An optimizer with the variables of the run's, to find the average among them."""
+    """An optimizer with the same variables as the run's, to find the average among them."""
     optimizer = make_optimizer(recipe.optimizer, recipe.ema)
     optimizer.build(model.trainable_variables)
     return optimizer
@@ -143,9 +139,9 @@ def load_checkpoint(model: keras.Model, checkpoint: Path) -> None:
 def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
     """Saves a checkpoint's weights as the run's result: a plain float32 `keras.Model`.
 
-    They are those that the recipe evaluates: with `evaluation.ema`, the average.
-    It is not compiled, names no class of this project, and takes RGB images of any
-    size on the scale 0 to 255; it loads wherever Keras 3 is.
+    They are the weights that the recipe evaluates: with `evaluation.ema`, the average.
+    The model is not compiled and has no class of this project, so it loads wherever Keras 3
+    is. It takes RGB images of any size, on the scale 0 to 255.
     """
     trained_under = keras.config.dtype_policy()
     try:

