@@ -9,10 +9,8 @@ The order of a resume:
 5. when the first `fit` has begun, each worker gets its own state back (`StepCheckpoint`).
 """
 
-import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from core import checkpoints, workers
 from core.checkpoints import BadCheckpoint
 from core.errors import SharedUserError, UserError
 from core.schedule import Schedule, images_of
+from core.settings import Settings
 from core.workers import Workers
 from training.inputs import RunData
 from training.recipes import Recipe
@@ -45,8 +44,7 @@ FREE_TO_CHANGE = frozenset(
 IDENTITY = ("recipe", "data", "policy")
 
 
-@dataclass(frozen=True)
-class Start:
+class Start(Settings):
     """Where a run starts.
 
     Attributes:
@@ -70,21 +68,11 @@ class Start:
     checkpoint: Path | None = None
     kind: str = checkpoints.REGULAR
     seconds: float = 0.0
-    clock: dict[str, float] = field(default_factory=dict)
+    clock: dict[str, float] = {}
     skipped_steps: int = 0
     restores_workers: bool = False
     skipped_batches: tuple[int, ...] = ()
     remarks: tuple[str, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        checkpoint = str(self.checkpoint) if self.checkpoint else None
-        return {**dataclasses.asdict(self), "checkpoint": checkpoint}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> "Start":
-        checkpoint = Path(data["checkpoint"]) if data["checkpoint"] else None
-        lists = {name: tuple(data[name]) for name in ("skipped_batches", "remarks")}
-        return cls(**{**data, **lists, "checkpoint": checkpoint})
 
 
 def identity(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
@@ -173,7 +161,7 @@ def choose_start(
     """
     look = resume and workers.current().is_first
     start = workers.together(lambda: find_start(run, asked, recipe, schedule) if look else Start())
-    return Start.from_json(workers.from_first(start.to_json()))
+    return Start.model_validate(workers.from_first(start.model_dump(mode="json")))
 
 
 def find_start(
