@@ -29,6 +29,7 @@ from rich.table import Table
 
 from core import devices, workers
 from core.errors import UserError
+from launch.command_line import horovodrun
 from training.inputs import find_validation
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
@@ -84,8 +85,7 @@ def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float,
         command = [sys.executable, "recipe.py", "evaluate", "--run_dir", str(copy.path)]
         command += ["--data_dir", str(root)]
         if count > 1:
-            launcher = Path(sys.executable).parent / "horovodrun"
-            command = [str(launcher), "-np", str(count), "--gloo", *command]
+            command = [*horovodrun(count), *command]
         cores = sorted(os.sched_getaffinity(0))[:count]
         began = time.monotonic()
         ran = subprocess.run(

@@ -1,58 +1,62 @@
-"""What a worker tells the process beside it, which speaks for it when it cannot."""
+"""What a worker notes for its supervisor, which speaks when the worker cannot."""
 
+import ctypes
 import mmap
 import os
-import struct
 import time
 from pathlib import Path
 
 
+class _Page(ctypes.Structure):
+    _fields_ = [
+        ("beat", ctypes.c_int64),
+        ("time", ctypes.c_double),
+        ("limit", ctypes.c_double),
+        ("run_dir", ctypes.c_char * 4096),
+        ("command", ctypes.c_char * 8192),
+        ("reason", ctypes.c_char * 4096),
+    ]
+
+
 class Board:
-    """A page of memory that a worker and its supervisor share.
-
-    It holds the step, the time of the last beat, how long the step may take (0 for as
-    long as it likes), the folder of the run that is trained, the command that goes on
-    with it, and why Horovod broke off.
-    """
-
-    _layout = struct.Struct("<qdd")
-    _told_at, _reason_at, _size = 64, 3 * mmap.PAGESIZE, 4 * mmap.PAGESIZE
+    """Memory that a worker and its supervisor share."""
 
     def __init__(self) -> None:
-        self._page = mmap.mmap(-1, self._size)
+        self._page = _Page.from_buffer(mmap.mmap(-1, ctypes.sizeof(_Page)))
 
     def beat(self, step: int, longest_seconds: float | None) -> None:
-        self._layout.pack_into(self._page, 0, step, time.monotonic(), longest_seconds or 0.0)
+        """Notes a sign of life at a step, and within how many seconds the next one comes."""
+        page = self._page
+        page.beat, page.time, page.limit = step, time.monotonic(), longest_seconds or 0.0
 
     def last(self) -> tuple[int, float, float]:
-        return self._layout.unpack_from(self._page)
+        """The step and the time of the last beat, and its limit; 0 without one."""
+        return self._page.beat, self._page.time, self._page.limit
 
-    def tell(self, run_dir: Path | None, command: str) -> None:
-        data = b"\0".join([os.fsencode(run_dir or ""), command.encode()])
-        self._write(data, self._told_at, self._reason_at)
+    def note_command(self, run_dir: Path | None, command: str) -> None:
+        """Notes the folder of the run that is trained, if any, and the command to resume."""
+        self._note("run_dir", str(run_dir or ""))
+        self._note("command", command)
 
     def note_reason(self, text: str) -> None:
-        self._write(text.encode(), self._reason_at, self._size)
+        """Notes why Horovod broke off."""
+        self._note("reason", text)
 
-    def _write(self, data: bytes, begin: int, end: int) -> None:
-        data = data[: end - begin - 1] + b"\0"
-        self._page[begin : begin + len(data)] = data
-
-    def _told(self) -> list[bytes]:
-        return self._page[self._told_at : self._reason_at].split(b"\0", 2)
+    def _note(self, field: str, text: str) -> None:
+        # What does not fit is cut off; the last byte is the end of the text.
+        setattr(self._page, field, os.fsencode(text)[: getattr(_Page, field).size - 1])
 
     @property
     def run_dir(self) -> Path | None:
-        """Folder of the run that is trained; None before there is one."""
-        return Path(os.fsdecode(self._told()[0])) if self._told()[0] else None
+        return Path(os.fsdecode(self._page.run_dir)) if self._page.run_dir else None
 
     @property
     def command(self) -> str:
-        return self._told()[1].decode(errors="replace")
+        return os.fsdecode(self._page.command)
 
     @property
     def reason(self) -> str:
-        return self._page[self._reason_at :].split(b"\0", 1)[0].decode(errors="replace")
+        return os.fsdecode(self._page.reason)
 
 
 board = Board()

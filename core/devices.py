@@ -7,28 +7,20 @@ import os
 import keras
 import tensorflow as tf
 
-from core.workers import Workers
-
-
-def threads_for(workers: Workers) -> int:
-    """Cores of this host that one of its workers may use.
-
-    TensorFlow gives every process all cores; several workers would fight for them.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, (cores or 1) // workers.local_size)
+from core.place import Workers
 
 
 @functools.cache
 def prepare_devices(workers: Workers) -> int:
-    """Gives this worker its GPU, or its share of the cores.
+    """Gives this worker its GPU, or its share of the host's cores.
 
-    Has to come before TensorFlow runs anything; asked again, it only answers.
+    Call it before TensorFlow runs anything. A second call only returns the number again.
+    TensorFlow gives every process all cores, and several workers would fight for them.
 
     Returns:
         Number of threads for the worker's computation, and as many for its pipeline.
     """
-    threads = threads_for(workers)
+    threads = max(1, len(os.sched_getaffinity(0)) // workers.local_size)
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         own = gpus[workers.local_rank % len(gpus)]
@@ -42,11 +34,11 @@ def prepare_devices(workers: Workers) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Lets the allocator keep what a training step frees, for the next one.
+    """Makes the allocator keep the memory that a training step frees, for the next step.
 
-    TensorFlow takes a step's activations on a CPU from malloc, which gives large blocks
-    back to the system and has them zeroed again a step later. Constants of glibc's
-    malloc.h; with another C library nothing happens.
+    On a CPU, TensorFlow takes a step's activations from malloc. By default malloc returns
+    large blocks to the system, which zeroes them again one step later. The constants are
+    those of glibc's malloc.h; with another C library nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -57,15 +49,14 @@ def _keep_freed_memory() -> None:
 
 
 def avoid_overrun(model: keras.Model) -> None:
-    """Has oneDNN use plainer kernels for a model with which its newer ones damage memory.
+    """Makes oneDNN use its older kernels for a model on which the newer ones damage memory.
 
     The gradient of a strided convolution by its input (oneDNN's `brgconv_strided`, in
-    TensorFlow 2.18.1) writes whole blocks of 8 channels with AVX2 and of 16 with AVX-512,
-    past the end of the buffer where the input has fewer: runs of a model with 4 and 8
-    channels there ended in "corrupted size vs. prev_size", and do not with AVX. Images
-    need no gradient, so their 3 channels do no harm. It has to come before the first
-    convolution runs; a setting of the user's stands. Half precision needs the newer
-    kernels and is left alone.
+    TensorFlow 2.18.1) writes whole blocks of 8 channels with AVX2 and of 16 with AVX-512.
+    If the input has fewer channels, it writes past the end of the buffer: runs of a model
+    with 4 and 8 channels there ended in "corrupted size vs. prev_size", and do not with
+    AVX. Images need no gradient, so their 3 channels do no harm. Half precision needs the
+    newer kernels. Call it before the first convolution runs; it keeps a user's own setting.
     """
     if any(
         isinstance(layer, keras.layers.Conv2D)
@@ -79,10 +70,10 @@ def avoid_overrun(model: keras.Model) -> None:
 
 
 def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | None]:
-    """The dtype policy to train with, and a line to say where it is not the recipe's.
+    """The dtype policy to train with, and a message if it is not the recipe's.
 
-    float16 on a CPU was measured 30 times slower than float32, so a machine without a
-    GPU falls back to float32 unless a policy is asked for.
+    On a CPU, float16 was measured 30 times slower than float32. So a machine without a GPU
+    trains in float32 unless the user asks for a policy.
     """
     if asked:
         return asked, None
@@ -92,13 +83,11 @@ def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | No
 
 
 def set_numerics(policy: str, seed: int, xla: bool, deterministic: bool = False) -> None:
-    """Makes `policy` Keras's default and `seed` that of initial weights.
+    """Sets Keras's dtype policy and random seed, and how TensorFlow computes.
 
-    Deterministic ops give the same bits in each run on the same number of workers and
-    threads, at some cost in speed.
-
-    XLA, where asked for, comes as auto-clustering: `jit_compile` would have it compile
-    Horovod's all-reduce, too, and it cannot.
+    Deterministic ops give the same bits in each run with the same number of workers and
+    threads, and are somewhat slower. XLA compiles by auto-clustering: with `jit_compile`,
+    it would also have to compile Horovod's all-reduce, and cannot.
     """
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)

@@ -8,25 +8,25 @@ import os
 import signal
 import threading
 import time
-from typing import Any
+from types import FrameType
 
 from core.errors import Preempted
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
-# A scheduler may signal a process and its parent, which passes it on: within so many
-# seconds it is one signal.
+# A scheduler may signal both a process and its parent, which passes the signal on. Signals
+# within this time of the first one count as the same.
 SAME_SIGNAL_SECONDS = 1.0
 
 
 class SignalWatch:
-    """Notes the first signal; the second ends the process at once.
+    """Notes the first signal; the second one ends the process at once.
 
     While `deferred` is False, the first one raises `Preempted` in the main thread.
 
     Attributes:
-        received: name of the signal, None before.
-        deferred: somebody looks at `received` regularly, and stops in good order.
+        received: name of the signal; None before it comes.
+        deferred: another part of the program checks `received` regularly and stops cleanly.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class SignalWatch:
         self.deferred = False
 
     def install(self) -> "SignalWatch":
-        """Takes over the signals of this process; in the main thread."""
+        """Handles this process's signals from now on; call it in the main thread."""
         read, write = os.pipe()
         os.set_blocking(write, False)
         signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -43,23 +43,23 @@ class SignalWatch:
             signal.signal(number, self._handle)
         return self
 
-    def _handle(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received = signal.Signals(number).name
             if not self.deferred:
                 self.raise_if_received()
 
     def raise_if_received(self) -> None:
-        """Raises `Preempted` where there was a signal that nobody has acted on."""
+        """Raises `Preempted` if a signal has come."""
         if self.received:
             raise Preempted(f"stopped by {self.received}")
 
 
 def _end_at_second(source: int) -> None:
-    """Ends the process at the second signal, whose numbers come as bytes.
+    """Ends the process at the second signal; `source` gives the signals' numbers as bytes.
 
-    In a thread: Python calls handlers in the main one, between two of its own
-    instructions, which never comes where a step waits for a disk that does not answer.
+    It runs in a thread, since Python calls signal handlers between two instructions of the
+    main thread. While a step waits for a dead disk, that moment never comes.
     """
     first = None
     while data := os.read(source, 1):

@@ -1,8 +1,7 @@
-"""The workers of a run, and the one place that imports Horovod.
+"""What crosses the borders between workers, and the one place that imports Horovod.
 
-Everything that crosses worker boundaries goes through here. Without Horovod, or in
-a process that was not launched by it, there is one worker and each function does
-the obvious thing, so that callbacks and optimizers work anywhere.
+A process without Horovod, or that Horovod did not launch, is the only worker. Each
+function works there too, so that callbacks and optimizers work anywhere.
 """
 
 import functools
@@ -11,71 +10,35 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from core.errors import SharedUserError, UserError
+from core.place import Workers, has_gpu_driver, launched_size
 
 T = TypeVar("T")
 
-# Set by horovodrun, and by Open MPI's mpirun, for each process that they launch.
-LAUNCHED_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE")
-LAUNCHED_RANK = "HOROVOD_RANK"  # by horovodrun alone
-
-# Horovod warns after so many seconds of a worker that the others wait for; by default
-# after 60, when a run that hangs has been ended already.
+# Horovod warns when the others have waited this long for a worker. After its default, 60,
+# a run that hangs has already been ended.
 STALL_WARNING_SECONDS = "30"
 
-# Workers that wait for one of them together meet so often: before Horovod warns, and before
-# a supervisor takes it for a hang.
+# Workers that wait together for one of them meet this often: before Horovod warns, and before
+# a supervisor takes the wait for a hang.
 MEET_EVERY_SECONDS = 5.0
 
-# Horovod's thread asks the other workers for news each cycle, of 1 ms by default. Where
-# the cores that it takes for this are those that train, that is a sixth of them: 2
-# workers on 2 cores trained 1,170 images/s instead of 895 with 20 ms.
+# Horovod's thread asks the other workers for news each cycle, of 1 ms by default. On a CPU
+# that trains, it takes a sixth of the cores: 2 workers on 2 cores trained 895 images/s with
+# 1 ms and 1,170 with 20 ms.
 CPU_CYCLE_TIME = "20"
-GPU_DRIVER = "/dev/nvidiactl"
-
-
-@dataclass(frozen=True)
-class Workers:
-    """Where this process stands among the workers.
-
-    Attributes:
-        rank: number of this worker, from 0.
-        size: number of workers.
-        local_rank, local_size: the same among the workers of this host.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    local_size: int = 1
-
-    @property
-    def is_first(self) -> bool:
-        """True on rank 0, the worker that writes and speaks for all."""
-        return self.rank == 0
-
-
-def launched_size() -> int:
-    """Number of workers that horovodrun or mpirun launched; 1 without. Imports nothing."""
-    return max(int(os.environ.get(name, "1")) for name in LAUNCHED_SIZES)
-
-
-def has_gpu_driver() -> bool:
-    """Whether this host has NVIDIA's driver. Imports nothing."""
-    return os.path.exists(GPU_DRIVER)
 
 
 def join() -> Workers:
-    """Starts Horovod where this process was launched by it, on its share of the host.
+    """Starts Horovod and prepares this worker's devices, if several workers were launched.
 
     Raises:
-        UserError: launched as one of several workers, but Horovod does not import, or
-            does not find the others; going on would train as many separate models.
+        UserError: Horovod does not import or does not find the other workers; without
+            this error, each worker would train a model alone.
     """
     if launched_size() > 1:
         try:
@@ -102,17 +65,17 @@ def join() -> Workers:
 
 
 def _horovod() -> Any:
-    """Horovod's module where it has been started with several workers, else None.
+    """Horovod's module, where it runs with several workers; else None.
 
-    Looked up among the loaded modules: a process that never imported Horovod has
-    not started it, and should not pay for the import.
+    It is looked up among the loaded modules, so that a process that never imported
+    Horovod does not pay for the import.
     """
     hvd = sys.modules.get("horovod.tensorflow")
     return hvd if hvd is not None and hvd.is_initialized() and hvd.size() > 1 else None
 
 
 def current() -> Workers:
-    """This process's place among the workers, without starting anything."""
+    """This process's place among the workers. Starts nothing."""
     hvd = _horovod()
     if hvd is None:
         return Workers()
@@ -122,7 +85,7 @@ def current() -> Workers:
 def gather(value: Any) -> list[Any]:
     """Every worker's `value`, by rank; a collective, in the main thread.
 
-    The value goes as JSON: what one worker sends can never run code on another.
+    The value travels as JSON, so that no worker can run code on another.
     """
     if _horovod() is None:
         return [value]
@@ -141,10 +104,7 @@ def gather_bytes(data: bytes) -> list[bytes]:
 
 
 def gather_beside(numbers: Sequence[float]) -> list[list[float]]:
-    """Every worker's `numbers`, by rank; a collective in a thread beside the training.
-
-    One thread may do so at a time.
-    """
+    """Every worker's `numbers`, by rank; a collective in one thread beside the training."""
     if _horovod() is None:
         return [list(numbers)]
     return _gather_beside()(np.array([numbers], np.float64)).numpy().tolist()
@@ -154,9 +114,9 @@ def gather_beside(numbers: Sequence[float]) -> list[list[float]]:
 def _gather_beside() -> Any:
     """A graph that gathers rows of float64.
 
-    Horovod matches the workers' requests by name, and refuses two of one name at a time.
-    Run eagerly, an op loses the name that it is given: all that the main thread gathers
-    goes as `HorovodAllgather`. In a graph it keeps it.
+    Horovod matches the workers' requests by name, and refuses two of the same name at a
+    time. An eager op loses its name: everything that the main thread gathers is called
+    `HorovodAllgather`. In a graph, the op keeps its name.
     """
     import tensorflow as tf
 
@@ -164,7 +124,7 @@ def _gather_beside() -> Any:
 
     @tf.function(input_signature=[tf.TensorSpec([1, None], tf.float64)], autograph=False)
     def gather_rows(own: Any) -> Any:
-        with tf.device("CPU:0"):  # they are the host's, and nobody waits for the device
+        with tf.device("CPU:0"):  # the rows are there; nobody waits for the device
             return hvd.allgather(own, name="gather_beside", ignore_name_scope=True)
 
     return gather_rows
@@ -173,7 +133,7 @@ def _gather_beside() -> Any:
 def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     """Every worker's arrays, by rank; a collective.
 
-    Those of a type that NumPy itself has not (bfloat16) come back as float32.
+    Arrays of a type that NumPy lacks (bfloat16) come back as float32.
     """
     own = [a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays]
     if _horovod() is None:
@@ -193,14 +153,14 @@ def from_first(value: Any) -> Any:
 
 
 def gather_in_time(look: Callable[[float], Any], sign: Callable[[], Any]) -> list[Any]:
-    """Every worker's answer, by rank, when each has one; a collective, in the main thread.
+    """Every worker's answer, by rank, once all have one; a collective, in the main thread.
 
-    Those that have theirs do not wait in silence for the others: all meet every few seconds.
+    All meet every few seconds, so that none waits long without a sign of life.
 
     Args:
-        look: waits for this worker's answer, a number of seconds at most; returns None
-            where it is not there yet.
-        sign: called on every worker each time that an answer is not there yet.
+        look: waits at most the given number of seconds for this worker's answer, and
+            returns None if there is none yet.
+        sign: called on every worker each time that an answer is missing.
     """
     seconds = 0.0
     while None in (found := gather(look(seconds))):
@@ -216,7 +176,7 @@ def together(action: Callable[[], T]) -> T:
     collective. Each worker raises the same error, so rank 0 can print it for all.
 
     Raises:
-        SharedUserError: some worker's; it names the workers where not all failed alike.
+        SharedUserError: it names the workers that failed, unless all failed alike.
     """
     result, problem = None, None
     try:
@@ -228,18 +188,16 @@ def together(action: Callable[[], T]) -> T:
         return result  # type: ignore[return-value]
     if len(set(problems)) == 1:
         raise SharedUserError(problems[0])
-    found = {text: [r for r, t in enumerate(problems) if t == text] for text in problems if text}
-    lines = [f"worker {', '.join(map(str, ranks))}: {text}" for text, ranks in found.items()]
+    lines = []
+    for text in dict.fromkeys(filter(None, problems)):
+        ranks = ", ".join(str(rank) for rank, other in enumerate(problems) if other == text)
+        lines.append(f"worker {ranks}: {text}")
     raise SharedUserError("\n".join(lines))
 
 
 def average(values: Sequence[float]) -> list[float]:
     """Mean of each number over the workers; a collective."""
-    hvd = _horovod()
-    if hvd is None or not values:
-        return list(values)
-    sent = np.asarray(values, np.float64)
-    return hvd.allreduce(sent, op=hvd.Average, name="average").numpy().tolist()
+    return np.mean(gather(list(map(float, values))), axis=0).tolist()
 
 
 def means(variables: Sequence[Any]) -> list[np.ndarray]:
@@ -254,8 +212,8 @@ def means(variables: Sequence[Any]) -> list[np.ndarray]:
 def broadcast_variables(variables: Sequence[Any], root: int = 0) -> None:
     """Sets each Keras variable to its value on worker `root`; a collective.
 
-    uint32 variables are left alone: they are the states of Keras's random seeds,
-    which Horovod cannot send and which should differ between workers.
+    uint32 variables stay as they are. They are the states of Keras's random seeds: Horovod
+    cannot send them, and they should differ between workers.
     """
     hvd = _horovod()
     if hvd is not None:
@@ -286,39 +244,27 @@ def allreduce_gradients(
     process_set = process_set or hvd.global_process_set
     if not process_set.included():
         return list(gradients)
-    reduced = [
-        tf.convert_to_tensor(g) if sparse_as_dense and isinstance(g, tf.IndexedSlices) else g
-        for g in gradients
-    ]
-    sparse = [i for i, g in enumerate(reduced) if isinstance(g, tf.IndexedSlices)]
-    dense = [i for i, g in enumerate(reduced) if not isinstance(g, tf.IndexedSlices)]
-    # Names of our own: Horovod's default comes from the tensors' names, which differ
-    # between workers as soon as one of them has built another model before. Sparse and
-    # dense go apart, since Horovod 0.28 mixes up their shapes in one call.
-    for i in sparse:
-        g = reduced[i]
-        reduced[i] = tf.IndexedSlices(
-            hvd.allgather(
-                g.values / tf.cast(process_set.size(), g.values.dtype),
-                name=f"gradient_{i}_values",
-                process_set=process_set,
-                ignore_name_scope=True,
-            ),
-            hvd.allgather(
-                g.indices,
-                name=f"gradient_{i}_indices",
-                process_set=process_set,
-                ignore_name_scope=True,
-            ),
-            dense_shape=g.dense_shape,
-        )
+    # Names of our own: Horovod takes its default from the tensors' names, which differ
+    # between workers as soon as one of them has built another model before.
+    shared = {"process_set": process_set, "ignore_name_scope": True}
+    reduced: list[Any] = []
+    dense: list[int] = []
+    for i, g in enumerate(gradients):
+        if isinstance(g, tf.IndexedSlices) and not sparse_as_dense:
+            # Apart from the dense ones: Horovod 0.28 mixes up their shapes in one call.
+            values = g.values / tf.cast(process_set.size(), g.values.dtype)
+            values = hvd.allgather(values, name=f"gradient_{i}_values", **shared)
+            indices = hvd.allgather(g.indices, name=f"gradient_{i}_indices", **shared)
+            reduced.append(tf.IndexedSlices(values, indices, dense_shape=g.dense_shape))
+        else:
+            reduced.append(tf.convert_to_tensor(g))
+            dense.append(i)
     means = hvd.grouped_allreduce(
         [reduced[i] for i in dense],
         compression=hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none,
         op=hvd.Average,
-        process_set=process_set,
         name="gradients",
-        ignore_name_scope=True,
+        **shared,
     )
     for i, mean in zip(dense, means, strict=True):
         reduced[i] = mean

@@ -1,25 +1,33 @@
-"""Command lines: what starts workers, and what a user types to resume or repeat a job."""
+"""Command lines: the one that starts workers, and those that resume or repeat a job."""
 
+import contextlib
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core import workers
+from core.place import launched_size
 
 PROJECT = Path(__file__).resolve().parent.parent
-# Set by `launch` for its workers: the command line that goes on with the run.
+# `launch` sets it for its workers: the command line that resumes the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
+# How a launcher is shown, by the name in its command line.
 LAUNCHERS = {
     "horovodrun": ["horovodrun"],
     "launch.horovodrun": ["python", "-m", "launch.horovodrun"],
 }
 
 
-def horovodrun(workers: int, options: Sequence[str]) -> list[str]:
-    """The command that starts workers, by the guarded launcher; the workers' own follows."""
-    return [sys.executable, "-m", "launch.horovodrun", "-np", str(workers), *options]
+def horovodrun(workers: int, hosts: str | None = None) -> list[str]:
+    """The guarded launcher's part of a command line; the workers' own command follows it.
+
+    Args:
+        workers: how many.
+        hosts: as in horovodrun's `-H`, `host1:4,host2:4`; by default this host alone.
+    """
+    command = [sys.executable, "-m", "launch.horovodrun", "-np", str(workers), "--gloo"]
+    return [*command, "-H", hosts] if hosts else command
 
 
 def environment() -> dict[str, str]:
@@ -29,55 +37,44 @@ def environment() -> dict[str, str]:
 
 
 def to_resume(run_dir: Path) -> str:
-    """The command line that goes on with this process's run."""
-    if RESUMES_WITH in os.environ:
-        return os.environ[RESUMES_WITH]
-    return _command(arguments_to_resume(run_dir))
+    """The command line that resumes the run of this process."""
+    return os.environ.get(RESUMES_WITH) or _shown(resuming(sys.argv[1:], run_dir))
 
 
 def to_repeat() -> str:
-    """The command line of this process's job, to be given once more."""
-    return _command(sys.argv[1:])
+    """The command line of this process's job."""
+    return _shown(sys.argv[1:])
 
 
-def _command(arguments: Sequence[str]) -> str:
-    return shlex.join(
-        [*_launcher_of_this_process(), Path(sys.executable).name, sys.argv[0], *arguments]
-    )
+def _shown(arguments: Sequence[str]) -> str:
+    return shlex.join([*_launcher(), Path(sys.executable).name, sys.argv[0], *arguments])
 
 
-def arguments_to_resume(run_dir: Path) -> list[str]:
-    """The arguments of `recipe.py` that go on with this process's run."""
-    kept = _without(sys.argv[1:], ("--run_dir",), ("--resume", "--overwrite"))
-    return [*kept, "--run_dir", str(run_dir), "--resume"]
-
-
-def _without(arguments: Sequence[str], valued: Sequence[str], flags: Sequence[str]) -> list[str]:
+def resuming(arguments: Sequence[str], run_dir: Path) -> list[str]:
+    """The arguments of `train`, changed so that they resume the run in `run_dir`."""
     kept = []
     rest = iter(arguments)
     for argument in rest:
-        if argument in valued:
+        if argument == "--run_dir":
             next(rest, None)
-        elif argument not in flags and not argument.startswith(tuple(f"{v}=" for v in valued)):
+        elif argument not in ("--resume", "--overwrite") and not argument.startswith("--run_dir="):
             kept.append(argument)
-    return kept
+    return [*kept, "--run_dir", str(run_dir), "--resume"]
 
 
-def _launcher_of_this_process() -> list[str]:
-    """The part of the launcher's command line before our own; horovodrun's, if any."""
-    if workers.launched_size() == 1:
+def _launcher() -> list[str]:
+    """The launcher's part of this job's command line; empty if there is no launcher."""
+    if launched_size() == 1:
         return []
-    pid = os.getppid()
-    while pid > 1:
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, ValueError):
-            break
-        names = [Path(word).name for word in words]
-        for name, shown in LAUNCHERS.items():
-            if name in names and sys.argv[0] in words:
-                begin, end = names.index(name), words.index(sys.argv[0])
-                # The interpreter stands before the script.
-                return [*shown, *words[begin + 1 : end - 1]]
-    return ["horovodrun", "-np", str(workers.launched_size())]
+    import psutil
+
+    with contextlib.suppress(psutil.Error):  # a process above this one may end meanwhile
+        for process in psutil.Process().parents():
+            words = process.cmdline()
+            names = [Path(word).name for word in words]
+            for name, shown in LAUNCHERS.items():
+                if name in names and sys.argv[0] in words:
+                    begin, end = names.index(name), words.index(sys.argv[0])
+                    # The interpreter stands before the script.
+                    return [*shown, *words[begin + 1 : end - 1]]
+    return ["horovodrun", "-np", str(launched_size())]

@@ -1,9 +1,8 @@
-"""Horovod's launcher, less open: `python -m launch.horovodrun -np 2 --gloo python ...`.
+"""Horovod's launcher, guarded: `python -m launch.horovodrun -np 2 --gloo python ...`.
 
-Horovod 0.28 itself listens on all interfaces, whatever its options, and its elastic
-driver unpickles what it is sent there (CVE-2024-10190). This one listens on the
-loopback interface unless hosts are given, and refuses such messages, which nothing
-here sends.
+Whatever its options, Horovod 0.28 itself listens on all interfaces, and its elastic
+driver unpickles what is sent to it there (CVE-2024-10190). This one listens on the
+loopback interface unless hosts are given. It refuses such messages; nothing here sends them.
 """
 
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-# Options of horovodrun after which its workers may be on other hosts than this.
+# Options of horovodrun with which workers may be on other hosts.
 HOSTS_ELSEWHERE = frozenset({"-H", "--hosts", "-hostfile", "--hostfile", "--host-discovery-script"})
 
 
@@ -28,12 +27,12 @@ def main() -> None:
         return find_port(lambda address: make_server(("127.0.0.1", address[1])))
 
     def refuse(encoded: bytes) -> None:
-        raise PermissionError("a pickle was sent to Horovod's rendezvous, and not loaded")
+        raise PermissionError("Horovod's rendezvous was sent a pickle and refused it")
 
     if not HOSTS_ELSEWHERE.intersection(word.partition("=")[0] for word in sys.argv):
         http_server.find_port = network.find_port = find_port_here
     rendezvous.codec = SimpleNamespace(loads_base64=refuse)
-    launch.gloo_built = lambda verbose: True
+    launch.gloo_built = lambda verbose: True  # Horovod imports TensorFlow to find out
     launch.run_commandline()
 
 

@@ -10,7 +10,7 @@ from launch import sagemaker, supervisor
 
 
 def run_command_line(main: click.Command) -> int:
-    """Runs `main`, under horovodrun with a supervisor beside it; returns the exit status."""
+    """Runs `main`, with a supervisor beside it under horovodrun; returns the exit status."""
     return supervisor.supervise(lambda: exit_status(main))
 
 

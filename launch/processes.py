@@ -1,19 +1,13 @@
-"""The processes of a job, looked at while some of them end."""
-
-from __future__ import annotations
+"""The processes of a job, any of which may end while it is looked at."""
 
 import contextlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import psutil
+import psutil
 
 
 def below(pid: int) -> list[psutil.Process]:
-    """The process and all that descend from it; none where it has ended."""
-    import psutil
-
+    """The process and all its descendants; none if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         top = psutil.Process(pid)
         return [top, *top.children(recursive=True)]
@@ -21,27 +15,22 @@ def below(pid: int) -> list[psutil.Process]:
 
 
 def runs(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended and whose parent has not asked yet does not."""
-    import psutil
-
-    # It may end between any two questions.
+    """Whether it runs. A process that has ended, but is not waited for yet, does not."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     return False
 
 
 def that_work(processes: Iterable[psutil.Process], argument: str) -> list[int]:
-    """Ids of those with an argument in their command line, but for what started them.
+    """Ids of the workers among a job's processes.
 
-    horovodrun and a worker's supervisor have the worker's command line, too; the worker
-    descends from both.
+    horovodrun and a worker's supervisor have the worker's command line, too. The worker
+    descends from both, so it is the one with no such process below it.
 
     Args:
         processes: all of a job, as `below` gives them.
-        argument: a word of the workers' command line and of nobody else's.
+        argument: a word of the workers' command line that no other command line has.
     """
-    import psutil
-
     parents, found = {}, set()
     for process in processes:
         with contextlib.suppress(psutil.Error):

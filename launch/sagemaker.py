@@ -2,10 +2,10 @@
 
     python -m launch.sagemaker metric_definitions
 
-prints the regular expressions that draw the log's figures in SageMaker's console.
+prints the regular expressions by which SageMaker's console plots the log's figures.
 
 SageMaker's training toolkit, and the drivers of its Python SDK, start `recipe.py` with
-the job's hyperparameters as arguments and its folders as variables; their list is
+the job's hyperparameters as arguments and its folders as variables. Their list is
 https://github.com/aws/sagemaker-training-toolkit/blob/master/ENVIRONMENT_VARIABLES.md.
 """
 
@@ -21,54 +21,38 @@ from typing import Any
 
 import click
 
-from core import workers
 from core.errors import UserError
-from launch.launcher import environment, horovodrun
+from core.place import launched_size
+from launch.command_line import environment, horovodrun
 from training.log_format import EVALUATION, TRAIN, TRAIN_FIELDS
 from training.run_folder import RunFolder
 
 CHANNEL = "SM_CHANNEL_"
-# Channels that the SDK adds where it uploads the source.
+# The SDK adds these channels when it uploads the source.
 NOT_DATA = ("code", "sm_drivers")
-# The SDK's TensorFlow estimator adds it to the hyperparameters of every job.
-NOT_OURS = ("model_dir",)
-
-_NUMBER = r"([-+]?[0-9]+\.?[0-9]*)"
-# As the log lines name them, and as the console should.
-_TRAIN = {field: name for field, name in TRAIN_FIELDS.items() if field != "steps"}
-_EVAL = ("top1", "top5", "loss")
+# The SDK's TensorFlow estimator adds `model_dir` to the hyperparameters of every job.
+NOT_OPTIONS = ("workers", "model_dir")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What SageMaker says of the job and of this host.
+    """What SageMaker says of the job and of this host."""
 
-    Attributes:
-        hyperparameters: by name, with their JSON types.
-        channels: the folder of each input channel that the user named.
-        model_dir: what is in here becomes the job's model artifact.
-        output_dir: what is in here becomes the job's other output.
-        failure_file: its text becomes the failed job's reason.
-        gpus: GPUs of this host.
-        hosts: names of all hosts of the job.
-        host: this one's name.
-    """
-
-    hyperparameters: dict[str, Any]
-    channels: dict[str, Path]
-    model_dir: Path
-    output_dir: Path
-    failure_file: Path
-    gpus: int
-    hosts: list[str]
-    host: str
+    hyperparameters: dict[str, Any]  # by name, with their JSON types
+    channels: dict[str, Path]  # the folder of each input channel that the user named
+    model_dir: Path  # its contents become the job's model artifact
+    output_dir: Path  # its contents become the job's other output
+    failure_file: Path  # its text becomes the reason of a failed job
+    gpus: int  # on this host
+    hosts: list[str]  # all of the job
+    host: str  # this one
 
     @property
     def data_dir(self) -> Path | None:
         """The channel `training`, or the only one, or the folder that holds them all.
 
-        The last is for channels that are named after the recipe's folders, as `160` and
-        `320`, so that each can have a data source of its own.
+        The last is for channels that are named like the recipe's folders, such as `160` and
+        `320`, so that each can have its own data source.
         """
         if "training" in self.channels:
             return self.channels["training"]
@@ -79,17 +63,13 @@ class Job:
 
     @property
     def run_dir(self) -> Path:
-        """In the folder that SageMaker keeps a copy of, and restores when a spot
-        instance was taken away: `/opt/ml/checkpoints`, beside `/opt/ml/model`."""
+        """In `/opt/ml/checkpoints`, beside `/opt/ml/model`: SageMaker keeps a copy of this
+        folder, and restores it after it has taken a spot instance away."""
         return self.model_dir.parent / "checkpoints" / "run"
 
     @property
     def workers(self) -> int:
-        """Workers for this host: the hyperparameter `workers`, or one for each GPU.
-
-        Raises:
-            UserError: not a whole number above 0.
-        """
+        """Workers for this host: the hyperparameter `workers`, or one for each GPU."""
         found = self.hyperparameters.get("workers", self.gpus or 1)
         if not isinstance(found, int) or isinstance(found, bool) or found < 1:
             raise UserError(
@@ -99,24 +79,20 @@ class Job:
 
 
 def read_job(environ: Mapping[str, str]) -> Job | None:
-    """The job that these variables tell of; None where they are not SageMaker's.
-
-    Raises:
-        UserError: a variable that is not what SageMaker makes it.
-    """
+    """The job that these variables describe; None if they are not SageMaker's."""
     if "SM_MODEL_DIR" not in environ:
         return None
     model_dir = Path(environ["SM_MODEL_DIR"])
     output = model_dir.parent / "output"
     host = environ.get("SM_CURRENT_HOST", "localhost")
+    channels = {
+        variable.removeprefix(CHANNEL).lower(): Path(folder)
+        for variable, folder in sorted(environ.items())
+        if variable.startswith(CHANNEL)
+    }
     return Job(
         hyperparameters=_json(environ, "SM_HPS", {}),
-        channels={
-            name: Path(folder)
-            for variable, folder in sorted(environ.items())
-            if variable.startswith(CHANNEL)
-            and (name := variable.removeprefix(CHANNEL).lower()) not in NOT_DATA
-        },
+        channels={name: folder for name, folder in channels.items() if name not in NOT_DATA},
         model_dir=model_dir,
         output_dir=Path(environ.get("SM_OUTPUT_DATA_DIR", output / "data")),
         failure_file=Path(environ.get("SM_OUTPUT_DIR", output)) / "failure",
@@ -127,7 +103,7 @@ def read_job(environ: Mapping[str, str]) -> Job | None:
 
 
 def _json(environ: Mapping[str, str], name: str, default: Any) -> Any:
-    """A variable's JSON, of its default's type."""
+    """The value of a variable in JSON, which must have the type of its default."""
     if name not in environ:
         return default
     found = None
@@ -139,38 +115,35 @@ def _json(environ: Mapping[str, str], name: str, default: Any) -> Any:
     return found
 
 
-def command_line(given: Sequence[str], job: Job | None) -> dict[str, Any]:
-    """What `recipe.py` hands to click: the arguments, and defaults for what they leave out.
+def for_click(given: Sequence[str], job: Job | None) -> dict[str, Any]:
+    """`args` and `default_map` for `click.Command.main`: the job's settings are the defaults.
 
     Args:
-        given: the command line without the program's name.
-        job: SageMaker's, if any; without one the command line stays as it is.
-
-    Returns:
-        `args` and `default_map`, as `click.Command.main` takes them.
+        given: the command line without the program's name; it stays as it is without a job.
+        job: SageMaker's, if any.
     """
     if job is None:
         return {"args": list(given), "default_map": {}}
-    settings = {k: v for k, v in job.hyperparameters.items() if k not in ("workers", *NOT_OURS)}
-    run_dir = settings.get("run_dir", job.run_dir)
-    left_behind = RunFolder(run_dir).holds_a_run
+    options = {k: v for k, v in job.hyperparameters.items() if k not in NOT_OPTIONS}
+    run_dir = options.get("run_dir", job.run_dir)
+    # An interrupted job starts again with the folder that it left.
+    left_behind = RunFolder(run_dir).holds_a_run and not options.get("overwrite")
     defaults = {
-        "recipe_name": settings.get("recipe"),
-        "data_dir": settings.get("data_dir", job.data_dir),
+        "recipe_name": options.get("recipe"),
+        "data_dir": options.get("data_dir", job.data_dir),
         "run_dir": run_dir,
-        "policy": settings.get("policy"),
-        # A job that was interrupted starts again with the folder that it left.
-        "resume": settings.get("resume", left_behind and not settings.get("overwrite")),
+        "policy": options.get("policy"),
+        "resume": options.get("resume", left_behind),
     }
     args = list(given)
     if sorted(args[::2]) == sorted(f"--{name}" for name in job.hyperparameters):
-        args = ["train", *_as_arguments(settings)]
+        args = ["train", *_as_arguments(options)]
     return {"args": args, "default_map": {"train": defaults}}
 
 
-def _as_arguments(hyperparameters: Mapping[str, Any]) -> Iterator[str]:
-    """SageMaker gives a flag a value, as in `--resume True`, which click does not take."""
-    for name, value in hyperparameters.items():
+def _as_arguments(options: Mapping[str, Any]) -> Iterator[str]:
+    """SageMaker gives a flag a value, as in `--resume True`; click refuses that."""
+    for name, value in options.items():
         if value is not False:
             yield f"--{name}"
         if not isinstance(value, bool):
@@ -178,19 +151,12 @@ def _as_arguments(hyperparameters: Mapping[str, Any]) -> Iterator[str]:
 
 
 def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
-    """The command that starts this host's workers, where one process stands for them all.
-
-    Args:
-        job: SageMaker's, if any.
-        args: those of `recipe.py`.
-
-    Returns:
-        A command line for `exec`, or None where this process is a worker already.
+    """The command that starts this host's workers; None if this process is to be a worker.
 
     Raises:
-        UserError: several hosts, which only a launcher across hosts can bring together.
+        UserError: the job has several hosts, which need a launcher across hosts.
     """
-    if job is None or workers.launched_size() > 1:
+    if job is None or launched_size() > 1:
         return None
     if len(job.hosts) > 1:
         raise UserError(
@@ -199,28 +165,32 @@ def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
         )
     if job.workers == 1:
         return None
-    return [*horovodrun(job.workers, ["--gloo"]), sys.executable, sys.argv[0], *args]
+    return [*horovodrun(job.workers), sys.executable, sys.argv[0], *args]
 
 
 def start() -> dict[str, Any]:
-    """Starts this host's workers where SageMaker wants several, and does not come back;
-    otherwise returns what `command_line` finds for this process."""
+    """Becomes the launcher of this host's workers, or returns what `for_click` finds."""
     job = read_job(os.environ)
-    found = command_line(sys.argv[1:], job)
+    found = for_click(sys.argv[1:], job)
     command = launcher(job, found["args"])
     if command:
         os.execve(command[0], command, environment())
     return found
 
 
-def deliver(run: RunFolder, job: Job | None) -> None:
-    """Copies what a run has made to where SageMaker collects it.
+def deliver_at_end(run: RunFolder) -> None:
+    """Delivers the run when the command ends, however it ends."""
+    job = read_job(os.environ)
+    if job is not None:
+        click.get_current_context().call_on_close(lambda: deliver(run, job))
 
-    `model.keras` becomes the model artifact; the log, the tables and the pictures go
-    with the output, the checkpoints with neither.
+
+def deliver(run: RunFolder, job: Job) -> None:
+    """Copies a run's results to the folders from which SageMaker collects them.
+
+    `model.keras` becomes the model artifact. The log, the tables and the pictures become
+    output; the checkpoints are not copied.
     """
-    if job is None:
-        return
     job.model_dir.mkdir(parents=True, exist_ok=True)
     if run.model.exists():
         shutil.copy2(run.model, job.model_dir)
@@ -229,17 +199,10 @@ def deliver(run: RunFolder, job: Job | None) -> None:
         shutil.copytree(run.path, job.output_dir, ignore=apart, dirs_exist_ok=True)
 
 
-def deliver_at_end(run: RunFolder) -> None:
-    """Has the run delivered when the command ends, however it ends."""
-    job = read_job(os.environ)
-    if job is not None:
-        click.get_current_context().call_on_close(lambda: deliver(run, job))
-
-
 def note_failure(message: str) -> None:
     """Makes `message` the reason that SageMaker shows for the failed job."""
     job = None
-    with suppress(UserError):  # it may be what the message is about
+    with suppress(UserError):  # the message may be about it
         job = read_job(os.environ)
     if job is not None:
         job.failure_file.parent.mkdir(parents=True, exist_ok=True)
@@ -247,22 +210,16 @@ def note_failure(message: str) -> None:
 
 
 def metric_definitions() -> list[dict[str, str]]:
-    """SageMaker's `MetricDefinitions` for the lines of `training/log_format.py`.
-
-    Each is a `Name` and a `Regex` with one group.
-    """
-    return [
-        {"Name": f"train:{name}", "Regex": f"{TRAIN}.* {key}@ *{_NUMBER}"}
-        for key, name in _TRAIN.items()
-    ] + [
-        {"Name": f"validation:{name}", "Regex": f"{EVALUATION}.* {name}@ *{_NUMBER}"}
-        for name in _EVAL
-    ]
+    """SageMaker's `MetricDefinitions` for the lines of a log, each `Regex` with one group."""
+    fields = [(TRAIN, key, f"train:{name}") for key, name in TRAIN_FIELDS.items() if key != "steps"]
+    fields += [(EVALUATION, key, f"validation:{key}") for key in ("top1", "top5", "loss")]
+    number = r"([-+]?[0-9]+\.?[0-9]*)"
+    return [{"Name": name, "Regex": f"{line}.* {key}@ *{number}"} for line, key, name in fields]
 
 
 @click.group()
 def main() -> None:
-    """What SageMaker has to be told of a run."""
+    """What SageMaker needs to know of a run."""
 
 
 @main.command("metric_definitions")

@@ -1,19 +1,20 @@
-"""A process beside each worker, that speaks for it when it cannot.
+"""A small process beside each worker, which speaks for the worker when it cannot.
 
-A worker that is killed, or hangs, says nothing. Under horovodrun each worker is
-therefore the child of a small process of its own, which
+A worker that is killed, or that hangs, prints nothing. Under horovodrun each worker is
+therefore the child of a supervisor, which
 
-- says with one message that the worker died or hangs, and how to go on with the run;
-- ends a worker that hangs, so that the launcher ends the others;
-- dies with it, and it with the launcher: no process stays behind;
-- asks, where Horovod runs elastic, for a new place when another worker has ended;
-- passes signals on. Where the shell that horovodrun starts has replaced itself by the
-  worker, horovodrun asks only the worker's children to end, and stops (SIGSTOP) and
-  kills the worker itself.
+- prints one message when the worker dies or hangs, with the command to resume the run;
+- kills a worker that hangs, so that the launcher ends the others;
+- ends when the worker ends, as the worker does when it ends: no process stays behind;
+- asks for a new place when another worker has ended and Horovod runs elastic;
+- passes signals on. If the shell that horovodrun starts has replaced itself by the worker,
+  horovodrun asks only the worker's children to end, and stops (SIGSTOP) and kills the
+  worker itself.
 """
 
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import sys
@@ -21,151 +22,122 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from core import workers
 from core.board import board
+from core.place import LAUNCHED_RANK, launched_rank
 from core.signals import SIGNALS
 from launch import command_line, elastic
 
-# Exit status of a run that was asked to stop and did: sysexits.h, EX_TEMPFAIL.
-STOPPED = 75
-# Of a worker that another one has left alone (EX_PROTOCOL); its supervisor's is 1.
+STOPPED = 75  # exit status of a run that stopped on a signal: EX_TEMPFAIL of sysexits.h
+# Of a worker that has lost another one (EX_PROTOCOL); its supervisor's is 1.
 OTHER_ENDED = 76
 
-# A worker that the kernel has stopped (SIGSTOP) gets so long to be continued. Horovod's
-# Gloo gives up on it after 30 s, and would not say on whom.
+# A worker that was stopped (SIGSTOP) has this long to be continued. Horovod's Gloo gives up
+# on it after 30 s, and would not say on which worker.
 STOPPED_SECONDS = 25.0
-# A worker that Horovod has left, or that leaves it to rank 0 to speak, waits so long for the
-# launcher to end it: where the cores are busy, another worker may take its time to end.
+# A worker that Horovod has cut off, or that leaves the message to rank 0, waits this long
+# for the launcher to end it: on busy cores, another worker may need time to end.
 SILENCE_SECONDS = 20.0
 LOOK_EVERY_SECONDS = 0.2
+MEMORY = ", which the kernel also sends when memory runs out"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def tell_how_to_resume(run_dir: Path) -> None:
-    """Notes how to go on with the run, for whoever has to say so."""
-    board.tell(run_dir, command_line.to_resume(run_dir))
+    """From now on, error messages end with the command that resumes this run."""
+    board.note_command(run_dir, command_line.to_resume(run_dir))
 
 
 @contextlib.contextmanager
-def done_by_the_same_command() -> Iterator[None]:
-    """Within it, what a fault breaks off is gone on with by the command that began it."""
-    board.tell(None, command_line.to_repeat())
+def resumed_by_the_same_command() -> Iterator[None]:
+    """Inside this block, error messages say to rerun the same command."""
+    board.note_command(None, command_line.to_repeat())
     yield
-    board.tell(None, "")
+    board.note_command(None, "")
 
 
 def how_to_resume() -> str:
-    """The end of a message: how to go on with the run; empty before there is one."""
-    return f"; go on with\n  {board.command}" if board.command else ""
+    """The end of a message: how to resume; empty if there is nothing to resume yet."""
+    return f"; to resume, run\n  {board.command}" if board.command else ""
 
 
 def supervise(run: Callable[[], int]) -> int:
-    """Runs `run` in a child process, watches it and returns its exit status.
-
-    A process that horovodrun has not launched runs it itself.
-    """
-    if workers.LAUNCHED_RANK not in os.environ:
+    """Runs `run` in a child process and watches it; without horovodrun, in this process."""
+    if LAUNCHED_RANK not in os.environ:
         status = run()
         return 1 if status == OTHER_ENDED else status
     parent = os.getpid()
     child = os.fork()
     if child == 0:
-        _die_with(parent)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it ended before the call
+            os._exit(1)
         return run()
     status, asked = _watch(child)
     if status != OTHER_ENDED:
         return status
     if elastic.is_elastic() and board.run_dir:
-        elastic.go_on(board.run_dir)
+        elastic.rejoin(board.run_dir)
     elif not asked:
-        _tell_what_nobody_tells()
+        # If another worker has ended, it has said why, and the launcher ends this process
+        # during the wait. If several were cut off, rank 0 speaks and ends before the others.
+        wait_to_be_ended(SILENCE_SECONDS * (1 if launched_rank() == 0 else 2), 1)
+        _speak(f"was cut off by Horovod: {board.reason}")
     return 1
-
-
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it was quicker
-        os._exit(1)
-
-
-def _tell_what_nobody_tells() -> None:
-    """Says why Horovod broke off, unless the launcher ends this process before.
-
-    It does where another worker has ended, which has told why.
-    """
-    # Where several were left, rank 0 speaks and ends before the others do.
-    wait_to_be_ended(SILENCE_SECONDS * (1 if _rank() == 0 else 2), 1)
-    _speak(f"was left by Horovod: {board.reason}")
 
 
 def wait_to_be_ended(seconds: float, status: int) -> None:
     """Waits for the launcher to end this process, as it does when another worker ends.
 
-    The process ends with `status` then. The first 16 workers return one after the other.
+    The process then ends with `status`. Otherwise the first 16 workers return one by one.
     """
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: os._exit(status))
-    # None waits so long that its supervisor takes it for one that hangs.
-    until = time.monotonic() + seconds + min(_rank(), 16)
+    # At most 16: a longer wait would look like a hang to the supervisor.
+    until = time.monotonic() + seconds + min(launched_rank(), 16)
     while time.monotonic() < until:
         time.sleep(LOOK_EVERY_SECONDS)
 
 
 def _watch(child: int) -> tuple[int, bool]:
     """The child's exit status, and whether a signal had asked it to end."""
-    passed_on: list[int] = []
+    asked: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
-        passed_on.append(number)
-        _send(child, number)
+        asked.append(number)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, number)
 
     for number in SIGNALS:
         signal.signal(number, pass_on)
-    stopped_since: float | None = None
+    stopped_since = math.inf
     while True:
-        pid, status = os.waitpid(child, os.WNOHANG)
+        pid, wait_status = os.waitpid(child, os.WNOHANG)
         if pid:
-            asked = bool(passed_on)
-            return _ended(child, os.waitstatus_to_exitcode(status), asked), asked
+            status = os.waitstatus_to_exitcode(wait_status)
+            if status >= 0:
+                return status, bool(asked)
+            if not asked:  # if the launcher ends this one, another one has spoken
+                why = MEMORY if status == -signal.SIGKILL else ""
+                _speak(f"(process {child}) was ended by {signal.Signals(-status).name}{why}")
+            return 128 - status, bool(asked)
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
-        step, beaten, longest = board.last()
-        if _is_stopped(child):
-            stopped_since = stopped_since or now
-            if now - stopped_since > STOPPED_SECONDS:
-                _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
-                return _kill(child), False
+        step, last_beat, limit = board.last()
+        stopped_since = min(stopped_since, now) if _is_stopped(child) else math.inf
+        if now - stopped_since > STOPPED_SECONDS:
+            _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
+        elif stopped_since == math.inf and limit and now - last_beat > limit:
+            # If one worker hangs, all wait for it; Horovod's warning says for which.
+            if launched_rank() == 0:
+                _speak(
+                    f"and all others have waited for {limit:.0f} s in step {step}; Horovod's "
+                    "warning above names the missing ranks"
+                )
         else:
-            stopped_since = None
-            if longest and now - beaten > longest:
-                # Where one worker hangs, all of them wait; Horovod's warning tells which.
-                if _rank() == 0:
-                    _speak(
-                        f"and all others wait for {longest:.0f} s in step {step}; Horovod's "
-                        "warning above names the ranks that are missing"
-                    )
-                return _kill(child), False
-
-
-def _ended(child: int, code: int, asked: bool) -> int:
-    if code >= 0:
-        return code
-    number = -code
-    if not asked:  # the launcher ends those that are left, when one has spoken
-        hint = ", as the kernel does when memory runs out" if number == signal.SIGKILL else ""
-        _speak(f"(process {child}) was ended by {signal.Signals(number).name}{hint}")
-    return 128 + number
-
-
-def _kill(child: int) -> int:
-    _send(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    return 1
-
-
-def _send(child: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(child, number)
+            continue
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return 1, False
 
 
 def _is_stopped(pid: int) -> bool:
@@ -175,11 +147,7 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
-def _rank() -> int:
-    return int(os.environ.get(workers.LAUNCHED_RANK, "0"))
-
-
 def _speak(text: str) -> None:
-    # A progress bar may stand in the line.
-    message = f"\nrecipe.py: error: worker {_rank()} {text}{how_to_resume()}"
+    # The message starts on a new line: a progress bar may be in the current one.
+    message = f"\nrecipe.py: error: worker {launched_rank()} {text}{how_to_resume()}"
     print(message, file=sys.stderr, flush=True)

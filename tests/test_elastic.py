@@ -13,10 +13,8 @@ import yaml
 from launch.processes import below, that_work
 from tests.waiting import HANG_SECONDS, until
 
-STRATEGY = [
-    {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
-     "image_size": [20, 20], "data_dir": "20"},
-]  # fmt: skip
+PHASE = {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50}
+STRATEGY = [{**PHASE, "image_size": [20, 20], "data_dir": "20"}]
 STEPS_OF_ONE = 4000 // 50
 # Horovod gives up a host of which a worker failed: two names of this one stand for two.
 HOSTS = "#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n"
@@ -27,22 +25,25 @@ def shrunk(root, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("elastic")
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe |= {
-        "name": "elastic", "training_strategy": STRATEGY, "checkpoint_every": 10, "log_every": 2,
-        "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0}, "keep_newest": 1,
-    }  # fmt: skip
+        "name": "elastic",
+        "training_strategy": STRATEGY,
+        "checkpoint_every": 10,
+        "log_every": 2,
+        "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0},
+        "keep_newest": 1,
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     (folder / "hosts.sh").write_text(HOSTS)
     (folder / "hosts.sh").chmod(0o755)
     run = folder / "run"
+    launcher = ["-m", "launch.horovodrun", "-np", "2", "--min-np", "1", "--gloo"]
+    hosts = ["--network-interfaces", "lo", "--host-discovery-script", folder / "hosts.sh"]
+    recipe = ["--recipe", folder / "recipe.yaml", "--data_dir", digits, "--run_dir", run]
+    command = [sys.executable, *launcher, *hosts, sys.executable, root / "recipe.py", *recipe]
     with open(folder / "said", "w") as said:
         job = subprocess.Popen(
-            [sys.executable, "-m", "launch.horovodrun", "-np", "2", "--min-np", "1",
-             "--gloo", "--network-interfaces", "lo",
-             "--host-discovery-script", str(folder / "hosts.sh"),
-             sys.executable, str(root / "recipe.py"), "--recipe", str(folder / "recipe.yaml"),
-             "--data_dir", str(digits), "--run_dir", str(run)],
-            cwd=root, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            command, cwd=root, stdout=said, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         until(lambda: len(rows(run / "checkpoints.csv")) > 1)  # at steps 0 and 10
         os.kill(that_work(below(job.pid), str(run))[0], signal.SIGKILL)
@@ -79,4 +80,4 @@ def test_the_one_that_is_left_does_the_steps_of_one(shrunk):
 def test_each_message_is_there_once(shrunk):
     assert shrunk["said"].count("was ended by SIGKILL") == 1
     assert re.search(r"python -m launch.horovodrun -np 2 --min-np 1 .* --resume", shrunk["said"])
-    assert shrunk["said"].count("the run goes on with 1 worker(s)") == 1
+    assert shrunk["said"].count("the run continues with 1 worker(s)") == 1

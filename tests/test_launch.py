@@ -16,10 +16,8 @@ from launch.processes import below, runs, that_work
 from tests.waiting import HANG_SECONDS, until
 
 STEPS = 80
-STRATEGY = [
-    {"epoch": [0, 2], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50,
-     "image_size": [20, 20], "data_dir": "20"},
-]  # fmt: skip
+PHASE = {"epoch": [0, 2], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50}
+STRATEGY = [{**PHASE, "image_size": [20, 20], "data_dir": "20"}]
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +26,23 @@ def outlived(root, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("launch")
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe |= {
-        "name": "launched", "training_strategy": STRATEGY, "checkpoint_every": 20, "log_every": 5,
+        "name": "launched",
+        "training_strategy": STRATEGY,
+        "checkpoint_every": 20,
+        "log_every": 5,
         "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0},
-    }  # fmt: skip
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run = folder / "run"
+    launch = ["launch", "-np", "2", "--restarts", "1"]
+    options = ["--recipe", folder / "recipe.yaml", "--data_dir", digits, "--run_dir", run]
     job = subprocess.Popen(
-        [sys.executable, str(root / "recipe.py"), "launch", "-np", "2", "--restarts", "1",
-         "--recipe", str(folder / "recipe.yaml"), "--data_dir", str(digits),
-         "--run_dir", str(run)],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        [sys.executable, root / "recipe.py", *launch, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     launched = time.monotonic()
     try:
         until(lambda: len(rows(run)) >= 4)
@@ -57,8 +61,14 @@ def outlived(root, digits, tmp_path_factory):
         said, _ = job.communicate(timeout=HANG_SECONDS)
     finally:
         job.kill()
-    return {"run": run, "said": said, "status": job.returncode, "ended": ended,
-            "start_up": start_up, "listening": listening}  # fmt: skip
+    return {
+        "run": run,
+        "said": said,
+        "status": job.returncode,
+        "ended": ended,
+        "start_up": start_up,
+        "listening": listening,
+    }
 
 
 def rows(run):
@@ -83,8 +93,10 @@ def test_no_process_is_left_after_60_seconds(outlived):
 def test_one_message_names_the_worker_and_the_way_on(outlived):
     said = outlived["said"]
     assert said.count("was ended by SIGKILL") == 1
-    assert re.search(r"recipe.py launch -np 2 --restarts 1 --recipe .* --run_dir .* --resume", said)
-    assert said.count("launching it again (1 of 1)") == 1
+    assert re.search(
+        r"recipe.py launch -np 2 --restarts 1 .* --recipe .* --run_dir .* --resume", said
+    )
+    assert said.count("starting it again (1 of 1)") == 1
     assert "Traceback" not in said
 
 

@@ -5,6 +5,7 @@ import pytest
 from callbacks import heartbeat
 from callbacks.heartbeat import Heartbeat
 from core import workers
+from core.place import LAUNCHED_RANK
 from launch import supervisor
 
 
@@ -93,7 +94,7 @@ def test_those_that_wait_look_at_once_and_then_meet_every_few_seconds():
 def test_a_worker_speaks_before_it_counts_as_one_that_hangs(monkeypatch, rank):
     """Its last sign of life is that of the step in which it met what it has to say."""
     now = [0.0]
-    monkeypatch.setenv(workers.LAUNCHED_RANK, rank)
+    monkeypatch.setenv(LAUNCHED_RANK, rank)
     monkeypatch.setattr(supervisor.signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(supervisor.time, "monotonic", lambda: now[0])
     monkeypatch.setattr(supervisor.time, "sleep", lambda s: now.append(now.pop() + s))

@@ -1,4 +1,4 @@
-"""The second signal, also to a process whose main thread never comes back to Python."""
+"""The second signal, also to a process whose main thread never returns to Python."""
 
 import signal
 import subprocess
@@ -9,18 +9,18 @@ import pytest
 from core.signals import SAME_SIGNAL_SECONDS
 from tests.waiting import HANG_SECONDS
 
-# A mutex that is locked twice: no signal interrupts that, as none does a dead disk. The
-# process asks us what time it is, which also tells us that a signal has come to it.
+# It locks a mutex twice. No signal interrupts that, as no signal interrupts a wait for a dead
+# disk. The process asks the test for the time, which also shows that a signal has come to it.
 STUCK = """
 import ctypes, sys, types
-from core import signals as preemption
+from core import signals
 
 def ask():
     print("what time is it?", flush=True)
     return float(sys.stdin.readline())
 
-preemption.time = types.SimpleNamespace(monotonic=ask)
-preemption.SignalWatch().install().deferred = True
+signals.time = types.SimpleNamespace(monotonic=ask)
+signals.SignalWatch().install().deferred = True
 mutex, libc = ctypes.create_string_buffer(64), ctypes.CDLL(None)
 libc.pthread_mutex_lock(mutex)
 print("stuck", flush=True)
@@ -30,10 +30,10 @@ libc.pthread_mutex_lock(mutex)
 
 class Stuck:
     def __init__(self, root):
+        pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [sys.executable, "-c", STUCK], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True,
-        )  # fmt: skip
+            [sys.executable, "-c", STUCK], cwd=root, stdin=pipe, stdout=pipe, text=True
+        )
         assert self.process.stdout.readline() == "stuck\n"
 
     def gets(self, number, at, asks=1):

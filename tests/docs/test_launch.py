@@ -34,8 +34,11 @@ class StandIn(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             self.server.asked[target] = asked
             job = asked["TrainingJobName"]
-            status = {"TrainingJobName": job, "TrainingJobStatus": "InProgress",
-                      "SecondaryStatus": "Starting"}  # fmt: skip
+            status = {
+                "TrainingJobName": job,
+                "TrainingJobStatus": "InProgress",
+                "SecondaryStatus": "Starting",
+            }
             arn = f"arn:aws:sagemaker:us-east-1:123456789012:training-job/{job}"
             answer = json.dumps({"TrainingJobArn": arn, **status}).encode()
         else:
@@ -56,8 +59,9 @@ def aws(tmp_path):
     server.asked = {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     settings = tmp_path / "config.yaml"
-    settings.write_text("{SchemaVersion: '1.0', SageMaker: {PythonSDK: {Modules: "
-                        "{TelemetryOptOut: true}}}}")  # fmt: skip
+    settings.write_text(
+        "{SchemaVersion: '1.0', SageMaker: {PythonSDK: {Modules: {TelemetryOptOut: true}}}}"
+    )
     server.environment = os.environ | {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
         "AWS_ACCESS_KEY_ID": "none",
@@ -71,16 +75,19 @@ def aws(tmp_path):
 
 
 def test_a_spot_job_on_eight_gpus(aws):
+    options = (
+        "--recipe imagenet104 --spot --image 123456789012.dkr.ecr.us-east-1.amazonaws.com/phases "
+        "--role arn:aws:iam::123456789012:role/training --data s3://bucket/imagenet "
+        "--output s3://bucket/runs/ --instance ml.p3.16xlarge --hours 6"
+    )
     ran = subprocess.run(
-        [
-            PYTHON, "-m", "docs.sagemaker.launch", "--recipe", "imagenet104", "--spot",
-            "--image", "123456789012.dkr.ecr.us-east-1.amazonaws.com/phases",
-            "--role", "arn:aws:iam::123456789012:role/training",
-            "--data", "s3://bucket/imagenet", "--output", "s3://bucket/runs/",
-            "--instance", "ml.p3.16xlarge", "--hours", "6",
-        ],
-        cwd=ROOT, env=aws.environment, capture_output=True, text=True, timeout=HANG_SECONDS,
-    )  # fmt: skip
+        [PYTHON, "-m", "docs.sagemaker.launch", *options.split()],
+        cwd=ROOT,
+        env=aws.environment,
+        capture_output=True,
+        text=True,
+        timeout=HANG_SECONDS,
+    )
     assert ran.returncode == 0, ran.stderr
     asked = aws.asked["SageMaker.CreateTrainingJob"]
     assert ran.stdout.strip() == asked["TrainingJobName"]
@@ -92,7 +99,8 @@ def test_a_spot_job_on_eight_gpus(aws):
     assert asked["ResourceConfig"]["InstanceType"] == "ml.p3.16xlarge"
     assert asked["EnableManagedSpotTraining"] is True
     assert asked["StoppingCondition"] == {
-        "MaxRuntimeInSeconds": 6 * 3600, "MaxWaitTimeInSeconds": 12 * 3600,
-    }  # fmt: skip
+        "MaxRuntimeInSeconds": 6 * 3600,
+        "MaxWaitTimeInSeconds": 12 * 3600,
+    }
     assert asked["CheckpointConfig"]["LocalPath"] == "/opt/ml/checkpoints"
     assert asked["CheckpointConfig"]["S3Uri"].startswith("s3://bucket/runs/imagenet104-")

@@ -15,7 +15,7 @@ from launch import command_line
         ["--recipe", "demo"],
     ],
 )
-def test_the_command_that_goes_on(monkeypatch, tmp_path, given):
+def test_the_command_that_resumes(monkeypatch, tmp_path, given):
     monkeypatch.setattr(sys, "argv", ["recipe.py", *given])
     monkeypatch.setattr(sys, "executable", "/usr/bin/python")
     assert command_line.to_resume(tmp_path / "a run") == (
@@ -23,7 +23,13 @@ def test_the_command_that_goes_on(monkeypatch, tmp_path, given):
     )
 
 
-def test_the_same_command_once_more(monkeypatch):
+def test_the_same_command_again(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["recipe.py", "evaluate", "--run_dir", "a run"])
     monkeypatch.setattr(sys, "executable", "/usr/bin/python")
     assert command_line.to_repeat() == "python recipe.py evaluate --run_dir 'a run'"
+
+
+def test_the_launchers_part_is_shown_as_it_was_given(run_process):
+    code = "import sys; from launch import command_line; print(command_line.to_repeat())"
+    ran = run_process("-c", code, "an argument", workers=2)
+    assert "python -m launch.horovodrun -np 2 --gloo python -c 'an argument'" in ran.stdout

@@ -36,9 +36,13 @@ def driver(monkeypatch):
 def test_the_place_is_that_of_the_slot(driver):
     driver.answer = b"3,5,1,2,2,4"
     assert elastic.new_place() == {
-        "HOROVOD_RANK": "3", "HOROVOD_SIZE": "5", "HOROVOD_LOCAL_RANK": "1",
-        "HOROVOD_LOCAL_SIZE": "2", "HOROVOD_CROSS_RANK": "2", "HOROVOD_CROSS_SIZE": "4",
-    }  # fmt: skip
+        "HOROVOD_RANK": "3",
+        "HOROVOD_SIZE": "5",
+        "HOROVOD_LOCAL_RANK": "1",
+        "HOROVOD_LOCAL_SIZE": "2",
+        "HOROVOD_CROSS_RANK": "2",
+        "HOROVOD_CROSS_SIZE": "4",
+    }
     assert driver.asked == ["/rank_and_size/node-3:1"]
 
 

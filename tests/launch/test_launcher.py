@@ -6,7 +6,7 @@ import pytest
 
 from launch import launcher
 from launch.command_line import RESUMES_WITH
-from launch.launcher import without_its_own
+from launch.launcher import without_horovodruns
 
 CRASH = """
 import os
@@ -34,12 +34,12 @@ Exit code: 3
 def launched(tmp_path, monkeypatch, capfdbinary):
     """Launches a worker that does `crash`; the status, and what was shown."""
 
-    def launch(crash, workers, options=()):
+    def launch(crash, workers, hosts=None):
         script = tmp_path / "worker.py"
         script.write_text(CRASH.format(crash=crash))
         monkeypatch.setattr(sys, "argv", [str(script)])
         monkeypatch.setenv(RESUMES_WITH, "")  # it is put back afterwards
-        status = launcher.launch(["--run_dir", str(tmp_path / "run")], workers, options, 0)
+        status = launcher.launch([], tmp_path / "run", workers, hosts, 0)
         out, err = capfdbinary.readouterr()
         return status, (out + err).decode()
 
@@ -54,21 +54,21 @@ def test_a_crash_of_the_only_worker_is_shown(launched):
 
 
 def test_a_crash_of_one_of_two_workers_is_shown_without_horovodruns(launched):
-    status, shown = launched("if os.environ['HOROVOD_RANK'] == '1': {}['a key']", 2, ["--gloo"])
+    status, shown = launched("if os.environ['HOROVOD_RANK'] == '1': {}['a key']", 2)
     assert status == 1
     assert "[1]<stderr>:KeyError: 'a key'\n" in shown
     assert shown.count("Traceback (most recent call last):") == 1
 
 
 def test_why_horovodrun_itself_cannot_begin_is_shown(launched):
-    status, shown = launched("", 3, ["--gloo", "-H", "localhost:2"])
+    status, shown = launched("", 3, "localhost:2")
     assert status == 1
     assert "it begins" not in shown
     assert "Requested more processes (3) than there are available slots (2)" in shown
 
 
 def filtered(text):
-    return b"".join(without_its_own(text.encode().splitlines(keepends=True))).decode()
+    return b"".join(without_horovodruns(text.encode().splitlines(keepends=True))).decode()
 
 
 def test_horovodruns_own_words_are_left_out():

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 
 from core.errors import UserError
 from launch import sagemaker
-from launch.sagemaker import command_line, launcher, metric_definitions, read_job
+from launch.sagemaker import for_click, launcher, metric_definitions, read_job
 from tests.waiting import HANG_SECONDS
 from training.run_folder import RunFolder
 
@@ -42,14 +42,14 @@ def job(**changes):
 
 def test_outside_sagemaker_nothing_changes():
     assert read_job({"HOME": "/root"}) is None
-    assert command_line(["plan", "--recipe", "demo"], None) == {
+    assert for_click(["plan", "--recipe", "demo"], None) == {
         "args": ["plan", "--recipe", "demo"],
         "default_map": {},
     }
 
 
 def test_the_folders_and_hyperparameters_become_defaults():
-    found = command_line(ARGUMENTS, job())
+    found = for_click(ARGUMENTS, job())
     assert found["args"] == ["train", *ARGUMENTS]
     assert found["default_map"]["train"] == {
         "recipe_name": "cifar10",
@@ -61,7 +61,7 @@ def test_the_folders_and_hyperparameters_become_defaults():
 
 
 def test_a_command_line_of_ones_own_stays():
-    found = command_line(["train", "--data_dir", "/fsx"], job())
+    found = for_click(["train", "--data_dir", "/fsx"], job())
     assert found["args"] == ["train", "--data_dir", "/fsx"]
     assert found["default_map"]["train"]["recipe_name"] == "cifar10"
 
@@ -70,13 +70,15 @@ def test_a_command_line_of_ones_own_stays():
 def test_flags_and_what_is_not_an_option(yes, no):
     """The toolkit writes Python's True and the SDK's drivers JSON's; the TensorFlow
     estimator adds model_dir."""
-    arguments = [
-        "--model_dir", "s3://bucket/model", "--overwrite", yes, "--recipe", "demo",
-        "--resume", no, "--workers", "4",
-    ]  # fmt: skip
-    found = job(SM_HPS=json.dumps({"recipe": "demo", "overwrite": True, "resume": False,
-                                   "workers": 4, "model_dir": "s3://bucket/model"}))  # fmt: skip
-    assert command_line(arguments, found)["args"] == ["train", "--recipe", "demo", "--overwrite"]
+    arguments = f"--model_dir s3://b/m --overwrite {yes} --recipe demo --resume {no} --workers 4"
+    hyperparameters = {"recipe": "demo", "overwrite": True, "resume": False, "workers": 4}
+    found = job(SM_HPS=json.dumps({**hyperparameters, "model_dir": "s3://b/m"}))
+    assert for_click(arguments.split(), found)["args"] == [
+        "train",
+        "--recipe",
+        "demo",
+        "--overwrite",
+    ]
     assert found.workers == 4
 
 
@@ -99,11 +101,11 @@ def test_channels_become_the_data_folder(channels, expected):
 
 def test_a_run_that_was_left_behind_is_resumed(tmp_path):
     found = job(SM_MODEL_DIR=str(tmp_path / "model"))
-    assert not command_line(ARGUMENTS, found)["default_map"]["train"]["resume"]
+    assert not for_click(ARGUMENTS, found)["default_map"]["train"]["resume"]
     folder = tmp_path / "checkpoints" / "run"
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").touch()
-    assert command_line(ARGUMENTS, found)["default_map"]["train"]["resume"]
+    assert for_click(ARGUMENTS, found)["default_map"]["train"]["resume"]
 
 
 def test_one_worker_a_gpu_and_none_twice(monkeypatch):
@@ -168,25 +170,40 @@ def test_what_a_broken_run_left_is_delivered(tmp_path):
 PUBLISHED = {
     "Log @train: steps@625 epoch@2.9 im/s@14493.47 loss@3.598 total_loss@4.343 lr@1.48225 "
     "bs@740 sz@128 top5@0.5000 tm@275.59": {
-        "train:epoch": 2.9, "train:images_per_second": 14493.47, "train:loss": 3.598,
-        "train:total_loss": 4.343, "train:learning_rate": 1.48225, "train:batch_size": 740,
-        "train:image_size": 128, "train:top5": 0.5, "train:seconds": 275.59,
+        "train:epoch": 2.9,
+        "train:images_per_second": 14493.47,
+        "train:loss": 3.598,
+        "train:total_loss": 4.343,
+        "train:learning_rate": 1.48225,
+        "train:batch_size": 740,
+        "train:image_size": 128,
+        "train:top5": 0.5,
+        "train:seconds": 275.59,
     },
     "[1,mpirank:0,algo-1]<stdout>:Log @eval: count@    5 step@ 3125 top1@43.419 top5@ 70.23 "
     "loss@  2.99 time@2018-12-30 17:06:43": {
-        "validation:top1": 43.419, "validation:top5": 70.23, "validation:loss": 2.99,
+        "validation:top1": 43.419,
+        "validation:top5": 70.23,
+        "validation:loss": 2.99,
     },
     "Log @eval: count@   23 step@14375 top1@75.062 top5@ 92.65 loss@  1.00 "
     "time@2018-12-30 18:23:22": {
-        "validation:top1": 75.062, "validation:top5": 92.65, "validation:loss": 1.0,
+        "validation:top1": 75.062,
+        "validation:top5": 92.65,
+        "validation:loss": 1.0,
     },
     "Log: Finished in Log: 7963.819097042084": {},
     "Log @train: steps@20 epoch@0.5 im/s@1.0 loss@nan total_loss@nan lr@0.1 bs@5 sz@2 top5@0.0 "
     "tm@9.0": {
-        "train:epoch": 0.5, "train:images_per_second": 1, "train:learning_rate": 0.1,
-        "train:batch_size": 5, "train:image_size": 2, "train:top5": 0, "train:seconds": 9,
+        "train:epoch": 0.5,
+        "train:images_per_second": 1,
+        "train:learning_rate": 0.1,
+        "train:batch_size": 5,
+        "train:image_size": 2,
+        "train:top5": 0,
+        "train:seconds": 9,
     },
-}  # fmt: skip
+}
 
 
 def metrics_of(line):

@@ -1,4 +1,4 @@
-"""What the process beside a worker says of one that hangs, or that Horovod has left."""
+"""What a supervisor says of a worker that hangs, or that Horovod has cut off."""
 
 import os
 import sys
@@ -8,14 +8,14 @@ from launch import supervisor
 
 
 def hangs() -> int:
-    supervisor.board.tell(None, "the command")
+    supervisor.board.note_command(None, "the command")
     supervisor.board.beat(7, 1.0)
     threading.Event().wait()
     return 0
 
 
 def left_by_horovod() -> int:
-    supervisor.board.tell(None, "the command")
+    supervisor.board.note_command(None, "the command")
     supervisor.board.note_reason("two requests of one name")
     return supervisor.OTHER_ENDED
 
@@ -24,9 +24,8 @@ def test_the_first_worker_tells_why_and_the_way_on(run_process):
     ran = run_process(__file__, "left_by_horovod", workers=2)
     assert ran.returncode != 0
     assert ran.stderr.count("recipe.py: error:") == 1
-    assert (
-        "recipe.py: error: worker 0 was left by Horovod: two requests of one name; go on with\n"
-    ) in ran.stderr
+    message = "worker 0 was cut off by Horovod: two requests of one name; to resume, run\n"
+    assert f"recipe.py: error: {message}" in ran.stderr
     assert "  the command\n" in ran.stderr
 
 
@@ -39,8 +38,8 @@ def test_a_worker_without_another_sign_in_time_is_ended_and_named(run_process):
     """The variable is horovodrun's; the process beside the worker needs no more of it."""
     ran = run_process(__file__, "hangs", HOROVOD_RANK="0")
     assert ran.returncode == 1
-    assert "recipe.py: error: worker 0 and all others wait for 1 s in step 7; " in ran.stderr
-    assert ran.stderr.endswith("; go on with\n  the command\n")
+    assert "recipe.py: error: worker 0 and all others have waited for 1 s in step 7; " in ran.stderr
+    assert ran.stderr.endswith("; to resume, run\n  the command\n")
 
 
 ASKED_WHILE_IT_WAITS = """

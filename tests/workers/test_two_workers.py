@@ -122,16 +122,18 @@ def test_the_trouble_of_one_worker_is_raised_on_both(found):
     assert both(found, "trouble_of_one") == [["worker 1: the disk is full", True]] * 2
 
 
+OTHER_DATA = "the data of worker 1 is not worker 0's"
+
+
 @pytest.mark.parametrize(
     ("what", "message"),
     [
         ("another_recipe", "the recipe of worker 1 is not worker 0's (key 'seed': was 0, is 1)"),
-        ("other_data", "the data of worker 1 is not worker 0's (the data in '32/train', images: "
-         "was 50, is 49)"),
+        ("other_data", f"{OTHER_DATA} (the data in '32/train', images: was 50, is 49)"),
         ("another_policy", "the policy of worker 1 is not worker 0's: float32 and bfloat16"),
         ("other_steps", "the number of steps of worker 1 is not worker 0's: 10 and 11"),
     ],
-)  # fmt: skip
+)
 def test_workers_that_would_do_different_things_are_refused_on_both(found, what, message):
     assert both(found, what) == [[f"{message}; give all hosts the same files", True]] * 2
 
