@@ -2,15 +2,14 @@
 
     python benchmarks/chaos.py --faults 50 --seed 0
 
-Runs of two workers under horovodrun, as `launch` starts it, go through one fault after
-the other, each followed by `--resume` (or by nothing, where the run has to outlive it),
-until they are through. Their last checkpoints, weights and optimizer state, are compared
-bit by bit with that of a run that nothing happened to. `--first 11` goes on with fault
-number 11 of the same seed, so that a drill can be done in parts; `--out` collects the rows
-of the parts.
+Runs of two workers under horovodrun, as `launch` starts it, meet one fault after the
+other. `--resume` follows each fault, unless the run has to survive it. At the end, the
+weights and optimizer state of their last checkpoints are compared bit by bit with those of
+an undisturbed run. `--first 11` starts with fault number 11 of the same seed, so that a
+drill can be done in parts; `--out` collects the rows of the parts.
 
-The disk that fills is a tmpfs of a few megabytes, mounted for the drill, which takes
-root; without it, the faults of that kind are left out and the drill says so.
+The disk that fills is a tmpfs of a few megabytes, mounted for the drill. Mounting needs
+root; without it, the faults of that kind are left out.
 """
 
 import contextlib
@@ -49,15 +48,14 @@ from training.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parent.parent
 EVERY = 10  # steps between checkpoints
 DISK = "8m"
-PATIENCE = 600.0  # seconds until anything that should happen has not, on the busiest machine
+PATIENCE = 600.0  # seconds; whatever should happen takes less, even on a busy machine
+SMALL = {"data_dir": "20", "image_size": [20, 20], "batch_size": 20}
+LARGE = {"data_dir": "28", "image_size": [28, 28], "batch_size": 25}
 STRATEGY = [
-    {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", "data_dir": "20",
-     "batch_size": 20, "image_size": [20, 20]},
-    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", "data_dir": "20",
-     "batch_size": 20, "image_size": [20, 20]},
-    {"epoch": [0.6, 0.9], "lr": [0.02, 0.01], "lr_method": "linear", "data_dir": "28",
-     "batch_size": 25, "image_size": [28, 28]},
-]  # fmt: skip
+    {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", **SMALL},
+    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", **SMALL},
+    {"epoch": [0.6, 0.9], "lr": [0.02, 0.01], "lr_method": "linear", **LARGE},
+]
 STEPS = 30 + 30 + 24  # 100 steps an epoch at 20 px, 80 at 28
 
 
@@ -68,14 +66,14 @@ class Row:
     Attributes:
         at: the last step whose row was in train.csv.
         ended: seconds from the fault until no process of the run was left.
-        status: of the launcher; None where the run outlived the fault.
-        resumed: the step at which the run went on.
+        status: of the launcher; None if the run survived the fault.
+        resumed: the step from which the run resumed.
         lost: steps that were done again.
-        recovered: seconds from the start of `--resume`, or from the end of the fault
-            where the run outlived it, to the first new step.
-        equal: the final state of the run that it was part of is bit-identical to the
-            undisturbed run's.
-        message: what the run said of the fault.
+        recovered: seconds to the first new step, from the start of `--resume` or, if the
+            run survived the fault, from the fault's end.
+        equal: whether the final state of its run is bit-identical to that of the
+            undisturbed run.
+        message: what the run said about the fault.
     """
 
     number: int
@@ -92,7 +90,7 @@ class Row:
 
 
 class Job:
-    """The small run under horovodrun, and the hands on its processes."""
+    """The small run under horovodrun, and access to its processes."""
 
     def __init__(self, folder: Path, data: Path, recipe: Path):
         self.run = RunFolder(folder)
@@ -103,15 +101,17 @@ class Job:
         self._known: list[psutil.Process] = []
 
     def start(self, resume: bool, workers: int = 2) -> None:
-        command = [sys.executable, "-m", "launch.horovodrun", "-np", workers, "--gloo",
-                   sys.executable, ROOT / "recipe.py",
-                   "--recipe", self.recipe, "--data_dir", self.data,
-                   "--run_dir", self.run.path]  # fmt: skip
+        launcher = [sys.executable, "-m", "launch.horovodrun", "-np", workers, "--gloo"]
+        command = [*launcher, sys.executable, ROOT / "recipe.py", "--recipe", self.recipe]
+        command += ["--data_dir", self.data, "--run_dir", self.run.path]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [*map(str, command), *(["--resume"] if resume else [])],
-            cwd=ROOT, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     @property
     def launcher(self) -> int:
@@ -119,7 +119,7 @@ class Job:
         return self._process.pid
 
     def processes(self) -> list[psutil.Process]:
-        """Everything below the launcher, and the launcher; also what has lost its parent."""
+        """The launcher and its descendants, also those that have lost their parent."""
         self._known = list({*self._known, *below(self.launcher)})
         return [p for p in self._known if runs(p)]
 
@@ -133,18 +133,18 @@ class Job:
         return rows[-1]["step"] if rows else 0
 
     def step_seconds(self) -> float:
-        """How long a step takes, on this machine at this time."""
+        """How long a step takes at present."""
         rows = self.run.train_rows()[-2:]
         return (rows[-1]["seconds"] - rows[0]["seconds"]) / max(1, len(rows) - 1) if rows else 0.0
 
     def ended(self) -> int | None:
-        """The launcher's status, when it and all others are gone."""
+        """The launcher's status once all processes have ended, else None."""
         assert self._process is not None
         status = self._process.poll()
         return status if status is not None and not self.processes() else None
 
     def wait(self, until: Callable[[], bool], what: str) -> float:
-        """Seconds until something is so."""
+        """Waits until a condition holds, and returns the seconds."""
         began = time.monotonic()
         while not until():
             self.processes()
@@ -160,7 +160,7 @@ class Job:
                 process.kill()
 
     def message(self) -> str:
-        """Our own lines in what was said, and the command below each."""
+        """Our own lines of the output, each with the command below it."""
         lines = re.sub(r"^\[\d+\]<std\w+>:", "", self.said(), flags=re.MULTILINE).splitlines()
         ours = [i for i, line in enumerate(lines) if "recipe.py: " in line]
         return "\n".join("\n".join(lines[i : i + 2]) for i in ours)
@@ -194,7 +194,7 @@ def newest_good(run: RunFolder) -> int:
 
 
 class Faults:
-    """What can be done to a job; each returns whether the run has to end of it."""
+    """The faults; each method does one, and returns whether the run has to end from it."""
 
     def __init__(self, chance: random.Random):
         self.chance = chance
@@ -233,7 +233,7 @@ class Faults:
         return False
 
     def shard_deleted(self, job: Job) -> bool:
-        """The worker that is to open it next ends; where all are open, all are killed."""
+        """The worker that opens it next ends; if all have it open already, all are killed."""
         shard = self.chance.choice(sorted(job.data.glob("28/train-*")))
         shard.rename(shard.with_name("." + shard.name))
         began = time.monotonic()
@@ -252,7 +252,7 @@ class Faults:
         return True
 
     def repair(self, job: Job) -> None:
-        """Brings back what the user would have to bring back."""
+        """Restores what a user would have to restore."""
         for shard in job.data.glob("28/.train-*"):
             shard.rename(shard.with_name(shard.name.removeprefix(".")))
 
@@ -264,14 +264,21 @@ def _fill(folder: Path) -> None:
 
 
 KINDS = (
-    "kill_one_worker", "kill_all", "sigterm_to_a_worker", "ctrl_c", "sigstop_for_a_while",
-    "disk_full", "shard_deleted", "byte_flipped", "kill_the_launcher",
-)  # fmt: skip
+    "kill_one_worker",
+    "kill_all",
+    "sigterm_to_a_worker",
+    "ctrl_c",
+    "sigstop_for_a_while",
+    "disk_full",
+    "shard_deleted",
+    "byte_flipped",
+    "kill_the_launcher",
+)
 FAULTS_A_RUN = 5
 
 
 def plan(seed: int, faults: int, kinds: Sequence[str]) -> list[tuple[str, int, int]]:
-    """For each fault: its kind, the step at which it strikes, and a seed of its own."""
+    """For each fault: its kind, the step at which it happens, and a seed of its own."""
     chance = random.Random(seed)
     order = [kind for _ in range(-(-faults // len(kinds))) for kind in kinds][:faults]
     chance.shuffle(order)
@@ -286,10 +293,10 @@ def plan(seed: int, faults: int, kinds: Sequence[str]) -> list[tuple[str, int, i
 
 
 def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
-    """Waits for the moment, does the damage, and has the run recover."""
+    """Waits for the moment, does the damage, and lets the run recover."""
     faults = Faults(random.Random(seed))
     job.wait(lambda: job.step() >= at or job.ended() is not None, f"step {at}")
-    time.sleep(faults.chance.uniform(0, job.step_seconds()))  # not just behind a step's end
+    time.sleep(faults.chance.uniform(0, job.step_seconds()))  # not always at the end of a step
     row = Row(number, (number - 1) // FAULTS_A_RUN + 1, kind.replace("_", " "), job.step())
     if job.ended() is not None:
         raise click.ClickException(f"the run ended before fault {number}:\n{job.said()}")
@@ -333,8 +340,8 @@ def main(
     """Does the damage and prints the table."""
     if (first - 1) % FAULTS_A_RUN:
         raise click.UsageError(f"--first: a run has {FAULTS_A_RUN} faults; begin with its first")
-    rows = [Row(**json.loads(line)) for line in out.read_text().splitlines()] if (
-        out and out.exists()) else []  # fmt: skip
+    earlier = out.read_text().splitlines() if out and out.exists() else []
+    rows = [Row(**json.loads(line)) for line in earlier]
     with tempfile.TemporaryDirectory(prefix="chaos-") as name, _disk(Path(name) / "disk") as disk:
         data = prepare_digits(Path(name) / "data")
         recipe = _recipe(Path(name) / "chaos.yaml")
@@ -358,7 +365,7 @@ def main(
                 print(_line(found[-1]), flush=True)
             job.wait(lambda job=job: job.ended() is not None, "the run's end")
             if job.ended():
-                raise click.ClickException(f"the run failed at last:\n{job.said()}")
+                raise click.ClickException(f"the run failed at its end:\n{job.said()}")
             equal = final_state(job.run) == expected and _same_log(job.run, whole.run)
             print(f"run {found[0].run}: {'equal' if equal else 'NOT EQUAL'}", flush=True)
             for row in found:
@@ -386,17 +393,22 @@ def _same_log(run: RunFolder, whole: RunFolder) -> bool:
 def _recipe(path: Path) -> Path:
     recipe = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text())
     recipe |= {
-        "name": "chaos", "policy": "float32", "deterministic": True, "log_every": 1,
+        "name": "chaos",
+        "policy": "float32",
+        "deterministic": True,
+        "log_every": 1,
         "model_arguments": {"widths": [8, 16, 16], "initial_scale": 2.0},
-        "checkpoint_every": EVERY, "keep_newest": 3, "training_strategy": STRATEGY,
-    }  # fmt: skip
+        "checkpoint_every": EVERY,
+        "keep_newest": 3,
+        "training_strategy": STRATEGY,
+    }
     path.write_text(yaml.safe_dump(recipe))
     return path
 
 
 @contextlib.contextmanager
 def _disk(folder: Path):
-    """A small tmpfs; None where it may not be mounted."""
+    """A small tmpfs; None if it cannot be mounted."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", folder], capture_output=True
@@ -415,15 +427,14 @@ def _line(row: Row) -> str:
 
 
 def show(rows: list[Row]) -> None:
-    """The table, as Markdown's pipes would have it."""
-    table = Table("no", "run", "fault", "at step", "all ended (s)", "resumed at", "lost steps",
-                  "recovered (s)", "equal", box=None)  # fmt: skip
+    """Prints the table of docs/fault_tolerance.md."""
+    names = "no,run,fault,at step,all ended (s),resumed at,lost steps,recovered (s),equal"
+    table = Table(*names.split(","), box=None)
     for row in rows:
         ended = "lived on" if row.ended is None else f"{row.ended:.1f}"
-        table.add_row(
-            str(row.number), str(row.run), row.fault, str(row.at), ended, str(row.resumed),
-            str(row.lost), f"{row.recovered:.1f}", "yes" if row.equal else "NO",
-        )  # fmt: skip
+        cells = [row.number, row.run, row.fault, row.at, ended, row.resumed, row.lost]
+        equal = "yes" if row.equal else "NO"
+        table.add_row(*map(str, cells), f"{row.recovered:.1f}", equal)
     console = Console(width=110)
     console.print(table)
     recovered = sum(bool(row.equal) for row in rows)

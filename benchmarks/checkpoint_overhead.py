@@ -1,10 +1,10 @@
-"""What checkpoints in the background cost: steps beside one against steps without, in one `fit`.
+"""What checkpoints in the background cost: steps during one against steps without.
 
     python benchmarks/checkpoint_overhead.py
 
-Every other block of 100 steps begins with a checkpoint, whose file is written while the
-steps go on; it is compared with the blocks on its two sides. The aim is at most 1 % with
-a checkpoint every 100 steps of 20 ms.
+In one `fit`, every other block of 100 steps begins with a checkpoint, whose file is written
+while the steps continue. Such a block is compared with the blocks on its two sides. The aim
+is at most 1 % with a checkpoint every 100 steps of 20 ms.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ class Sizes(Journal):
 @click.option("--pairs", default=30, help="Blocks with a checkpoint, and without.")
 @click.option("--block", default=100, help="Steps of a block.")
 @click.option("--batch_size", default=24, help="Sets the length of a step.")
-@click.option("--recipe", "recipe_name", default="demo", help="Of whose model.")
+@click.option("--recipe", "recipe_name", default="demo", help="The recipe of the model.")
 def main(pairs: int, block: int, batch_size: int, recipe_name: str) -> None:
     """Prints milliseconds a step with and without a checkpoint, and their ratio."""
     devices.prepare_devices(workers.current())
@@ -57,7 +57,7 @@ def main(pairs: int, block: int, batch_size: int, recipe_name: str) -> None:
     labels = tf.random.uniform((batch_size,), maxval=recipe.classes, dtype=tf.int32)
     batches = tf.data.Dataset.from_tensors((tf.cast(images, tf.uint8), labels)).repeat()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere:
-        # It counts the steps that it is told of: those of every other block.
+        # It counts only the steps that are passed to it: those of every other block.
         sizes = Sizes()
         checkpoint = StepCheckpoint(
             Path(folder) / "step-{step}.keras",

@@ -3,10 +3,10 @@
     python benchmarks/evaluation.py --run_dir RUN
 
 RUN is a run with checkpoints; it is not changed. Its checkpoints are evaluated in a
-folder beside the timed ones, by one worker on one core and by two on a core each, so
-that each worker has one thread to compute with and one that decodes, on its core.
-The aims: two workers take at most 0.6 of the time of one, and loading a checkpoint and
-starting on it takes less than 5 % of its evaluation.
+temporary folder, by one worker on one core and by two workers on one core each. Each
+worker has one thread that computes and one that decodes, both on its core. The aims: two
+workers take at most 0.6 of the time of one; loading a checkpoint and getting its first
+batch take less than 5 % of its evaluation.
 """
 
 import os
@@ -35,21 +35,21 @@ from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-# The columns of evaluation.csv that hold for any number of workers.
+# The columns of evaluation.csv that are the same for any number of workers.
 FIGURES = ("step", "top1", "top5", "loss", "images", "image_size", "crop")
 
 
 @click.command()
 @click.option("--run_dir", required=True, type=Path, help="A run with checkpoints.")
 @click.option("--data_dir", type=Path, help="Folder of the records; by default the run's own.")
-@click.option("--limit", type=click.IntRange(1), help="Evaluate only the first so many.")
+@click.option("--limit", type=click.IntRange(1), help="Evaluate only this many, from the first.")
 def main(run_dir: Path, data_dir: Path | None, limit: int | None) -> None:
     """Prints the seconds of one worker and of two, and the share of loading."""
     console = Console(width=100, highlight=False)
     run = RunFolder(run_dir)
     root = data_dir or run.environment().get("data_dir")
     if root is None:
-        raise UserError("--data_dir is missing; the run does not name its own")
+        raise UserError("--data_dir is missing; the run does not say where its records are")
     rows = run.checkpoint_rows()[:limit]
     if len(os.sched_getaffinity(0)) < 2:
         raise UserError("two workers of one core each need two cores")
@@ -104,7 +104,7 @@ def evaluate(run: RunFolder, rows: list, root: Path, count: int) -> tuple[float,
 
 
 def loading(recipe: Recipe, root: Path, path: Path, repeats: int = 5) -> str:
-    """What it costs to load a checkpoint and to get its first batch, of its evaluation."""
+    """The share of an evaluation that loading the checkpoint and its first batch take."""
     from evaluation.run import make_evaluator
 
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])

@@ -2,11 +2,11 @@
 
     python benchmarks/input_pipeline.py --data_dir DIR
 
-`DIR` holds records of photographs in `160` and `320`, as the builder makes them; the
-images must be real, since flat ones decode too fast. The peers run where `make
-bench-peers` has set up their environment. All pipelines get the same JPEGs, crop
-(area, aspect), size, batch and threads, in a process each that waits while the others
-run, and take turns pass by pass; the data are in memory but in the row that says so.
+`DIR` holds records of photographs in `160` and `320`, as the builder makes them. The
+images must be real, since flat ones decode too fast. The peers need the environment that
+`make bench-peers` sets up. All pipelines get the same JPEGs, crop (area, aspect), size,
+batch and threads. Each has a process of its own, which waits while the others run; they
+take turns pass by pass. The data are in memory, except in the row "ours, from disk".
 """
 
 import json
@@ -33,8 +33,10 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZES = {160: 128, 320: 224}  # stored short side: training size
 PEERS = ("torchvision", "DALI, CPU", "DALI, CPU, its defaults", "FFCV, JPEG", "FFCV, raw pixels")
 # Published on 8 V100, at 128 pixels: the original run, and the fastest (Alibaba, TF 2.1, XLA).
-RATES = {"14,200 images/s (the original run, 8 V100)": 14200,
-         "22,900 images/s (the fastest published run, 8 V100)": 22900}  # fmt: skip
+RATES = {
+    "14,200 images/s (the original run, 8 V100)": 14200,
+    "22,900 images/s (the fastest published run, 8 V100)": 22900,
+}
 
 
 class Contender:
@@ -47,8 +49,11 @@ class Contender:
         script = Path(__file__).with_name("pipelines_compared.py")
         self.process = subprocess.Popen(
             [str(python), str(script), json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
         answer = self._answer()
         if "ready" not in answer:
             self.missing = answer["missing"]
@@ -69,7 +74,7 @@ class Contender:
             self.missing = answer["missing"]
 
     def end(self) -> None:
-        """Ends the process, which ends itself when its standard input does."""
+        """Ends the process: it stops when its standard input is closed."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
@@ -128,7 +133,7 @@ def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
                 own = contender.rates
                 median = statistics.median(own)
                 cells.append(f"{median:,.0f} ({min(own):,.0f} to {max(own):,.0f})")
-                # Turn by turn: both ran within a second or so, whatever else the machine did.
+                # Turn by turn: both ran within about a second, so other work slowed both.
                 ratios = [a / b for a, b in zip(own, by_name["ours"].rates, strict=True)]
                 cells.append(f"{statistics.median(ratios):.2f}")
         table.add_row(name, *cells)
@@ -139,14 +144,18 @@ def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
 @click.option("--data_dir", type=Path, required=True, help="Records in `160` and `320`.")
 @click.option("--peers", type=Path, default=ROOT / ".venv-peers", help="The peers' environment.")
 @click.option("--repeats", default=5, help="Passes of each pipeline, in turns.")
-@click.option("--images", default=4608, help="Of a pass, at least; half as many at 224 px.")
+@click.option("--images", default=4608, help="Smallest number in a pass; half of it at 224 px.")
 @click.option("--batch_size", default=64)
 @click.option("--threads", default=len(os.sched_getaffinity(0)), help="Or worker processes.")
 @click.option("--area", default=0.25, help="Smallest area of a crop; the largest is 1.")
 @click.option("--only", default="", help="Names of the pipelines to run, with | between them.")
-@click.option("--log", "log_path", type=Path, default=Path(os.devnull), help="What they complain.")
-def main(data_dir, peers, repeats, images, batch_size, threads, area, only, log_path):
+@click.option(
+    "--log", "log_path", type=Path, default=Path(os.devnull), help="File for their warnings."
+)
+def main(data_dir, only, peers, log_path, **options):
     """Prints the table, and how many cores a given rate needs."""
+    threads, area = options["threads"], options["area"]
+    repeats, images, batch_size = options["repeats"], options["images"], options["batch_size"]
     names = [name for name in PIPELINES if not only or name in ("ours", *only.split("|"))]
     python = peers / "bin" / "python"
     found = {}
@@ -157,26 +166,29 @@ def main(data_dir, peers, repeats, images, batch_size, threads, area, only, log_
                 raise click.UsageError(f"{data_dir / str(stored)} holds no train-* records")
             tree = Path(folder) / str(stored)
             write_tree(records, tree / "once")
-            have = len(list((tree / "once").glob("*/*")))
+            once = sorted((tree / "once").glob("*/*"))
             # Copies, so that a pass takes a second or more, and reads what it has not cached.
             wanted = images if size == 128 else images // 2
-            copies = -(-wanted // have)
+            copies = -(-wanted // len(once))
             files = []
             for copy in range(copies):
                 for path in records:
                     files.append(tree / f"{path.name}.{copy}")
                     shutil.copy(path, files[-1])
-                shutil.copytree(
-                    tree / "once", tree / "tree", dirs_exist_ok=True
-                ) if copy == 0 else [
-                    shutil.copy(path, tree / "tree" / path.parent.name / f"{copy}-{path.name}")
-                    for path in (tree / "once").glob("*/*")
-                ]
+                for path in once:
+                    target = tree / "tree" / path.parent.name / f"{copy}-{path.name}"
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, target)
             settings = {
-                "records": [str(path) for path in files], "tree": str(tree / "tree"),
-                "short_side": stored, "size": size, "images": have * copies,
-                "batch_size": batch_size, "threads": threads, "area": [area, 1.0],
-            }  # fmt: skip
+                "records": [str(path) for path in files],
+                "tree": str(tree / "tree"),
+                "short_side": stored,
+                "size": size,
+                "images": len(once) * copies,
+                "batch_size": batch_size,
+                "threads": threads,
+                "area": [area, 1.0],
+            }
             available = python if python.exists() else None
             found[stored] = compare(names, settings, available, repeats, log)
 
@@ -184,15 +196,15 @@ def main(data_dir, peers, repeats, images, batch_size, threads, area, only, log_
     console.print(table_of(names, found))
     console.print(
         f"{threads} threads or worker processes, batches of {batch_size}, random resized crops of "
-        f"{area:.0%} to 100 % of the area, flips; {repeats} passes of {images:,} images "
-        "or more (half as many at 224 px), in turns. Keras zooms and crops "
+        f"{area:.0%} to 100 % of the area, flips; {repeats} passes of at least {images:,} "
+        "images (half of it at 224 px), in turns. Keras zooms and crops "
         "instead; evaluation and decoding do not augment."
     )
     ours = next(c for c in found[160] if c.name == "ours")
     a_core = statistics.median(ours.rates) / threads
     for rate, number in RATES.items():
         console.print(
-            f"{rate} at 128 px: {number / a_core:.1f} such cores in all for the input, "
+            f"{rate} at 128 px: the input needs {number / a_core:.1f} such cores in all, "
             f"{number / a_core / 8:.1f} a GPU"
         )
 

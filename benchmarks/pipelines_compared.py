@@ -1,8 +1,8 @@
-"""The pipelines that `input_pipeline.py` compares, one to a process.
+"""The pipelines that `input_pipeline.py` compares, one in each process.
 
-`input_pipeline.py` starts this file, in the project's environment or in that of the
-peers, with one JSON object; a line on its standard input then asks for one pass over
-the images, and a line of JSON answers. What a pipeline needs is imported by it alone.
+`input_pipeline.py` starts this file with one JSON object, in the project's environment or
+in that of the peers. Each line on the standard input then asks for one pass over the
+images, and a line of JSON answers. Each pipeline imports what it alone needs.
 """
 
 import json
@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Passes = Callable[[], int]  # runs once over the images and returns how many they were
+Passes = Callable[[], int]  # runs once over the images and returns their number
 
 ASPECT = (3 / 4, 4 / 3)
 
 
 def tensorflow_threads(threads: int) -> Any:
-    """TensorFlow as a run of the project has it, on so many threads."""
+    """TensorFlow with the settings of a run of this project, on a number of threads."""
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     os.environ["KERAS_BACKEND"], os.environ["TF_CPP_MIN_LOG_LEVEL"] = "tensorflow", "3"
     import tensorflow as tf
@@ -69,7 +69,7 @@ def ours(settings: dict[str, Any]) -> Passes:
 
 
 def forget(file: Path) -> None:
-    """Has the system drop a file from its cache, so that the next read goes to the disk."""
+    """Drops a file from the system's cache, so that the next read goes to the disk."""
     with open(file, "rb") as opened:
         os.fsync(opened.fileno())
         os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -128,8 +128,8 @@ def torchvision(settings: dict[str, Any]) -> Passes:
     try:
         import torchvision
     except RuntimeError:
-        # A torchvision that was built for GPUs, beside a torch that was not, misses its own
-        # compiled ops. Its transforms of PIL images, which are all that runs here, use none.
+        # If torchvision was built for GPUs and torch was not, torchvision misses its compiled
+        # ops. Its transforms of PIL images, which are all that runs here, use none of them.
         ops = torch.library.Library("torchvision", "DEF")
         for name in ("nms", "qnms"):
             ops.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -161,7 +161,7 @@ def torchvision(settings: dict[str, Any]) -> Passes:
 def dali(settings: dict[str, Any]) -> Passes:
     from nvidia.dali import fn, pipeline_def, types
 
-    # The same fast DCT and filter as ours; by default DALI takes the exact one and antialiases.
+    # The same fast DCT and filter as ours; DALI's defaults are the exact DCT and antialiasing.
     as_ours = settings["pipeline"] != "DALI, CPU, its defaults"
 
     @pipeline_def(
@@ -170,9 +170,12 @@ def dali(settings: dict[str, Any]) -> Passes:
     def pipeline() -> Any:
         jpegs, labels = fn.readers.file(file_root=settings["tree"], random_shuffle=True)
         images = fn.decoders.image_random_crop(
-            jpegs, device="cpu", random_area=settings["area"], random_aspect_ratio=ASPECT,
+            jpegs,
+            device="cpu",
+            random_area=settings["area"],
+            random_aspect_ratio=ASPECT,
             use_fast_idct=as_ours,
-        )  # fmt: skip
+        )
         images = fn.resize(
             images,
             size=[settings["size"]] * 2,
@@ -221,13 +224,17 @@ def ffcv(settings: dict[str, Any], raw: bool) -> Passes:
         (settings["size"],) * 2, scale=tuple(settings["area"]), ratio=tuple(ASPECT)
     )
     loader = Loader(
-        str(beton), batch_size=settings["batch_size"], num_workers=settings["threads"],
-        order=OrderOption.RANDOM, os_cache=True, drop_last=True,
+        str(beton),
+        batch_size=settings["batch_size"],
+        num_workers=settings["threads"],
+        order=OrderOption.RANDOM,
+        os_cache=True,
+        drop_last=True,
         pipelines={
             "image": [decoder, RandomHorizontalFlip(), ToTensor()],
             "label": [IntDecoder(), ToTensor()],
         },
-    )  # fmt: skip
+    )
     return lambda: drained(loader)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/project_presets.py
 
-Projections from the tables in benchmarks/rates, not runs.
+The figures are projections from the tables in benchmarks/rates; nothing was run.
 """
 
 import sys
@@ -20,7 +20,7 @@ from training.recipes import load_recipe, presets
 
 RATES = Path(__file__).resolve().parent / "rates"
 
-# File of rates, and the on-demand price of a host's hour in dollars (AWS, us-east-1:
+# File of rates, and the on-demand price in dollars of an hour of one host (AWS, us-east-1:
 # p3.16xlarge as in the original's entry, p4d.24xlarge).
 MACHINES = (("v100x8", 24.48), ("a100x8", 32.77))
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128)

@@ -1,10 +1,11 @@
-"""How soon a resumed run makes its first step, against a fresh one.
+"""How soon a resumed run makes its first step, compared with a new run.
 
     python benchmarks/resume.py --data_dir DIR
 
-`DIR` holds CIFAR-10's records. A run is stopped late in its first epoch; then fresh
-starts and resumes of copies of it take turns, each timed from the start of the process
-until the row of its first step is in train.csv. The aim is at most 1.2 times.
+`DIR` holds CIFAR-10's records. A run is stopped late in its first epoch. Then new runs and
+resumes of copies of the stopped run take turns. Each is timed from the start of the process
+until the row of its first step is in train.csv. The aim: a resume takes at most 1.2 times
+the time of a new run.
 """
 
 import csv
@@ -48,7 +49,7 @@ def last_step(run: Path) -> int:
 
 
 def seconds_until(job: subprocess.Popen, run: Path, step: int) -> float:
-    """Seconds from now until the row of `step` is there; then the job is killed."""
+    """Waits for the row of `step`, kills the job, and returns the seconds until the row."""
     begun = time.monotonic()
     while last_step(run) < step:
         if job.poll() is not None or time.monotonic() - begun > PATIENCE:
@@ -62,10 +63,10 @@ def seconds_until(job: subprocess.Popen, run: Path, step: int) -> float:
 
 @click.command()
 @click.option("--data_dir", type=Path, required=True, help="CIFAR-10's records.")
-@click.option("--repeats", default=5, help="Fresh starts, and resumes, in turns.")
+@click.option("--repeats", default=5, help="Number of new runs, and of resumes.")
 @click.option("--at", default=350, help="Step to resume after; an epoch of one worker has 390.")
 def main(data_dir: Path, repeats: int, at: int) -> None:
-    """Prints the median of both and the median of their ratios."""
+    """Prints both medians, and the median of the ratios."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     fresh, resumed = [], []
     with tempfile.TemporaryDirectory() as name:
@@ -90,9 +91,9 @@ def main(data_dir: Path, repeats: int, at: int) -> None:
             shutil.rmtree(folder / "again")
     ratios = [b / a for a, b in zip(fresh, resumed, strict=True)]
     print(
-        f"first step of a fresh run after {statistics.median(fresh):.2f} s, of one resumed at step "
+        f"first step of a new run after {statistics.median(fresh):.2f} s, of one resumed at step "
         f"{at} after {statistics.median(resumed):.2f} s (medians of {repeats})\n"
-        f"resumed / fresh: median {statistics.median(ratios):.3f}, "
+        f"resumed / new: median {statistics.median(ratios):.3f}, "
         f"{min(ratios):.3f} to {max(ratios):.3f}"
     )
 

@@ -1,11 +1,11 @@
-"""Measures images a second on the machine at hand, for `plan --throughput`.
+"""Measures images a second on this machine, for `plan --throughput`.
 
     python benchmarks/throughput.py --recipe cifar10 --output rates.yaml
     horovodrun -np 2 python benchmarks/throughput.py --recipe cifar10 --output rates.yaml
 
-For each image size and batch of a recipe, its real compiled step with its real
-all-reduce runs on one synthetic batch that stays on the device. The rates hence leave
-out the input pipeline: where that is the slower of the two, a run is slower.
+For each image size and batch of a recipe, the real compiled step with the real
+all-reduce runs on one synthetic batch that stays on the device. So the rates leave out the
+input pipeline: if it is slower than the step, a run is slower.
 """
 
 import os
@@ -38,8 +38,15 @@ from training.recipes import Recipe, load_recipe
 @click.command()
 @RECIPE
 @click.option("--output", type=Path, required=True, help="The YAML file to write.")
-@click.option("--steps", type=click.IntRange(2), default=30, help="Timed for each of the rates.")
-@click.option("--repeats", type=click.IntRange(1), default=3, help="Of which the median counts.")
+@click.option(
+    "--steps", type=click.IntRange(2), default=30, help="Number of timed steps for each rate."
+)
+@click.option(
+    "--repeats",
+    type=click.IntRange(1),
+    default=3,
+    help="Number of measurements; their median counts.",
+)
 def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
     """Writes the rates of a recipe's sizes and batches on this machine."""
     team = workers.join()
@@ -56,10 +63,10 @@ def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
     for size, batch in _settings(recipe):
         trace, step = measure(net, size, batch, recipe.classes, steps, repeats)
         traces.append(trace)
-        rates.append({"image_size": size, "batch_size": batch,
-                      "images_per_second": round(batch * team.size / step, 1)})  # fmt: skip
+        speed = round(batch * team.size / step, 1)
+        rates.append({"image_size": size, "batch_size": batch, "images_per_second": speed})
         if team.is_first:
-            click.echo(f"{size} px, batch {batch}: {rates[-1]['images_per_second']:,} images/s")
+            click.echo(f"{size} px, batch {batch}: {speed:,} images/s")
     if team.is_first:
         found = {
             "hardware": f"{platform.machine()}, {os.cpu_count()} cores"
@@ -82,13 +89,13 @@ def _settings(recipe: Recipe) -> list[tuple[int, int]]:
     """The different (image size, batch size) of a recipe, in its order.
 
     Raises:
-        UserError: an image that is not square; a table of rates holds none.
+        UserError: an image that is not square; a table of rates cannot hold it.
     """
     found: dict[tuple[int, int], None] = {}
     for phase in recipe.training_strategy.root:
         height, width = phase.image_size
         if height != width:
-            raise UserError(f"image size {height} x {width}: only squares are measured")
+            raise UserError(f"image size {height} x {width}: only square images can be measured")
         found[height, phase.batch_size] = None
     return list(found)
 
@@ -96,7 +103,7 @@ def _settings(recipe: Recipe) -> list[tuple[int, int]]:
 def measure(
     net: keras.Model, size: int, batch: int, classes: int, steps: int, repeats: int
 ) -> tuple[float, float]:
-    """Seconds that a stage's first step takes beyond a normal one, and those of a step."""
+    """Seconds of a stage's first step beyond a normal one, and seconds of a normal step."""
     rng = np.random.default_rng(workers.current().rank)
     images = tf.constant(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
     labels = tf.constant(rng.integers(0, classes, batch, np.int32))
@@ -113,7 +120,7 @@ def measure(
         return time.perf_counter() - began
 
     first = run(1)
-    run(2)  # what the second step still allocates
+    run(2)  # the second step still allocates memory
     step = float(np.median([run(steps) / steps for _ in range(repeats)]))
     return max(first - step, 0.0), step
 

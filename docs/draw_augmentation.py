@@ -1,8 +1,8 @@
-"""Draws docs/augmentation.jpg: 16 training images, each beside the photograph it is of.
+"""Draws docs/augmentation.jpg: 16 training images, each beside its photograph.
 
     python docs/draw_augmentation.py
 
-The photographs are the two that scikit-learn carries (china.jpg by Daniel Büchele,
+The two photographs come with scikit-learn (china.jpg by Daniel Büchele,
 flower.jpg by the Flickr user vultilion, both CC BY 2.0).
 """
 
@@ -32,14 +32,14 @@ ORANGE = "#D55E00"
 
 
 @click.command()
-@click.option("--seed", default=4, help="Of the crops.")
+@click.option("--seed", default=4, help="The seed of the crops.")
 @click.argument("path", type=Path, default=Path(__file__).with_name("augmentation.jpg"))
 def main(seed: int, path: Path) -> None:
     """Crops, resizes and mirrors as a training pipeline does at 128 pixels."""
     folder = Path(sklearn.__file__).parent / "datasets" / "images"
     # As the builder stores them: 160 pixels on the short side.
-    stored = [convert((folder / name).read_bytes(), [160], 90)[0][0]
-              for name in ("china.jpg", "flower.jpg")]  # fmt: skip
+    photographs = [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
+    stored = [convert(data, [160], 90)[0][0] for data in photographs]
     jpegs = [stored[i % 2] for i in range(ROWS * COLUMNS)]
     settings = Augmentation()
     encoded = tf.constant(jpegs)

@@ -1,11 +1,11 @@
-"""Starts a training job on Amazon SageMaker, by its Python SDK (requirements.txt here).
+"""Starts a training job on Amazon SageMaker with its Python SDK (requirements.txt here).
 
     python -m docs.sagemaker.launch --image ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME \\
         --role arn:aws:iam::ACCOUNT:role/NAME --output s3://BUCKET/runs \\
         --data s3://BUCKET/imagenet --recipe imagenet104 --instance ml.p3.16xlarge
 
-The image is that of the Dockerfile beside this file: it holds the project and the
-training toolkit. Run it from the project's folder, with AWS credentials and a region.
+The Dockerfile beside this file makes the image, which holds the project and the training
+toolkit. Run this from the project's folder, with AWS credentials and a region.
 """
 
 import time
@@ -33,38 +33,36 @@ from launch.sagemaker import metric_definitions
 @click.option("--recipe", default="demo", show_default=True)
 @click.option("--instance", default="ml.m5.xlarge", show_default=True)
 @click.option("--workers", type=int, help="By default one for each GPU of the instance.")
-@click.option("--spot", is_flag=True, help="Pay the spot price; an interrupted run goes on.")
-@click.option("--checkpoints", help="s3:// folder of an earlier job's run, to go on with it.")
+@click.option("--spot", is_flag=True, help="Pay the spot price; an interrupted run resumes.")
+@click.option("--checkpoints", help="s3:// folder of an earlier job's run, to resume it.")
 @click.option("--volume", default=400, show_default=True, help="Disk, GB.")
-@click.option("--hours", default=24, show_default=True, help="Limit of the training time.")
+@click.option("--hours", default=24, show_default=True, help="Maximum training time.")
 @click.option("--wait", is_flag=True, help="Print the job's log until it ends.")
-def launch(
-    image, role, output, data, recipe, instance, workers, spot, checkpoints, volume, hours, wait
-):
+def launch(recipe, workers, data, output, checkpoints, spot, wait, **job):
     """Starts a training job and prints its name."""
-    seconds = hours * 3600
+    seconds = job["hours"] * 3600
     name = Path(recipe).stem.replace("_", "-")
-    if checkpoints is None:  # a folder of its own: a job resumes the run that it finds
+    if checkpoints is None:  # a new folder, since a job resumes the run that it finds
         checkpoints = f"{output.rstrip('/')}/{name}-{time.strftime('%Y%m%d-%H%M%S')}/checkpoints"
     hyperparameters = {"recipe": recipe} | ({"workers": workers} if workers else {})
     trainer = ModelTrainer(
-        training_image=image,
-        role=role,
+        training_image=job["image"],
+        role=job["role"],
         base_job_name=name,
         hyperparameters=hyperparameters,
         compute=Compute(
-            instance_type=instance,
+            instance_type=job["instance"],
             instance_count=1,
-            volume_size_in_gb=volume,
+            volume_size_in_gb=job["volume"],
             enable_managed_spot_training=spot,
         ),
         stopping_condition=StoppingCondition(
             max_runtime_in_seconds=seconds,
-            # Spot capacity may be long in coming.
+            # It may take long until spot capacity is free.
             max_wait_time_in_seconds=2 * seconds if spot else None,
         ),
         output_data_config=OutputDataConfig(s3_output_path=output),
-        # Where an interrupted job finds its run again; SageMaker keeps it in step.
+        # Where an interrupted job finds its run again; SageMaker copies the run there.
         checkpoint_config=CheckpointConfig(s3_uri=checkpoints),
     ).with_metric_definitions(
         [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
