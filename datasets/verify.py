@@ -1,19 +1,18 @@
-"""Reads every record of a data set and tells what is wrong with it.
+"""Reads every record of a data set and shows what is wrong with it.
 
     python -m datasets.verify DIR
 
-DIR is a folder of records or one with a folder for each size (`160`, `320`). Records of
-others are checked as far as they can be without a manifest. Ends with status 0 where
-nothing is wrong, 1 where something is, 2 at a mistake on the command line.
+DIR is a folder of records, or one that has a folder for each size (`160`, `320`). Records
+without a manifest are checked as far as possible. The status is 0 where nothing is wrong, 1
+where something is, 2 at a mistake on the command line.
 """
 
 import contextlib
-import itertools
 import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,11 +27,8 @@ from tqdm import tqdm
 
 from core.errors import DataError
 from datasets.build.processes import available, run_jobs
-from datasets.check import records as checks
-from datasets.check.folders import Folder, find_folders
-from datasets.check.records import LISTED, Finding, ShardReport
-from datasets.records.schema import TFDS_LABEL_OFFSET
-from datasets.records.survey import Survey, offset_of
+from datasets.check.folders import Folder, check_folder, find_folders
+from datasets.check.records import LISTED, Finding, ShardReport, check_shard
 
 
 @dataclass
@@ -55,14 +51,13 @@ class Verified:
 
     Attributes:
         splits: what the folders hold.
-        findings: up to `LISTED` of a kind in each file and split.
+        findings: up to `LISTED` of a kind in each file, and ten times as many in several.
         counts: how many of each kind there are.
-        notes: what could not be checked, or is worth to know.
+        notes: what could not be checked, or is worth knowing.
         images: records that were read.
         seconds: that it took.
         processes: that read.
-        reports: of the shards of each folder.
-        class_names: of each folder by label, as far as they are known.
+        folders: that were checked.
     """
 
     splits: list[Split] = field(default_factory=list)
@@ -72,8 +67,7 @@ class Verified:
     images: int = 0
     seconds: float = 0.0
     processes: int = 1
-    reports: dict[Path, list[ShardReport]] = field(default_factory=dict)
-    class_names: dict[Path, dict[int, str]] = field(default_factory=dict)
+    folders: list[Folder] = field(default_factory=list)
 
     def add(self, findings: Iterable[Finding]) -> None:
         for finding in findings:
@@ -105,142 +99,35 @@ def verify(
     """
     began = time.monotonic()
     folders = find_folders(Path(root))
-    processes = processes or available()
-    jobs = [job for folder in folders for job in folder.jobs]
-    found = Verified(processes=min(processes, max(1, len(jobs))))
-    reports: dict[Path, list[ShardReport]] = {folder.path: [] for folder in folders}
+    by_path = {folder.path: folder for folder in folders}
+    sizes = {job: job.path.stat().st_size for folder in folders for job in folder.jobs}
     # Large files first: the last one to end is then a small one.
-    jobs.sort(key=lambda job: -job.path.stat().st_size)
-    with (
-        contextlib.closing(run_jobs(checks.check_shard, jobs, processes)) as checked,
-        tqdm(
-            total=sum(job.path.stat().st_size for job in jobs), unit="B", unit_scale=True,
-            smoothing=0, disable=not progress,
-        ) as bar,
-    ):  # fmt: skip
-        for report in checked:
-            reports[report.job.path.parent].append(report)
+    jobs = sorted(sizes, key=lambda job: -sizes[job])
+    processes = processes or available()
+    found = Verified(processes=min(processes, max(1, len(jobs))), folders=folders)
+    total = sum(sizes.values())
+    bar = tqdm(total=total, unit="B", unit_scale=True, smoothing=0, disable=not progress)
+    with bar, contextlib.closing(run_jobs(check_shard, jobs, processes)) as reports:
+        for report in reports:
+            by_path[report.job.path.parent].reports.append(report)
             found.images += report.records
             bar.set_postfix_str(f"{found.images / (time.monotonic() - began):,.0f} images/s", False)
             bar.update(report.bytes)
     for folder in folders:
-        own = sorted(reports[folder.path], key=lambda report: report.job.path.name)
-        found.reports[folder.path] = own
-        found.class_names[folder.path] = _class_names(folder, own)
-        _check_folder(found, folder, own, classes, label_offset)
+        folder.reports.sort(key=lambda report: report.job.path.name)
+        for report in folder.reports:
+            found.findings.extend(report.findings)
+            found.counts.update(report.counts)
+        found.add(check_folder(folder, classes, label_offset))
+        found.notes.extend(folder.notes)
+        found.splits.extend(_split(folder, prefix, own) for prefix, own in folder.splits.items())
     found.seconds = time.monotonic() - began
     return found
 
 
-def _check_folder(
-    found: Verified,
-    folder: Folder,
-    reports: Sequence[ShardReport],
-    classes: int | None,
-    label_offset: int | None,
-) -> None:
-    """What concerns several shards; adds it and the shards' own findings to `found`."""
-    found.add(folder.findings)
-    for report in reports:
-        found.findings.extend(report.findings)
-        found.counts.update(report.counts)
-    prefixes = list(dict.fromkeys(report.job.prefix for report in reports))
-    splits = {p: [report for report in reports if report.job.prefix == p] for p in prefixes}
-    seen = np.unique(np.concatenate([np.empty(0, np.int64), *(r.labels for r in reports)]))
-    if len(seen):
-        told = _label_range(found, folder, seen, classes, label_offset)
-        if told is not None:
-            offset, count = told
-            found.add(_findings("label", checks.check_labels(reports, offset, count)))
-            _note_empty_classes(found, folder, splits, offset, count)
-    found.add(_findings("label", checks.check_class_names(reports, folder.manifest)))
-    for first, second in itertools.combinations(prefixes, 2):
-        pairs = checks.check_duplicates(splits[first], splits[second])
-        found.add(_findings("duplicate", pairs, named=True))
-    for prefix, own in splits.items():
-        found.splits.append(_split(folder, prefix, own))
-        images = folder.info.images.get(prefix) if folder.info else None
-        if images is not None and images != found.splits[-1].images:
-            detail = f"'{prefix}' has {found.splits[-1].images} images, dataset_info.json says "
-            found.add([Finding("count", str(folder.path), None, f"{detail}{images}")])
-
-
-def _findings(
-    kind: str, problems: Iterable[tuple[ShardReport, int, str]], named: bool = False
-) -> Iterator[Finding]:
-    """Findings of problems, with the images' names for the first few where asked."""
-    for number, (report, record, detail) in enumerate(problems):
-        path = report.job.path
-        if named and number < LISTED:
-            detail = f"{checks.filename_of(path, record)}: {detail}"
-        yield Finding(kind, str(path), record, detail)
-
-
-def _label_range(
-    found: Verified,
-    folder: Folder,
-    seen: np.ndarray,
-    classes: int | None,
-    label_offset: int | None,
-) -> tuple[int, int] | None:
-    """The label of the first class and the number of classes; says where they are from."""
-    if folder.manifest:
-        return folder.manifest.label_offset, len(folder.manifest.classes)
-    lowest, highest = int(seen[0]), int(seen[-1])
-    missing = "the files' checksums and their numbers of images"
-    by = "as told"
-    if folder.info and folder.info.classes:
-        label_offset, classes = TFDS_LABEL_OFFSET, folder.info.classes
-        by = "by its features.json"
-    elif label_offset is None and classes is not None:
-        with contextlib.suppress(ValueError):
-            label_offset = offset_of(Survey(0, lowest, highest), classes)
-    if label_offset is None:
-        label_offset = lowest
-        by = "by the labels themselves"
-        if lowest not in (0, 1):
-            detail = f"its labels run from {lowest} to {highest}: neither 0 nor 1 is the first"
-            found.add([Finding("label", str(folder.path), None, detail)])
-            return None
-    if classes is None:
-        classes = highest + 1 - label_offset
-        by = "by the labels themselves"
-        missing += ", the range of the labels (--classes tells it)"
-    found.notes.append(
-        f"{folder.path}: no manifest; {classes} classes with labels from {label_offset} {by}. "
-        f"Not checked: {missing}."
-    )
-    return label_offset, classes
-
-
-def _note_empty_classes(
-    found: Verified,
-    folder: Folder,
-    splits: dict[str, list[ShardReport]],
-    offset: int,
-    classes: int,
-) -> None:
-    for prefix, reports in splits.items():
-        labels = np.concatenate([report.labels for report in reports])
-        empty = np.setdiff1d(np.arange(offset, offset + classes), labels)
-        if len(empty):
-            found.notes.append(
-                f"{folder.path}: {len(empty)} of {classes} classes have no image in '{prefix}' "
-                f"(labels {', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''})."
-            )
-
-
-def _class_names(folder: Folder, reports: Iterable[ShardReport]) -> dict[int, str]:
-    if folder.manifest:
-        return dict(enumerate(folder.manifest.classes, folder.manifest.label_offset))
-    if folder.info and folder.info.names:
-        return dict(enumerate(folder.info.names, TFDS_LABEL_OFFSET))
-    return {label: synset for report in reports for label, synset in report.synsets}
-
-
-def _split(folder: Folder, prefix: str, reports: Sequence[ShardReport]) -> Split:
+def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> Split:
     labels, counts = np.unique(
-        np.concatenate([report.labels for report in reports]), return_counts=True
+        np.concatenate([report.rows["label"] for report in reports]), return_counts=True
     )
     return Split(
         folder=str(folder.path),
@@ -256,14 +143,12 @@ def _split(folder: Folder, prefix: str, reports: Sequence[ShardReport]) -> Split
 
 def as_json(found: Verified) -> dict[str, Any]:
     """All that was found, ready for JSON."""
+    names = ("notes", "images", "seconds", "processes")
     return {
         "splits": [asdict(split) for split in found.splits],
         "findings": [asdict(finding) for finding in found.findings],
         "counts": dict(found.counts),
-        "notes": found.notes,
-        "images": found.images,
-        "seconds": found.seconds,
-        "processes": found.processes,
+        **{name: getattr(found, name) for name in names},
     }
 
 
@@ -271,11 +156,10 @@ def print_tables(found: Verified, console: Console) -> None:
     """What there is, what is wrong with it, and how fast it was read."""
     held = Table("folder", "split", "shards", "images", "MB", "classes", "labels", "images a class")
     for s in found.splits:
-        held.add_row(
-            s.folder, s.prefix, f"{s.shards:,}", f"{s.images:,}", f"{s.bytes / 1e6:,.1f}",
-            f"{s.classes:,}", "{} to {}".format(*s.labels) if s.labels else "-",
-            "{:,} to {:,}".format(*s.images_a_class) if s.images_a_class else "-",
-        )  # fmt: skip
+        labels = "{} to {}".format(*s.labels) if s.labels else "-"
+        images_a_class = "{:,} to {:,}".format(*s.images_a_class) if s.images_a_class else "-"
+        counts = (f"{s.shards:,}", f"{s.images:,}", f"{s.bytes / 1e6:,.1f}", f"{s.classes:,}")
+        held.add_row(s.folder, s.prefix, *counts, labels, images_a_class)
     console.print(held)
     shown: Counter[str] = Counter()
     wrong = Table("kind", "file", "record (from 0)", "what is wrong")
@@ -306,23 +190,23 @@ def print_tables(found: Verified, console: Console) -> None:
 @click.option("--label_offset", type=click.IntRange(0, 1), help="Their label of the first class.")
 @click.option("--processes", type=click.IntRange(1), help="To read with.  [default: the CPUs]")
 @click.option(
-    "--picture", type=Path, default=Path("verify.png"), show_default=True,
+    "--picture",
+    type=Path,
+    default=Path("verify.png"),
+    show_default=True,
     help="Where to draw some images of each class.",
-)  # fmt: skip
+)
 @click.option("--no_picture", is_flag=True, help="Draw none.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON in place of tables.")
 def main(root, classes, label_offset, processes, picture, no_picture, as_json_):
-    """Reads every record below DIR and tells what is wrong: status 0, or 1 if something is."""
+    """Reads every record below DIR and shows what is wrong: status 0, or 1 if something is."""
     try:
         found = verify(root, classes=classes, label_offset=label_offset, processes=processes)
         if not no_picture:
             from datasets.check.contact_sheet import draw_samples
 
-            drawn = draw_samples(found.reports, found.class_names, picture)
-    except DataError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except (BrokenProcessPool, OSError) as error:
+            drawn = draw_samples(found.folders, picture)
+    except (DataError, BrokenProcessPool, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
     if as_json_:

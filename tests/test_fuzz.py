@@ -20,9 +20,8 @@ import pytest
 import yaml
 
 from core.errors import DataError, UserError
-from datasets.records.manifest import count_records
-from datasets.records.reader import read_frames
-from datasets.records.writer import frame, make_example
+from datasets.records.examples import make_example
+from datasets.records.frames import count_records, frame, read_frames
 from tests.waiting import HANG_SECONDS
 from training.recipes import PRESETS, load_recipe
 

@@ -17,9 +17,10 @@ from datasets.build.images import convert, keep, reason, stored_shape
 from datasets.build.processes import run_jobs
 from datasets.build.sources.boxes import Box, Boxes, relative_boxes
 from datasets.build.sources.source import ImageFile, Source, read_bytes
+from datasets.records.examples import make_example
+from datasets.records.frames import frame
 from datasets.records.manifest import shard_name
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
-from datasets.records.writer import frame, make_example
 
 IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, as everyone has them
 

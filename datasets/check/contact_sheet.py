@@ -1,37 +1,34 @@
 """A picture of some images of each class, for the eye to compare with the labels."""
 
 import io
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from datasets.check.folders import Folder
 from datasets.check.records import ShardReport
-from datasets.records.reader import parse_example, read_record
-from datasets.records.schema import keys_among
+from datasets.records.examples import parse_example
+from datasets.records.frames import read_record
+from datasets.records.schema import keys_of
 
 CLASSES = 24  # rows of the picture, spread evenly over the labels
 IMAGES = 5  # of each class and split
 
 
-def draw_samples(
-    reports: Mapping[Path, Sequence[ShardReport]],
-    names: Mapping[Path, Mapping[int, str]],
-    path: Path,
-    seed: int = 0,
-) -> bool:
+def draw_samples(folders: Iterable[Folder], path: Path, seed: int = 0) -> bool:
     """Draws images of up to `CLASSES` classes, a row for each, the splits side by side.
 
-    A mapping of labels that differs between training and validation shows at once. Of
-    several folders that of the largest images is drawn: by the manifests' sizes or, without
+    A mapping of labels that differs between training and validation is easy to see. Of several
+    folders, the one with the largest images is drawn: by the manifests' sizes or, without
     them, by the bytes an image.
 
     Args:
-        reports: of the shards of each folder.
-        names: of the classes by label, for each folder.
-        path: of the picture; the ending tells the format.
+        folders: that were checked.
+        path: of the picture; the ending chooses the format.
         seed: of the choice.
 
     Returns:
@@ -42,36 +39,35 @@ def draw_samples(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    there = {folder: own for folder, own in reports.items() if any(len(r.labels) for r in own)}
+    there = [folder for folder in folders if any(len(r.rows) for r in folder.reports)]
     if not there:
         return False
-    folder = max(there, key=lambda f: (there[f][0].job.size or 0, _bytes_an_image(there[f])))
-    splits: dict[str, list[ShardReport]] = {}
-    for report in there[folder]:
-        splits.setdefault(report.job.prefix, []).append(report)
-    labels = np.unique(np.concatenate([report.labels for report in there[folder]]))
+    folder = max(there, key=_image_size)
+    splits, names = folder.splits, folder.class_names
+    labels = np.unique(np.concatenate([report.rows["label"] for report in folder.reports]))
     chosen = labels[np.unique(np.linspace(0, len(labels) - 1, CLASSES).round().astype(int))]
 
     columns = (IMAGES + 1) * len(splits) - 1  # an empty one between two splits
     figure, axes = pyplot.subplots(
-        len(chosen), columns, squeeze=False,
+        len(chosen),
+        columns,
+        squeeze=False,
         figsize=(0.8 * columns, 0.8 * len(chosen)),
         gridspec_kw={"wspace": 0.06, "hspace": 0.06},
-    )  # fmt: skip
+    )
     for axis in axes.flat:
         axis.axis("off")
     draw = random.Random(seed)
     for row, label in zip(axes, chosen.tolist(), strict=True):
-        name = names.get(folder, {}).get(label, "")
-        row[0].text(
-            -0.15, 0.5, f"{label}  {name[:18]}", transform=row[0].transAxes,
-            ha="right", va="center", fontsize=7,
-        )  # fmt: skip
-        for number, own in enumerate(splits.values()):
-            for column, image in enumerate(_sample(own, label, draw)):
+        text = f"{label}  {names.get(label, '')[:18]}"
+        row[0].annotate(
+            text, (-0.15, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=7
+        )
+        for number, reports in enumerate(splits.values()):
+            for column, image in enumerate(_sample(reports, label, draw)):
                 row[number * (IMAGES + 1) + column].imshow(image)
     for number, prefix in enumerate(splits):
-        title = f"{folder.name}/{prefix}"
+        title = f"{folder.path.name}/{prefix}"
         axes[0][number * (IMAGES + 1)].set_title(title, fontsize=9, loc="left")
     if len(chosen) < len(labels):
         figure.text(0.5, 0.08, f"{len(chosen)} of {len(labels)} classes", ha="center", fontsize=9)
@@ -81,25 +77,25 @@ def draw_samples(
     return True
 
 
-def _bytes_an_image(reports: Sequence[ShardReport]) -> float:
-    return sum(r.bytes for r in reports) / sum(len(r.labels) for r in reports)
+def _image_size(folder: Folder) -> tuple[int, float]:
+    """To compare: the short side where it is known, then the bytes an image."""
+    images = sum(len(report.rows) for report in folder.reports)
+    return folder.jobs[0].size or 0, sum(report.bytes for report in folder.reports) / images
 
 
 def _sample(reports: Sequence[ShardReport], label: int, draw: random.Random) -> list[Image.Image]:
-    """Some images of a class, from as many shards as can be."""
+    """Some images of a class, from as many shards as possible."""
     places = []
     for report in reports:
-        found = report.index[report.labels == label]
-        if len(found):
-            places.append((report.job.path, int(found[draw.randrange(len(found))])))
-    if len(places) < IMAGES:  # few shards
-        places = [(r.job.path, int(i)) for r in reports for i in r.index[r.labels == label]]
+        found = report.rows["index"][report.rows["label"] == label].tolist()
+        places.append([(report.job.path, record) for record in found])
+    ones = [draw.choice(own) for own in places if own]
+    if len(ones) < IMAGES:  # few shards
+        ones = list(itertools.chain(*places))
     images = []
-    for path, record in draw.sample(places, min(IMAGES, len(places))):
+    for path, record in draw.sample(ones, min(IMAGES, len(ones))):
         example = parse_example(read_record(path, record))
-        keys = keys_among(example)
-        if keys is not None:
-            with Image.open(io.BytesIO(example[keys.image][0])) as image:
-                images.append(image.convert("RGB"))
-                images[-1].thumbnail((160, 160))
+        with Image.open(io.BytesIO(example[keys_of(example).image][0])) as image:
+            images.append(image.convert("RGB"))
+            images[-1].thumbnail((160, 160))
     return images

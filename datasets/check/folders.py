@@ -1,28 +1,70 @@
-"""Folders of records as they lie on disk: their files, their manifest, what is missing."""
+"""What can be wrong with a folder of records: missing files, and what concerns several files.
 
+The latter (the range of the labels, their names, images in two splits) is checked on the
+labels and hashes in the reports of the files.
+"""
+
+import contextlib
+import itertools
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from core.errors import DataError
-from datasets.check.records import Finding, ShardJob
+from datasets.check.records import LISTED, Finding, ShardJob, ShardReport, filename_of
 from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest
+from datasets.records.schema import TFDS_LABEL_OFFSET
+from datasets.records.survey import Survey, offset_of
 from datasets.records.tfds import DatasetInfo, read_dataset_info
 
 _NUMBERED = re.compile(r"(.+?)" + NUMBERED)
 _UNNUMBERED = re.compile(r"([^.]+?)[-_.].*\.tfrecords?|([^.]+)\.tfrecords?")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Folder:
-    """A folder of records, before any of them is read."""
+    """A folder of records.
+
+    Attributes:
+        path: of the folder.
+        jobs: its files.
+        manifest: None where there is none, or none that can be read.
+        info: of TensorFlow Datasets, likewise.
+        findings: what is wrong at first sight.
+        notes: what could not be checked, or is worth knowing.
+        reports: of its files by name, once they are checked.
+    """
 
     path: Path
-    jobs: tuple[ShardJob, ...]
+    jobs: list[ShardJob]
     manifest: Manifest | None
     info: DatasetInfo | None
-    findings: tuple[Finding, ...]
+    findings: list[Finding]
+    notes: list[str] = field(default_factory=list)
+    reports: list[ShardReport] = field(default_factory=list)
+
+    @property
+    def splits(self) -> dict[str, list[ShardReport]]:
+        """The reports by prefix."""
+        splits: dict[str, list[ShardReport]] = {}
+        for report in self.reports:
+            splits.setdefault(report.job.prefix, []).append(report)
+        return splits
+
+    @property
+    def class_names(self) -> dict[int, str]:
+        """By label, as far as they are known."""
+        if self.manifest:
+            return dict(enumerate(self.manifest.classes, self.manifest.label_offset))
+        if self.info and self.info.names:
+            return dict(enumerate(self.info.names, TFDS_LABEL_OFFSET))
+        return {label: synset for report in self.reports for label, synset in report.synsets}
+
+    def add(self, kind: str, detail: str) -> None:
+        self.findings.append(Finding(kind, str(self.path), None, detail))
 
 
 def find_folders(root: Path) -> list[Folder]:
@@ -34,75 +76,181 @@ def find_folders(root: Path) -> list[Folder]:
     if not root.is_dir():
         raise DataError(f"'{root}': there is no such folder")
     candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-    folders = [folder for path in candidates if (folder := read_folder(path)) is not None]
+    folders = [folder for path in candidates if (folder := _read_folder(path)) is not None]
     if not folders:
         raise DataError(
-            f"'{root}' holds no records, nor do its folders; files like "
-            "'train-00000-of-00008' in it or in folders like '160' would do"
+            f"'{root}' holds no records, nor do its folders; it needs files like "
+            "'train-00000-of-00008', in it or in folders like '160'"
         )
     return folders
 
 
-def read_folder(path: Path) -> Folder | None:
-    """A folder's shards and manifest, with what is wrong at first sight; None if it has none."""
-    findings = []
-    manifest = None
+def _read_folder(path: Path) -> Folder | None:
+    """A folder's files and manifest, with what is wrong at first sight; None without any."""
+    folder = Folder(path, [], None, read_dataset_info(path), [])
     try:
-        manifest = read_manifest(path)
+        folder.manifest = read_manifest(path)
     except DataError as error:
-        findings.append(Finding("manifest", str(path), None, str(error).split("\n")[0]))
-    expected = {
-        name: shard
-        for split in (manifest.splits.values() if manifest else ())
-        for name, shard in split.shards.items()
-    }
-    files = []
+        folder.add("manifest", str(error).split("\n")[0])
+    listed = folder.manifest.shards if folder.manifest else {}
+    size = folder.manifest.size if folder.manifest else None
+    numbers: dict[str, list[tuple[int, int]]] = {}
     for file in sorted(path.iterdir()):
         if not file.is_file() or file.name.startswith("."):
             continue
         if match := _NUMBERED.fullmatch(file.name):
             prefix = match[1] if ".tfrecord-" not in file.name else match[1].rpartition("-")[2]
-            files.append((file, prefix, int(match[2]), int(match[3])))
+            numbers.setdefault(prefix, []).append((int(match[2]), int(match[3])))
         elif match := _UNNUMBERED.fullmatch(file.name):
-            files.append((file, match[1] or match[2], 0, 0))
-    if not files and not expected:
+            prefix = match[1] or match[2]
+        else:
+            continue
+        folder.jobs.append(ShardJob(file, prefix, size, listed.get(file.name)))
+    if not folder.jobs and not listed:
         return None
     if (path / UNFINISHED).exists():
-        detail = "its build did not end; the same build command goes on with it"
-        findings.append(Finding("missing", str(path), None, detail))
-    findings.extend(_missing_files(files, expected, path))
-    size = manifest.size if manifest else None
-    jobs = tuple(
-        ShardJob(file, prefix, size, expected.get(file.name)) for file, prefix, *_ in files
-    )
-    return Folder(path, jobs, manifest, read_dataset_info(path), tuple(findings))
+        folder.add("missing", "its build did not end; rerun the same command to resume it")
+    names = {job.path.name for job in folder.jobs}
+    for name in sorted(listed.keys() - names):
+        detail = "the manifest lists it"
+        folder.findings.append(Finding("missing", str(path / name), None, detail))
+    for name in sorted(names - listed.keys()) if listed else ():
+        detail = "the manifest does not list it"
+        folder.findings.append(Finding("unlisted", str(path / name), None, detail))
+    for prefix, own in sorted(numbers.items()):
+        counts = sorted({count for _, count in own})
+        gone = sorted(set(range(counts[0])) - {number for number, _ in own})
+        if len(counts) > 1:
+            folder.add(
+                "unlisted", f"'{prefix}' mixes sets of {' and '.join(map(str, counts))} files"
+            )
+        elif gone and not listed:
+            detail = f"{len(gone)} of the {counts[0]} '{prefix}' files, first number {gone[0]}"
+            folder.add("missing", detail)
+    return folder
 
 
-def _missing_files(
-    paths: Iterable[tuple[Path, str, int, int]], listed: Iterable[str], folder: Path
+def check_folder(
+    folder: Folder, classes: int | None, label_offset: int | None
 ) -> Iterator[Finding]:
-    """Files that are missing, or not of the set.
+    """Everything that is wrong with a folder, but for the findings in its reports.
 
     Args:
-        paths: each file with its prefix, its number and the number of files in its set.
-        listed: names that the manifest lists.
-        folder: that they are in.
+        folder: with the reports of all its files. Receives notes.
+        classes: number of classes of records that have no manifest.
+        label_offset: their label of the first class.
     """
-    paths, listed = list(paths), set(listed)
-    names = {path.name for path, *_ in paths}
-    for name in sorted(listed - names):
-        yield Finding("missing", str(folder / name), None, "the manifest lists it")
-    if listed:
-        for name in sorted(names - listed):
-            yield Finding("unlisted", str(folder / name), None, "the manifest does not list it")
-    for prefix in sorted({prefix for _, prefix, *_ in paths}):
-        own = [(number, count) for _, p, number, count in paths if p == prefix and count]
-        counts = sorted({count for _, count in own})
-        if len(counts) > 1:
-            detail = f"'{prefix}' mixes sets of {' and '.join(map(str, counts))} files"
-            yield Finding("unlisted", str(folder), None, detail)
-        elif counts and not listed:
-            gone = sorted(set(range(counts[0])) - {number for number, _ in own})
-            if gone:
-                detail = f"{len(gone)} of the {counts[0]} '{prefix}' files, first number {gone[0]}"
-                yield Finding("missing", str(folder), None, detail)
+    splits = folder.splits
+    all_labels = [np.empty(0, np.int64), *(report.rows["label"] for report in folder.reports)]
+    seen = np.unique(np.concatenate(all_labels))
+    labels = _label_range(folder, seen, classes, label_offset) if len(seen) else None
+    for prefix, reports in splits.items():
+        images = sum(report.records for report in reports)
+        expected = folder.info.images.get(prefix, images) if folder.info else images
+        if images != expected:
+            detail = f"'{prefix}' has {images} images, dataset_info.json says {expected}"
+            folder.add("count", detail)
+        if labels:
+            _note_empty_classes(folder, prefix, reports, labels)
+    yield from folder.findings
+    if labels:
+        yield from _labels_outside(folder.reports, labels)
+    yield from _check_class_names(folder.reports, folder.manifest)
+    for first, second in itertools.combinations(splits.values(), 2):
+        yield from _duplicates(first, second)
+
+
+def _label_range(
+    folder: Folder, seen: np.ndarray, classes: int | None, label_offset: int | None
+) -> range | None:
+    """The labels that are right; notes where they are from."""
+    if folder.manifest:
+        offset = folder.manifest.label_offset
+        return range(offset, offset + len(folder.manifest.classes))
+    lowest, highest = int(seen[0]), int(seen[-1])
+    missing = "the files' checksums and their numbers of images"
+    by = "as told"
+    if folder.info:
+        label_offset, classes = TFDS_LABEL_OFFSET, folder.info.classes
+        by = "by its features.json"
+    elif label_offset is None and classes is not None:
+        with contextlib.suppress(ValueError):
+            label_offset = offset_of(Survey(0, lowest, highest), classes)
+    if label_offset is None:
+        label_offset = lowest
+        by = "by the labels themselves"
+        if lowest not in (0, 1):
+            detail = f"its labels run from {lowest} to {highest}: neither 0 nor 1 is the first"
+            folder.add("label", detail)
+            return None
+    if classes is None:
+        classes = highest + 1 - label_offset
+        by = "by the labels themselves"
+        missing += ", the range of the labels (give it with --classes)"
+    folder.notes.append(
+        f"{folder.path}: no manifest; {classes} classes with labels from {label_offset} {by}. "
+        f"Not checked: {missing}."
+    )
+    return range(label_offset, label_offset + classes)
+
+
+def _labels_outside(reports: Iterable[ShardReport], labels: range) -> Iterator[Finding]:
+    for report in reports:
+        own = report.rows["label"]
+        for row in report.rows[(own < labels[0]) | (own > labels[-1])]:
+            detail = f"label {row['label']} is outside {labels[0]} to {labels[-1]}"
+            yield report.finding("label", detail, int(row["index"]))
+
+
+def _note_empty_classes(
+    folder: Folder, prefix: str, reports: Sequence[ShardReport], labels: range
+) -> None:
+    empty = np.setdiff1d(labels, np.concatenate([report.rows["label"] for report in reports]))
+    if len(empty):
+        folder.notes.append(
+            f"{folder.path}: {len(empty)} of {len(labels)} classes have no image in '{prefix}' "
+            f"(labels {', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''})."
+        )
+
+
+def _check_class_names(
+    reports: Iterable[ShardReport], manifest: Manifest | None
+) -> Iterator[Finding]:
+    """Labels that stand for two classes, or for another one than in the manifest."""
+    names = dict(enumerate(manifest.classes, manifest.label_offset)) if manifest else {}
+    where = "the manifest" if manifest else "other records"
+    for report in reports:
+        for (label, synset), record in report.synsets.items():
+            if manifest and label not in names:
+                continue  # outside the range, and said so
+            if names.setdefault(label, synset) != synset:
+                detail = f"label {label} is '{synset}' here, '{names[label]}' in {where}"
+                yield report.finding("label", detail, record)
+
+
+def _duplicates(ones: Sequence[ShardReport], others: Sequence[ShardReport]) -> Iterator[Finding]:
+    """Images of `others` that are among `ones`, by their bytes or else by their pixels."""
+    known = np.concatenate([report.rows for report in ones])
+    shard_of = np.repeat(np.arange(len(ones)), [len(report.rows) for report in ones])
+    if not len(known):
+        return
+    order = {what: np.argsort(known[what], kind="stable") for what in ("encoded", "pixels")}
+    found = 0
+    for report in others:
+        places = {}
+        for what, sorter in order.items():
+            own = report.rows[what]
+            at = np.searchsorted(known[what], own, sorter=sorter)
+            place = sorter[np.minimum(at, len(known) - 1)]
+            places[what] = np.where(known[what][place] == own, place, -1)
+        same_bytes = places["encoded"] >= 0
+        for row in np.flatnonzero(same_bytes | (places["pixels"] >= 0)):
+            what, same = ("encoded", "bytes") if same_bytes[row] else ("pixels", "pixels")
+            twin = places[what][row]
+            file = ones[shard_of[twin]].job.path.name
+            detail = f"the {same} of record {known['index'][twin]} of {file}"
+            record = int(report.rows["index"][row])
+            if found < LISTED:
+                detail = f"{filename_of(report.job.path, record)}: {detail}"
+            found += 1
+            yield report.finding("duplicate", detail, record)

@@ -1,15 +1,10 @@
-"""What can be wrong with records: the checks of a shard, and of a folder of shards.
-
-A shard is checked apart from all others, in a process of its own. What concerns several
-shards (the range of the labels, their names, images in two splits) is checked on the
-labels and hashes that the shards' checks return.
-"""
+"""What can be wrong with a file of records. Each is checked in a process of its own."""
 
 import hashlib
 import io
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,15 +13,19 @@ import numpy as np
 from PIL import Image
 
 from core.errors import DataError
-from datasets.records.manifest import Manifest, Shard
-from datasets.records.reader import BrokenFraming, parse_example, read_frames, read_record
-from datasets.records.schema import SCHEMAS, RecordKeys, keys_among
+from datasets.records.examples import parse_example
+from datasets.records.frames import BrokenFraming, read_frames, read_record
+from datasets.records.manifest import Shard
+from datasets.records.schema import RecordKeys, keys_of
 
 T = TypeVar("T")
 
-LISTED = 20  # findings of a kind that are told one by one, of each shard and split
+LISTED = 20  # findings of a kind that are listed, of each shard and split
 
 _SMALL = 32  # pixels; hashed images are averaged down to about this short side
+_ROW = np.dtype(
+    [("index", np.int64), ("label", np.int64), ("encoded", np.uint64), ("pixels", np.uint64)]
+)
 
 
 @dataclass(frozen=True)
@@ -61,18 +60,15 @@ class ShardJob:
 class ShardReport:
     """What a shard holds and what is wrong with it.
 
-    The arrays have a row for each record whose image and label could be read.
-
     Attributes:
-        job: what was asked.
+        job: the shard.
         records: how many could be read at all.
         bytes: of the file.
         findings: the first `LISTED` of each kind.
         counts: how many of each kind there are.
-        index: number of each record in the file, from 0.
-        labels: as they stand in the records.
-        encoded: 64-bit hashes of the JPEGs' bytes.
-        pixels: 64-bit hashes of the decoded pixels, averaged over boxes.
+        rows: of each record whose image and label could be read, its number in the file, its
+            label, and 64-bit hashes of the JPEG's bytes and of the decoded pixels, averaged
+            over boxes.
         synsets: the first record of each label and class name.
     """
 
@@ -81,16 +77,16 @@ class ShardReport:
     bytes: int = 0
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
-    index: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    encoded: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
-    pixels: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint64))
+    rows: np.ndarray = field(default_factory=lambda: np.empty(0, _ROW))
     synsets: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def add(self, kind: str, detail: str, record: int | None = None) -> None:
         self.counts[kind] += 1
         if self.counts[kind] <= LISTED:
-            self.findings.append(Finding(kind, str(self.job.path), record, detail))
+            self.findings.append(self.finding(kind, detail, record))
+
+    def finding(self, kind: str, detail: str, record: int | None) -> Finding:
+        return Finding(kind, str(self.job.path), record, detail)
 
 
 def check_shard(job: ShardJob) -> ShardReport:
@@ -101,41 +97,34 @@ def check_shard(job: ShardJob) -> ShardReport:
     try:
         report.bytes = job.path.stat().st_size
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of images it decodes all the same
-            for frame in read_frames(job.path, digest.update):
+            warnings.simplefilter("ignore")  # Pillow's, of images that it still decodes
+            for record, (data, intact) in enumerate(read_frames(job.path, digest.update)):
                 report.records += 1
-                if frame.intact:
-                    rows.extend(_check_record(report, frame.record, frame.data))
+                if intact:
+                    rows.extend(_check_record(report, record, data))
                 else:
-                    report.add("checksum", "the checksum of its data is wrong", frame.record)
+                    report.add("checksum", "the checksum of its data is wrong", record)
     except BrokenFraming as error:
+        lost = ""
+        if job.expected:
+            images = job.expected.images
+            lost = f"; {images - error.record} of {images} records are lost"
         kind = "truncated" if error.cut_short else "checksum"
-        report.add(kind, f"{error.reason}{_unread(job, error.record)}", error.record)
+        report.add(kind, f"{error.reason}{lost}", error.record)
     except OSError as error:
         report.add("unreadable", error.strerror or str(error))
     if not report.bytes and not report.counts:
         report.add("truncated", "the file is empty")
     if job.expected and not report.counts.keys() & {"truncated", "checksum", "unreadable"}:
         _check_against_manifest(report, job.expected, digest.hexdigest())
-    index, labels, encoded, pixels = zip(*rows, strict=True) if rows else ((), (), (), ())
-    report.index = np.array(index, np.int64)
-    report.labels = np.array(labels, np.int64)
-    report.encoded = np.array(encoded, np.uint64)
-    report.pixels = np.array(pixels, np.uint64)
+    report.rows = np.array(rows, _ROW)
     return report
 
 
-def _unread(job: ShardJob, record: int) -> str:
-    if job.expected is None:
-        return ""
-    return f"; {job.expected.images - record} of {job.expected.images} records are lost"
-
-
 def _check_against_manifest(report: ShardReport, expected: Shard, sha256: str) -> None:
-    """The shard as a whole, where no record has already told that it is another one."""
+    """The shard as a whole, where no record has already shown that it is another one."""
     if report.records != expected.images:
-        detail = f"{report.records} records, the manifest says {expected.images}"
-        report.add("count", detail)
+        report.add("count", f"{report.records} records, the manifest says {expected.images}")
     elif report.bytes != expected.bytes:
         report.add("manifest", f"{report.bytes} bytes, the manifest says {expected.bytes}")
     elif sha256 != expected.sha256:
@@ -146,14 +135,10 @@ def _check_against_manifest(report: ShardReport, expected: Shard, sha256: str) -
 def _check_record(
     report: ShardReport, record: int, data: bytes
 ) -> Iterator[tuple[int, int, int, int]]:
-    """A row of the report's arrays, unless the record holds no image and label."""
+    """A row of the report, unless the record holds no image and label."""
     try:
         example = parse_example(data)
-        keys = keys_among(example)
-        if keys is None:
-            known = " or ".join(f"'{k.image}' and '{k.label}'" for k in SCHEMAS)
-            there = ", ".join(sorted(example)[:8]) or "nothing"
-            raise DataError(f"it holds {there}; not {known}")
+        keys = keys_of(example)
         encoded = _one(example, keys.image, bytes)
         label = _one(example, keys.label, int)
     except DataError as error:
@@ -187,7 +172,7 @@ def _check_record(
 def _one(example: dict[str, list[Any]], key: str, kind: type[T]) -> T:
     values = example[key]
     if len(values) != 1 or not isinstance(values[0], kind):
-        raise DataError(f"'{key}' holds {len(values)} values; one of {kind.__name__} would do")
+        raise DataError(f"'{key}' holds {len(values)} values; it needs one of {kind.__name__}")
     return values[0]
 
 
@@ -212,75 +197,7 @@ def _hash_pixels(image: Image.Image) -> int:
     return _hash(f"{image.size}".encode() + small.tobytes())
 
 
-def check_labels(
-    reports: Sequence[ShardReport], offset: int, classes: int
-) -> Iterator[tuple[ShardReport, int, str]]:
-    """Labels outside `offset` to `offset + classes - 1`: shard, record and detail."""
-    last = offset + classes - 1
-    for report in reports:
-        for row in np.flatnonzero((report.labels < offset) | (report.labels > last)):
-            yield (
-                report,
-                int(report.index[row]),
-                f"label {report.labels[row]} is outside {offset} to {last}",
-            )
-
-
-def check_class_names(
-    reports: Sequence[ShardReport], manifest: Manifest | None
-) -> Iterator[tuple[ShardReport, int, str]]:
-    """Labels that stand for two classes, or for another one than in the manifest."""
-    names: dict[int, str] = {}
-    if manifest:
-        names = dict(enumerate(manifest.classes, manifest.label_offset))
-    for report in reports:
-        for (label, synset), record in report.synsets.items():
-            if manifest and label not in names:
-                continue  # outside the range, and said so
-            if names.setdefault(label, synset) != synset:
-                where = "the manifest" if manifest else "other records"
-                yield (
-                    report,
-                    record,
-                    f"label {label} is '{synset}' here, '{names[label]}' in {where}",
-                )
-
-
-def check_duplicates(
-    ones: Sequence[ShardReport], others: Sequence[ShardReport]
-) -> Iterator[tuple[ShardReport, int, str]]:
-    """Images of `others` that are among `ones`, by their bytes or else by their pixels."""
-    if not any(len(report.index) for report in ones):
-        return
-    known = {
-        what: np.concatenate([getattr(report, what) for report in ones])
-        for what in ("encoded", "pixels")
-    }
-    sorter = {what: np.argsort(hashes, kind="stable") for what, hashes in known.items()}
-    ends = np.cumsum([len(report.index) for report in ones])
-    for report in others:
-        places = {}
-        for what, hashes in known.items():
-            own = getattr(report, what)
-            at = np.searchsorted(hashes, own, sorter=sorter[what])
-            place = sorter[what][np.minimum(at, len(hashes) - 1)]
-            places[what] = np.where(hashes[place] == own, place, -1)
-        for row in np.flatnonzero((places["encoded"] >= 0) | (places["pixels"] >= 0)):
-            what = "encoded" if places["encoded"][row] >= 0 else "pixels"
-            place = int(places[what][row])
-            shard = int(np.searchsorted(ends, place, side="right"))
-            twin = ones[shard]
-            row_there = place - int(ends[shard]) + len(twin.index)
-            same = "the bytes" if what == "encoded" else "the pixels"
-            yield (
-                report,
-                int(report.index[row]),
-                f"{same} of record {twin.index[row_there]} of {twin.job.path.name}",
-            )
-
-
 def filename_of(path: Path, record: int) -> str:
-    """The image's file name in a record, for a message."""
+    """The image's file name in a record that was checked, for a message."""
     example = parse_example(read_record(path, record))
-    keys = keys_among(example)
-    return _name(example, keys) if keys else "image"
+    return _name(example, keys_of(example))

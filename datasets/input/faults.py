@@ -1,14 +1,13 @@
 """Records that are damaged, and files that go away, in the middle of a run.
 
-A record whose checksum is wrong is left out of the stream and reading goes on behind
-it; TensorFlow's own reader would lose the rest of the file. A record that does not
-parse or decode is replaced by its neighbour in the batch, so that no place moves. The
-good path stays TensorFlow's: Python is asked at the end of a file, and where a batch
-failed.
+A record whose checksum is wrong is skipped; TensorFlow's own reader would lose the rest of
+the file. A record that does not parse or decode is replaced by its neighbour in the batch, so
+that all others keep their places. TensorFlow does the work on good data: Python runs at the end
+of a file, and where a batch failed.
 """
 
+import functools
 import os
-import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,35 +17,35 @@ import numpy as np
 import tensorflow as tf
 
 from core.errors import DataError
-from datasets.records.reader import parse_example
+from datasets.records.examples import parse_example
+from datasets.records.frames import (
+    HEADER,
+    TRAILER,
+    BrokenFraming,
+    count_records,
+    find_header,
+    read_data,
+    walk,
+)
 from datasets.records.schema import CLASSIC, RecordKeys
-from datasets.records.writer import masked_crc
 
 # Seconds to wait before each further try at a file that cannot be read.
 RETRIES = (1.0, 2.0, 4.0, 8.0, 15.0)
 AT_ONCE = 32  # records that go through the counting of bytes together
-
-_HEADER = struct.Struct("<QI")  # length of the data in bytes, its masked checksum
-_FRAME = _HEADER.size + 4
-_WINDOW = 1 << 20
 
 
 class Faults:
     """What one worker found damaged, with a limit.
 
     Args:
-        limit: so many different records may be bad.
+        limit: maximum number of different bad records.
         retries: seconds to wait before each further try at a file.
 
     Attributes:
         problem: why the run has to stop; None while it does not.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        retries: Sequence[float] = RETRIES,
-    ):
+    def __init__(self, limit: int, retries: Sequence[float] = RETRIES):
         self.limit = limit
         self.problem: str | None = None
         self._retries = retries
@@ -61,7 +60,7 @@ class Faults:
         return len(self._known)
 
     def note(self, name: str, reason: str) -> None:
-        """Counts and names a bad record, the first time that it is met."""
+        """Counts and names a bad record, the first time only."""
         with self._lock:
             if name in self._known:
                 return
@@ -74,7 +73,7 @@ class Faults:
             )
 
     def news(self) -> list[str]:
-        """What has been noted since the last call, a line a record."""
+        """The records noted since the last call, a line each."""
         with self._lock:
             found, self._new = self._new, []
         return found
@@ -84,16 +83,16 @@ class Faults:
 
     def records(self, path: Any) -> tf.data.Dataset:
         """The good records of the file `path` (scalar string), in their order."""
-        # TensorFlow would try for ever to open a file that is gone, once errors are ignored.
+        # Where errors are ignored, TensorFlow would try forever to open a file that is gone.
         there = tf.ensure_shape(tf.numpy_function(self._there, [path], tf.string), [None])
         read = tf.data.TFRecordDataset(there).ignore_errors().batch(AT_ONCE)
-        # Then Python is asked until it has nothing more.
+        # Then Python reads until the file ends.
         rest = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
 
-        def go_on(position: Any, batch: Any) -> Any:
+        def next_batch(position: Any, batch: Any) -> Any:
             def count() -> Any:
-                lengths = tf.strings.length(batch)
-                return position + tf.reduce_sum(tf.cast(lengths, tf.int64) + _FRAME), batch
+                lengths = tf.cast(tf.strings.length(batch), tf.int64)
+                return position + tf.reduce_sum(lengths + HEADER + TRAILER), batch
 
             def ask() -> Any:
                 found = tf.numpy_function(self._after, [path, position], [tf.int64, tf.string])
@@ -104,7 +103,7 @@ class Faults:
 
         return (
             read.concatenate(rest)
-            .scan(np.int64(0), go_on)
+            .scan(np.int64(0), next_batch)
             .take_while(lambda batch: tf.size(batch) > 0)
             .unbatch()
         )
@@ -113,7 +112,7 @@ class Faults:
         """The path, as a list; empty where TensorFlow's reader must not see the file."""
         fit = path in self._fit or self._patiently(path, fit_for_tensorflow)
         if fit:
-            self._fit.add(path)  # lengths are looked at once a run
+            self._fit.add(path)  # lengths are checked once a run
         return np.array([path] if fit else [], object)
 
     def _after(self, path: bytes, position: Any) -> tuple[np.int64, np.ndarray]:
@@ -124,7 +123,7 @@ class Faults:
     def _patiently(self, path: bytes, action: Callable[[str], Any]) -> Any:
         """What `action` returns for the file; None where it fails at each try.
 
-        Never raises, since a pipeline that passes over errors would ask for ever.
+        Never raises: a pipeline that ignores errors would ask forever.
         """
         name = os.fsdecode(path)
         for pause in (*self._retries, None):
@@ -143,72 +142,42 @@ class Faults:
         return None
 
     def _read(self, path: str, at: int) -> tuple[int, list[bytes]]:
+        """Up to `AT_ONCE` good records from a byte of a file on, and the byte behind them."""
         found: list[bytes] = []
         with open(path, "rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            if at > end:
-                raise DataError(f"it has become shorter, {end} bytes")
-            while at < end and len(found) < AT_ONCE:
-                file.seek(at)
-                header = file.read(_HEADER.size)
-                length = self._length(header)
-                if length is None or at + _FRAME + length > end:
+            if at > (size := os.fstat(file.fileno()).st_size):
+                raise DataError(f"it has become shorter, {size} bytes")
+            while at < os.fstat(file.fileno()).st_size and len(found) < AT_ONCE:
+                try:
+                    for begin, end in walk(file, path, start=at):
+                        data, intact = read_data(file, begin, end)
+                        if intact:
+                            found.append(data)
+                        else:
+                            place = f"{name_in(data)} at byte {at} of '{path}'".lstrip()
+                            self.note(place, "its checksum is wrong")
+                        at = end + TRAILER
+                        if len(found) == AT_ONCE:
+                            break
+                except BrokenFraming:
                     self.note(f"at byte {at} of '{path}'", "its length is damaged")
-                    at = self._next_header(file, at + 1, end)
-                    continue
-                data, checksum = file.read(length), file.read(4)
-                if len(checksum) < 4:
-                    raise DataError("it ends in the middle of a record")
-                if masked_crc(data) == checksum:
-                    found.append(data)
-                else:
-                    self.note(
-                        f"{name_in(data)} at byte {at} of '{path}'".lstrip(),
-                        "its checksum is wrong",
-                    )
-                at += _FRAME + length
+                    at = find_header(file, at + 1)
         return at, found
-
-    @staticmethod
-    def _length(header: bytes) -> int | None:
-        """The length that a header gives, if its checksum is right."""
-        if len(header) < _HEADER.size or masked_crc(header[:8]) != header[8:]:
-            return None
-        return int(_HEADER.unpack(header)[0])
-
-    def _next_header(self, file: Any, at: int, end: int) -> int:
-        """Where the next header stands whose checksum is right; `end` if nowhere."""
-        while at + _HEADER.size <= end:
-            file.seek(at)
-            window = file.read(_WINDOW)
-            # Lengths are below 4 GiB: their upper half is zeros.
-            place = window.find(b"\0\0\0\0", 4)
-            while 0 <= place <= len(window) - 8:
-                start = place - 4
-                length = self._length(window[start : start + _HEADER.size])
-                if length is not None and at + start + _FRAME + length <= end:
-                    return at + start
-                place = window.find(b"\0\0\0\0", place + 1)
-            if len(window) < _WINDOW:
-                break
-            at += len(window) - _HEADER.size
-        return end
 
     def guarded(
         self, prepare: Callable[..., Any], files: Sequence[str], keys: RecordKeys
     ) -> Callable[..., Any]:
-        """`prepare(index, records)` that, where it failed, repairs the records and tries again.
+        """`prepare(index, records)` that, where it fails, repairs the records and tries again.
 
-        A label outside the classes is no damage: the second try raises it.
+        A label outside the classes is no damage: the second try raises the error.
 
         Args:
             prepare: takes a number and one record or a batch of them, and returns tensors.
-            files: where to find a good record if there is none in the batch.
+            files: where to find a good record if the batch has none.
             keys: of the records.
         """
 
-        def repair(records: Any) -> Any:
-            return self._repair(records, files, keys)
+        repair = functools.partial(self._repair, files=files, keys=keys)
 
         def second_try(index: Any, records: Any) -> Any:
             good = tf.numpy_function(repair, [records], tf.string)
@@ -225,7 +194,7 @@ class Faults:
         """The records with each bad one replaced by the next good one in the batch.
 
         Raises:
-            DataError: the limit is passed, or there is no good record.
+            DataError: there are more bad records than the limit, or no good one.
         """
         given = np.atleast_1d(np.array(records, object))
         reasons = [damage(record, keys) for record in given]
@@ -257,14 +226,11 @@ def fit_for_tensorflow(path: str) -> bool:
     TensorFlow 2.18's reader allocates what a record claims, and 2 ** 62 bytes end the
     process in a segmentation fault.
     """
-    with open(path, "rb", buffering=0) as file:
-        end, position = os.fstat(file.fileno()).st_size, 0
-        while position < end:
-            header = os.pread(file.fileno(), _HEADER.size, position)
-            if len(header) < _HEADER.size:
-                return True
-            position += _FRAME + _HEADER.unpack(header)[0]
-    return position == end or masked_crc(header[:8]) != header[8:]
+    try:
+        count_records(path)
+    except BrokenFraming as error:
+        return not error.cut_short
+    return True
 
 
 def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:

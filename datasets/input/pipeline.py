@@ -15,7 +15,7 @@ import tensorflow as tf
 from core.settings import Augmentation
 from datasets.input.augmentation import load
 from datasets.input.faults import Faults
-from datasets.records.manifest import count_records
+from datasets.records.frames import count_records
 from datasets.records.schema import CLASSIC, CLASSIC_LABEL_OFFSET, RecordKeys, Records
 
 LABEL_OUTSIDE = "label outside the classes"

@@ -4,14 +4,12 @@
     <root>/<data_dir>/manifest.json              what they hold, written last
     <root>/<data_dir>/.unfinished                there while a build is not done
 
-Records of other origin need no manifest; their images are then counted by hopping
-from record to record. No TensorFlow is imported here.
+Records from elsewhere need no manifest; their images are then counted. No TensorFlow is
+imported here.
 """
 
 import json
-import os
 import re
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
@@ -20,13 +18,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from core import files
 from core.errors import DataError
+from datasets.records.frames import count_records
 
 MANIFEST = "manifest.json"
 UNFINISHED = ".unfinished"
 
-_HEADER = struct.Struct("<QI")  # length of the data in bytes, its checksum
-_CHECKSUM_BYTES = 4
-# The number of a file comes last, or before an ending; TFDS puts its own before the number.
+# The number of a file comes last, or before an ending; TFDS puts its ending before the number.
 NUMBERED = r"(?:\.tfrecord)?-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?"
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".incomplete", "~")
 
@@ -78,6 +75,11 @@ class Manifest(_Frozen):
     settings: dict[str, Any]
     versions: dict[str, str]
 
+    @property
+    def shards(self) -> dict[str, Shard]:
+        """The shards of all splits, by name."""
+        return {name: shard for s in self.splits.values() for name, shard in s.shards.items()}
+
 
 def shard_name(prefix: str, index: int, count: int) -> str:
     return f"{prefix}-{index:05d}-of-{count:05d}"
@@ -89,13 +91,12 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
     Where there are none, those that TensorFlow Datasets names after the set:
     `<set>-<prefix>.tfrecord-00000-of-00008`.
 
-    Files named `<prefix>-00000-of-00008` must be a whole set; what else begins with
-    the prefix is then left out. Where no file is named so, all of them are taken,
-    apart from hidden and temporary ones.
+    Files named `<prefix>-00000-of-00008` must be a whole set, and no other files are then
+    taken. Where no file is named so, all of them are taken, except hidden and temporary ones.
 
     Raises:
-        DataError: no such root or folder, no file of the prefix, a set that is not
-            whole, an empty file, or a build that did not end.
+        DataError: no such root or folder, no file of the prefix, an incomplete set, an empty
+            file, or a build that did not end.
     """
     root = Path(root)
     folder = root / data_dir
@@ -111,8 +112,8 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
         )
     if (folder / UNFINISHED).exists():
         raise DataError(
-            f"data folder '{folder}': its build did not end; run the same "
-            "datasets.build_imagenet_data command again, it goes on where it stopped"
+            f"data folder '{folder}': its build did not end; rerun the same "
+            "datasets.build_imagenet_data command to resume it"
         )
     files = sorted(
         path
@@ -152,23 +153,25 @@ def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
     if not matches:
         return []
     counts = sorted({int(match[2]) for _, match in matches})
+    count = counts[0]
+    missing = sorted(set(range(count)) - {int(match[1]) for _, match in matches})
+    problem = None
     if len(counts) > 1:
-        raise DataError(
-            f"data folder '{folder}': '{prefix}-*' mixes sets of "
-            f"{' and '.join(map(str, counts))} files; keep one of them"
+        problem = (
+            f"'{prefix}-*' mixes sets of {' and '.join(map(str, counts))} files; keep one of them"
         )
-    there = [int(match[1]) for _, match in matches]
-    missing = sorted(set(range(counts[0])) - set(there))
-    if missing:
-        raise DataError(
-            f"data folder '{folder}': {len(missing)} of the {counts[0]} '{prefix}-*' files are "
-            f"missing, the first is number {missing[0]:05d}; copy or build the whole set"
+    elif missing:
+        problem = (
+            f"{len(missing)} of the {count} '{prefix}-*' files are missing, the first is number "
+            f"{missing[0]:05d}; copy or build the whole set"
         )
-    if len(there) != counts[0]:
-        raise DataError(
-            f"data folder '{folder}': received {len(there)} '{prefix}-*' files for a set of "
-            f"{counts[0]}; keep one file of each number"
+    elif len(matches) != count:
+        problem = (
+            f"received {len(matches)} '{prefix}-*' files for a set of {count}; "
+            "keep one file of each number"
         )
+    if problem:
+        raise DataError(f"data folder '{folder}': {problem}")
     return [path for path, _ in matches]
 
 
@@ -205,51 +208,24 @@ def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
 
 
 def images_by_file(files: Iterable[Path], manifest: Manifest | None) -> list[int]:
-    """Images in each of the files: from the manifest, or by hopping through the records.
+    """Images in each of the files: from the manifest, or counted.
 
     Args:
         files: record files, as from `shard_files`.
-        manifest: of their folder. Files it does not list are counted themselves.
+        manifest: of their folder. Images of files that it does not list are counted.
 
     Raises:
-        DataError: a file has other bytes than the manifest says, or ends in the
+        DataError: the size of a file is not that in the manifest, or the file ends in the
             middle of a record.
     """
-    known: dict[str, Shard] = {}
-    for split in manifest.splits.values() if manifest else ():
-        known.update(split.shards)
-    return [_images_of(path, known.get(path.name)) for path in files]
-
-
-def _images_of(path: Path, shard: Shard | None) -> int:
-    if shard is None:
-        return count_records(path)
-    received = path.stat().st_size
-    if received != shard.bytes:
-        raise DataError(
-            f"record file '{path}' has {received} bytes, its manifest says {shard.bytes}; "
-            "copy or build it again"
-        )
-    return shard.images
-
-
-def count_records(path: Path) -> int:
-    """Records in a TFRecord file, read from their lengths alone.
-
-    Raises:
-        DataError: the file ends in the middle of a record.
-    """
-    records = position = 0
-    with open(path, "rb", buffering=0) as file:
-        end = os.fstat(file.fileno()).st_size
-        while position < end:
-            header = os.pread(file.fileno(), _HEADER.size, position)
-            if len(header) == _HEADER.size:
-                position += _HEADER.size + _HEADER.unpack(header)[0] + _CHECKSUM_BYTES
-            if len(header) < _HEADER.size or position > end:
-                raise DataError(
-                    f"record file '{path}' ends in the middle of record {records + 1}; it is "
-                    "cut short or no TFRecord file: copy or build it again"
-                )
-            records += 1
-    return records
+    known = manifest.shards if manifest else {}
+    images = []
+    for path in files:
+        shard, size = known.get(path.name), path.stat().st_size
+        if shard and size != shard.bytes:
+            raise DataError(
+                f"record file '{path}' has {size} bytes, its manifest says {shard.bytes}; "
+                "copy or build it again"
+            )
+        images.append(shard.images if shard else count_records(path))
+    return images

@@ -5,6 +5,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.errors import DataError
+
 
 @dataclass(frozen=True)
 class RecordKeys:
@@ -69,9 +71,15 @@ class Records:
         return f"records-{self.digest[:12]}"
 
 
-def keys_among(present: Collection[str]) -> RecordKeys | None:
-    """The schema whose image and label are both among the keys of a record."""
+def keys_of(example: Collection[str]) -> RecordKeys:
+    """The schema whose image and label are both among the keys of a record.
+
+    Raises:
+        DataError: there is none.
+    """
     for keys in SCHEMAS:
-        if keys.image in present and keys.label in present:
+        if keys.image in example and keys.label in example:
             return keys
-    return None
+    known = " or ".join(f"'{keys.image}' and '{keys.label}'" for keys in SCHEMAS)
+    there = ", ".join(f"'{key}'" for key in sorted(example)[:8]) or "nothing"
+    raise DataError(f"it holds {there}; it needs {known}")

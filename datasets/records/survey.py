@@ -1,9 +1,8 @@
 """What record files without a manifest hold: how many images, and which labels.
 
-Every record is visited, but of each only its frame and its label are read: the rest,
-above all the JPEG, is stepped over. What was found is kept in the user's cache folder
-(on Linux `~/.cache/imagenet-in-phases`), never beside the data, and is used again while
-a file keeps its size and its time of change.
+Every record is visited, but of each only its header and its label are read. The results are
+kept in the user's cache folder (on Linux `~/.cache/imagenet-in-phases`), never beside the
+data. They are used again while a file keeps its size and its time of change.
 """
 
 import contextlib
@@ -22,14 +21,13 @@ from tqdm import tqdm
 
 from core import files
 from core.errors import DataError
-from datasets.records.reader import checked_length, parse_example, read_record
-from datasets.records.schema import SCHEMAS, RecordKeys, keys_among
+from datasets.records.examples import parse_example, read_label
+from datasets.records.frames import read_record, walk
+from datasets.records.schema import RecordKeys, keys_of
 
 APPLICATION = "imagenet-in-phases"
 
 _THREADS = 16  # they wait for the disk, above all where it is a network's
-_WINDOW = 4096  # bytes read at once
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # protobuf's wire types
 _JPEG = b"\xff\xd8"
 
 
@@ -56,30 +54,27 @@ def detect_keys(path: Path) -> RecordKeys:
     """The schema of a file, from its first record.
 
     Raises:
-        DataError: none that is read here, or images that are not JPEGs.
+        DataError: it is not a known schema, or the images are no JPEGs.
     """
+    record = read_record(path, 0)
     try:
-        example = parse_example(read_record(path, 0))
+        example = parse_example(record)
+        keys = keys_of(example)
     except DataError as error:
-        raise DataError(f"record file '{path}': {error}") from None
-    keys = keys_among(example)
-    if keys is None:
-        known = " or ".join(f"'{keys.image}' and '{keys.label}'" for keys in SCHEMAS)
-        there = ", ".join(f"'{key}'" for key in sorted(example)[:8]) or "nothing"
-        raise DataError(f"record file '{path}': its records hold {there}; {known} would do")
+        raise DataError(f"record file '{path}', first record: {error}") from None
     image = (example[keys.image] or [b""])[0]
     if not (isinstance(image, bytes) and image.startswith(_JPEG)):
         raise DataError(
-            f"record file '{path}': '{keys.image}' of its first record is no JPEG; the pipelines "
-            "read JPEGs alone\nBuild records from the images with datasets.build_imagenet_data."
+            f"record file '{path}': '{keys.image}' of its first record is no JPEG; only JPEGs can "
+            "be read\nBuild records from the images with datasets.build_imagenet_data."
         )
     return keys
 
 
 def offset_of(survey: Survey, classes: int) -> int | None:
-    """Whether labels count from 0 or from 1; None where they do not tell.
+    """Whether labels count from 0 or from 1; None where they do not show it.
 
-    They tell where every label fits one of the two and one does not fit the other:
+    They show it where all labels fit one of the two and some label does not fit the other:
     0 occurs, or the number of classes does.
 
     Raises:
@@ -99,8 +94,8 @@ def offset_of(survey: Survey, classes: int) -> int | None:
 def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> list[Survey]:
     """Counts the images of each file of one folder and finds the range of their labels.
 
-    Of several processes that ask at once one reads and the others wait for what it
-    finds, as far as they share a cache folder.
+    If several processes with the same cache folder ask at once, one reads and the others wait
+    for its result.
 
     Args:
         files: of one folder.
@@ -111,37 +106,26 @@ def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> li
         DataError: a file that is cut short or damaged, or a record without a label.
     """
     with _cache(files[0].parent, keys) as known:
-        wanted = {path: _fingerprint(path) for path in files}
-        missing = [p for p, mark in wanted.items() if known.get(p.name, {}).get("mark") != mark]
-        with (
-            ThreadPoolExecutor(_THREADS) as pool,
-            tqdm(
-                total=len(missing), desc=f"reading labels of {files[0].parent}", unit=" files",
-                delay=1, disable=not progress,
-            ) as bar,
-        ):  # fmt: skip
+        marks = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+        missing = [p for p, mark in marks.items() if known.get(p.name, {}).get("mark") != mark]
+        title = f"reading labels of {files[0].parent}"
+        bar = tqdm(desc=title, total=len(missing), unit=" files", delay=1, disable=not progress)
+        with bar, ThreadPoolExecutor(_THREADS) as pool:
             try:
-                for path, found in zip(
-                    missing, pool.map(lambda path: scan_labels(path, keys), missing), strict=True
-                ):
-                    known[path.name] = {"mark": wanted[path], **vars(found)}
+                scanned = pool.map(lambda path: scan_labels(path, keys), missing)
+                for path, found in zip(missing, scanned, strict=True):
+                    known[path.name] = {"mark": marks[path], **vars(found)}
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return [
-            Survey(**{k: v for k, v in known[path.name].items() if k != "mark"}) for path in files
-        ]
-
-
-def _fingerprint(path: Path) -> list[int]:
-    status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+        fields = ("images", "lowest", "highest")
+        return [Survey(*(known[path.name][field] for field in fields)) for path in files]
 
 
 @contextlib.contextmanager
 def _cache(folder: Path, keys: RecordKeys) -> Iterator[dict[str, Any]]:
-    """What is known of a folder's files; kept when the block ends, where that can be."""
+    """The surveys of a folder's files. Additions are kept, if the cache can be written."""
     name = hashlib.sha256(os.fsencode(f"{folder.resolve()}\0{keys.label}")).hexdigest()[:24]
     path = platformdirs.user_cache_path(APPLICATION) / "records" / f"{name}.json"
     with contextlib.ExitStack() as stack:
@@ -169,102 +153,16 @@ def scan_labels(path: Path, keys: RecordKeys) -> Survey:
     Raises:
         DataError: the file is cut short, damaged or empty, or a record has no label.
     """
-    images = 0
-    lowest, highest = 2**63, -(2**63)
-    with open(path, "rb", buffering=0) as file:
-        view = _View(file.fileno())
-        position = 0
-        while position < view.size:
-            length = checked_length(view.read(position, 12), path, images)
-            begin, end = position + 12, position + 12 + length
-            if end + 4 > view.size:
-                raise DataError(
-                    f"record file '{path}' ends in the middle of record {images}; it is cut "
-                    "short: copy or build it again"
-                )
-            try:
-                label = _label(view, begin, end, keys.label.encode())
-            except (IndexError, ValueError):  # past the end, or no protobuf
-                label = None
+    labels = []
+    with open(path, "rb", buffering=4096) as file:
+        for record, (begin, end) in enumerate(walk(file, path)):
+            label = read_label(file, begin, end, keys.label)
             if label is None:
                 raise DataError(
-                    f"record file '{path}', record {images}: it has no label '{keys.label}'"
+                    f"record file '{path}', record {record} (from 0): it has no label "
+                    f"'{keys.label}'"
                 )
-            lowest, highest = min(lowest, label), max(highest, label)
-            images += 1
-            position = end + 4
-    if not images:
+            labels.append(label)
+    if not labels:
         raise DataError(f"record file '{path}' is empty; build or copy it again")
-    return Survey(images, lowest, highest)
-
-
-class _View:
-    """A file through a window that moves to where it is looked at."""
-
-    def __init__(self, descriptor: int):
-        self.size = os.fstat(descriptor).st_size
-        self._descriptor = descriptor
-        self._begin = 0
-        self._window = b""
-
-    def read(self, position: int, count: int) -> bytes:
-        """Up to `count` bytes; fewer at the end of the file."""
-        begin = position - self._begin
-        if begin < 0 or begin + count > len(self._window):
-            self._window = os.pread(self._descriptor, max(_WINDOW, count), position)
-            self._begin, begin = position, 0
-        return self._window[begin : begin + count]
-
-    def varint(self, position: int) -> tuple[int, int]:
-        """Protobuf's variable-length number, and where what follows it begins."""
-        value = shift = 0
-        data = self.read(position, 10)
-        for count, byte in enumerate(data, 1):
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value, position + count
-            shift += 7
-        raise ValueError("not a varint")
-
-    def fields(self, begin: int, end: int) -> Iterator[tuple[int, int, int]]:
-        """Number, begin and end of each field of a message, from its wire format."""
-        while begin < end:
-            tag, begin = self.varint(begin)
-            kind = tag & 7
-            stop = begin
-            if kind == _BYTES:
-                length, begin = self.varint(begin)
-                stop = begin + length
-            elif kind == _VARINT:
-                _, stop = self.varint(begin)
-            elif kind in (_FIXED32, _FIXED64):
-                stop = begin + (4 if kind == _FIXED32 else 8)
-            else:
-                raise ValueError("not protobuf")
-            if stop > end:
-                raise ValueError("not protobuf")
-            yield tag >> 3, begin, stop
-            begin = stop
-
-
-def _label(view: _View, begin: int, end: int, key: bytes) -> int | None:
-    """The one int64 under `key` in the `tf.Example` at those bytes."""
-    for _, features_begin, features_end in view.fields(begin, end):
-        for _, entry_begin, entry_end in view.fields(features_begin, features_end):
-            entry = view.fields(entry_begin, entry_end)
-            number, key_begin, key_end = next(entry)
-            if number != 1 or key_end - key_begin != len(key):
-                continue
-            if view.read(key_begin, len(key)) != key:
-                continue
-            # Feature, then its Int64List (field 3), then the list's values, packed or not.
-            for _, value_begin, value_end in entry:
-                for kind, list_begin, list_end in view.fields(value_begin, value_end):
-                    if kind != 3:
-                        return None
-                    for _, first, stop in view.fields(list_begin, list_end):
-                        value, after = view.varint(first)
-                        if after != stop:
-                            return None
-                        return value - (1 << 64) if value >> 63 else value
-    return None
+    return Survey(len(labels), min(labels), max(labels))

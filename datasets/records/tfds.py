@@ -1,7 +1,8 @@
 """What TensorFlow Datasets writes beside its records: the classes and the counts.
 
 `features.json` names the features, `label.labels.txt` the classes, `dataset_info.json`
-the images of each shard. Any of them may be missing. https://www.tensorflow.org/datasets/external_tfrecord
+the images of each shard. Any of them may be missing.
+https://www.tensorflow.org/datasets/external_tfrecord
 """
 
 import json
@@ -12,30 +13,29 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """Attributes:
-    classes: number of classes; None where nothing tells.
-    names: of the classes, in the order of the labels; may be empty.
-    images: of each split that is told.
+    """What is known of a data set.
+
+    Attributes:
+        classes: number of classes.
+        names: of the classes, in the order of the labels; may be empty.
+        images: of those splits whose number of images is known.
     """
 
-    classes: int | None
+    classes: int
     names: tuple[str, ...]
     images: dict[str, int]
 
 
 def read_dataset_info(folder: Path) -> DatasetInfo | None:
-    """What the files of a folder tell; None where they tell nothing of the classes."""
-    names: tuple[str, ...] = ()
+    """What the files of a folder say; None where they do not give the number of classes."""
     try:
-        names = tuple((folder / "label.labels.txt").read_text("utf-8").split("\n"))
+        names = (folder / "label.labels.txt").read_text("utf-8").split("\n")
         names = names[:-1] if names[-1] == "" else names
     except (OSError, UnicodeDecodeError):
-        pass
-    label = _json(folder / "features.json")
-    for key in ("featuresDict", "features", "label"):
-        label = label.get(key, {}) if isinstance(label, dict) else {}
-    classes = _number(_get(_get(label, "classLabel"), "numClasses")) or len(names) or None
-    if classes is None:
+        names = []
+    features = _get(_json(folder / "features.json"), "featuresDict", "features")
+    classes = _number(_get(features, "label", "classLabel", "numClasses")) or len(names)
+    if not classes:
         return None
     images = {}
     splits = _get(_json(folder / "dataset_info.json"), "splits")
@@ -43,18 +43,21 @@ def read_dataset_info(folder: Path) -> DatasetInfo | None:
         lengths = [_number(length) for length in _get(split, "shardLengths") or ()]
         if lengths and None not in lengths:
             images[str(_get(split, "name"))] = sum(n for n in lengths if n is not None)
-    return DatasetInfo(classes, names if len(names) == classes else (), images)
+    return DatasetInfo(classes, tuple(names) if len(names) == classes else (), images)
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return {}
+        return None
 
 
-def _get(value: Any, key: str) -> Any:
-    return value.get(key) if isinstance(value, dict) else None
+def _get(value: Any, *keys: str) -> Any:
+    """What stands under the keys, one inside the other; None where one is missing."""
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _number(value: Any) -> int | None:

@@ -10,8 +10,9 @@ from PIL import Image
 from core.settings import Augmentation
 from datasets.input.faults import Faults
 from datasets.input.pipeline import ReadPlan, training_pipeline
+from datasets.records.examples import make_example
+from datasets.records.frames import frame, masked_crc
 from datasets.records.schema import Records
-from datasets.records.writer import frame, make_example
 
 COUNT = 40
 HEADER = 12
@@ -103,8 +104,6 @@ def test_a_length_of_exabytes_takes_no_memory(tmp_path):
     path = write(tmp_path / "a")
     data = bytearray(path.read_bytes())
     lie = (2**62).to_bytes(8, "little")
-    from datasets.records.writer import masked_crc
-
     data[start_of(5) : start_of(5) + HEADER] = lie + masked_crc(lie)
     path.write_bytes(data)
     faults = Faults(1)

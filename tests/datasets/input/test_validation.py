@@ -15,8 +15,8 @@ from datasets.input.validation import (
     evaluation_pipeline,
     rectangular_crop,
 )
+from datasets.records.examples import make_example
 from datasets.records.schema import Records
-from datasets.records.writer import make_example
 
 SIZE = 16
 # Width and height of photographs as a resize to short side 20 leaves them.

@@ -3,7 +3,8 @@ import sys
 
 import pytest
 
-from datasets.records.writer import frame, make_example
+from datasets.records.examples import make_example
+from datasets.records.frames import frame
 
 
 def test_a_frame_of_known_bytes():
