@@ -2,10 +2,10 @@
 
     python benchmarks/step_overhead.py
 
-One compiled model, one pipeline, one call of `fit`; our callbacks act in every other
-block of steps, and a block with them is compared with the bare blocks on its two sides,
-so that a machine whose speed drifts slows both. The aim is at most 2 % of a step of
-about 20 ms. Writing checkpoints is left out: it costs by the checkpoint, not by the step.
+There is one compiled model, one pipeline and one call of `fit`. Our callbacks act in every
+other block of steps. A block with them is compared with the bare blocks on its two sides,
+so that a change in the machine's speed affects both. The aim is at most 2 % of a step of
+about 20 ms. Writing checkpoints is left out: its cost is for each checkpoint, not each step.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ from training.run_log import RunLog
 
 
 class EveryOtherBlock(keras.callbacks.Callback):
-    """Passes Keras's calls on to callbacks, those of steps only in every other block.
+    """Passes Keras's calls on to callbacks; calls of steps only in every other block.
 
     Attributes:
         began: `time.perf_counter()` at which each step began, before the callbacks.
@@ -150,7 +150,7 @@ def milliseconds(seconds: np.ndarray, block: int) -> np.ndarray:
 
 
 def spread_of_median(values: np.ndarray, repeats: int = 2000) -> tuple[float, float]:
-    """Bootstrap interval of 95 % of the median of `values`, shape (n,)."""
+    """95 % bootstrap interval of the median of `values`, shape (n,)."""
     picks = np.random.default_rng(0).choice(values, (repeats, len(values)))
     low, high = np.percentile(np.median(picks, axis=1), [2.5, 97.5])
     return float(low), float(high)
