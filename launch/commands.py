@@ -12,7 +12,7 @@ from core.errors import RunError, UserError
 from reports.plan import plan as plan_of
 from reports.plan import print_plan
 from reports.projection import project
-from reports.run_record import read_record
+from reports.reader import read_record
 from reports.throughput import load_throughput, throughput_of_run
 from training.inputs import find_data
 from training.liveness import PATIENCE

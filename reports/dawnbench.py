@@ -1,14 +1,15 @@
-"""Entries of the DAWNBench competition, ImageNet training: written, and read.
+"""Entries of the DAWNBench competition, ImageNet training: written and read. No TensorFlow.
 
-The format is that of github.com/stanford-futuredata/dawn-bench-entries: a JSON file
-about the run and a TSV file of its curve, with the same name. The competition closed
-in 2020; an entry can be compared with those published, but not ranked.
+The format is that of github.com/stanford-futuredata/dawn-bench-entries: a JSON file about
+the run and a TSV file of its curve, with the same name. The competition closed in 2020; an
+entry can be compared with the published ones, but not ranked.
 """
 
 import csv
 import datetime
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ import numpy as np
 
 from core.errors import UserError
 from core.schedule import Schedule
-from reports.run_record import Checkpoint, PhaseRecord, RunRecord, rate_of_windows
+from reports.run_record import EvaluatedCheckpoint, PhaseRecord, RunRecord, rate_of_windows
 
 HEADER = ("epoch", "hours", "top1Accuracy", "top5Accuracy")
 IMAGENET = 1281167
+
+Images = int | dict[str, int]  # of the training set, or of each of its sets
 
 
 def _decimals(value: float, places: int) -> str:
@@ -30,39 +33,40 @@ def _decimals(value: float, places: int) -> str:
 def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
     """Epoch, hours and accuracies in percent of each checkpoint, as the entry has them.
 
-    Epochs are images seen over images of the set, as the original logged them, but for
-    the last checkpoint of a whole run: it is at the strategy's last epoch, as published.
-    Of a run on sets of several lengths, they are the strategy's.
-    Accuracies keep three decimals, which for 50,000 images is all there is: nothing
-    rounds up to a target.
+    The epochs are images seen over images of the set, as the original logged them, with two
+    exceptions: the last checkpoint of a whole run is at the strategy's last epoch, as
+    published, and a run on sets of several lengths has the strategy's epochs. Accuracies keep
+    three decimals, which is exact for 50,000 images: nothing rounds up to a target.
     """
-    images, total = record.facts.get("images"), record.facts.get("total_steps")
+    schedule = _own_schedule(record)
     rows: list[tuple[str, ...]] = []
     for checkpoint in record.checkpoints:
         epoch = checkpoint.epoch or 0.0
-        if isinstance(images, int) and checkpoint.images is not None:
-            epoch = checkpoint.images / images
-            if checkpoint.step == total:
-                epoch = record.facts["epochs"]
-        rows.append(
-            (
-                _decimals(epoch, 1),
-                _decimals(checkpoint.seconds["dawnbench"] / 3600, 9),
-                _decimals(100 * checkpoint.top1, 3),
-                _decimals(100 * checkpoint.top5, 3),
-            )
-        )
+        if schedule and isinstance(schedule.images_in_short, int):
+            epoch = (checkpoint.images or 0) / schedule.images_in_short
+            if checkpoint.step == schedule.total_steps:
+                epoch = schedule.phases[-1].phase.epoch[1]
+        hours = checkpoint.seconds["dawnbench"] / 3600
+        percents = (_decimals(100 * value, 3) for value in (checkpoint.top1, checkpoint.top5))
+        rows.append((_decimals(epoch, 1), _decimals(hours, 9), *percents))
     return rows
 
 
+def _own_schedule(record: RunRecord) -> Schedule | None:
+    """The schedule by which the run counted; the epochs of an entry are already an entry's."""
+    return record.schedule if record.kind == "run folder" else None
+
+
 def entry(record: RunRecord, price: float | None = None) -> dict[str, Any]:
-    """The JSON half. What only the submitter can say is there, and empty."""
+    """The JSON half. The fields that only the submitter knows are there, and empty."""
     environment = record.facts.get("environment", {})
     packages = environment.get("packages", {})
     framework = f"Keras {packages.get('keras')} on TensorFlow {packages.get('tensorflow')}"
     if record.workers and record.workers > 1:
         framework += f" + Horovod {packages.get('horovod')}"
-    found: dict[str, Any] = {
+    started = environment.get("started", "")[:10]
+    schedule = _own_schedule(record)
+    return {
         "version": "v1.0",
         "author": "",
         "authorEmail": "",
@@ -70,42 +74,40 @@ def entry(record: RunRecord, price: float | None = None) -> dict[str, Any]:
         "codeURL": "",
         "model": record.facts.get("model", ""),
         "hardware": environment.get("machine", ""),
+        **({} if price is None else {"costPerHour": price}),
+        "timestamp": started or datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "misc": {
+            "workers": record.workers,
+            "policy": environment.get("policy"),
+            "evaluation": record.evaluation,
+            "images": schedule and schedule.images_in_short,
+            "classes": record.facts.get("classes"),
+            "save_checkpoints_steps": record.facts.get("checkpoint_every"),
+            "training_strategy": schedule
+            and [phase.phase.model_dump(mode="json") for phase in schedule.phases],
+        },
     }
-    if price is not None:
-        found["costPerHour"] = price
-    started = environment.get("started", "")[:10]
-    found["timestamp"] = started or datetime.datetime.now(datetime.UTC).date().isoformat()
-    found["misc"] = {
-        "workers": record.workers,
-        "policy": environment.get("policy"),
-        "evaluation": record.evaluation,
-        "images": record.facts.get("images"),
-        "classes": record.facts.get("classes"),
-        "save_checkpoints_steps": record.facts.get("checkpoint_every"),
-        "training_strategy": record.facts.get("strategy"),
-    }
-    return found
 
 
 def write_entry(record: RunRecord, folder: Path, price: float | None = None) -> tuple[Path, Path]:
     """Writes the JSON and the TSV file; returns their paths.
 
     Raises:
-        UserError: a run without evaluated checkpoints, or a folder that cannot be written.
+        UserError: the run has no evaluated checkpoint, or the folder cannot be written.
     """
     if not record.checkpoints:
         raise UserError(f"{record.source}: no evaluated checkpoint, so no DAWNBench entry")
     name = re.sub(r"[^\w.-]+", "_", record.name).strip("_")
-    paths = folder / f"{name}.json", folder / f"{name}.tsv"
+    about, curve = folder / f"{name}.json", folder / f"{name}.tsv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(json.dumps(entry(record, price), indent=2) + "\n")
-        with paths[1].open("w", newline="") as file:
-            # With the line ends of the published entries, which this dialect has.
+        about.write_text(json.dumps(entry(record, price), indent=2) + "\n")
+        with curve.open("w", newline="") as file:
+            # This dialect has the line ends of the published entries.
             csv.writer(file, dialect="excel-tab").writerows([HEADER, *tsv_rows(record)])
     except OSError as error:
         raise UserError(f"--dawnbench {folder}: cannot be written: {error}") from None
-    return paths
+    return about, curve
 
 
 def read_entry(path: Path) -> RunRecord:
@@ -117,6 +119,49 @@ def read_entry(path: Path) -> RunRecord:
     Raises:
         UserError: not such a file, or a row that is not four numbers.
     """
+    curve = _read_curve(path)
+    epochs, seconds = [row[0] for row in curve], [row[1] for row in curve]
+    about = _read_about(path.with_suffix(".json"))
+    misc: dict[str, Any] = about["misc"] if isinstance(about.get("misc"), dict) else {}
+    gpus = re.match(r"(\d+) ?[*x]", str(about.get("hardware", "")))  # 8*V100 (single p3.16xlarge)
+    workers = misc.get("workers") or (int(gpus[1]) if gpus else None)
+    images = misc.get("images") or IMAGENET
+    schedule, steps = _schedule(misc, workers, images, epochs)
+    remarks = ["a DAWNBench entry: its hours count neither checkpoint writing nor evaluation"]
+    if schedule is None:
+        remarks.append("steps and phases are not in the entry")
+    elif not misc.get("workers"):
+        remarks.append(f"steps by the strategy in its JSON for {workers} workers")
+    return RunRecord(
+        name=path.stem,
+        source=path,
+        kind="DAWNBench entry",
+        checkpoints=tuple(
+            EvaluatedCheckpoint(
+                step=step,
+                epoch=epoch,
+                images=_images_seen(schedule, step, epoch, images),
+                top1=top1,
+                top5=top5,
+                loss=None,
+                seconds={"dawnbench": time},
+            )
+            for step, (epoch, time, top1, top5) in zip(steps, curve, strict=True)
+        ),
+        phases=tuple(_phases(schedule, steps, seconds)) if schedule else (),
+        schedule=schedule,
+        workers=workers,
+        totals={"dawnbench": seconds[-1]},
+        timelines={"dawnbench": (steps, seconds)} if schedule else {},
+        evaluation=misc.get("evaluation") or "not recorded",
+        remarks=tuple(remarks),
+        settings=("entry", path.resolve()),
+        facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
+    )
+
+
+def _read_curve(path: Path) -> list[tuple[float, float, float, float]]:
+    """Epoch, seconds, and top-1 and top-5 as fractions, of each checkpoint."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *lines = [row for row in csv.reader(file, dialect="excel-tab") if row]
@@ -135,70 +180,10 @@ def read_entry(path: Path) -> RunRecord:
         rows.append((epoch, round(hours * 3600, 2), top1 / 100, top5 / 100))
     if not rows:
         raise UserError(f"{path}: holds no checkpoints")
-    about = _about(path.with_suffix(".json"))
-    misc: dict[str, Any] = about["misc"] if isinstance(about.get("misc"), dict) else {}
-    workers = misc.get("workers") or _workers_of(str(about.get("hardware", "")))
-    images = misc.get("images") or IMAGENET
-    schedule, steps = _steps(misc, workers, images, [row[0] for row in rows])
-    seconds = [row[1] for row in rows]
-    remarks = ["a DAWNBench entry: its hours count neither checkpoint writing nor evaluation"]
-    if schedule is None:
-        remarks.append("steps and phases are not in the entry")
-    elif not misc.get("workers"):
-        remarks.append(f"steps by the strategy in its JSON for {workers} workers")
-    return RunRecord(
-        name=path.stem,
-        source=path,
-        kind="DAWNBench entry",
-        checkpoints=tuple(
-            Checkpoint(
-                step=step,
-                epoch=epoch,
-                images=_images_seen(schedule, step, epoch, images),
-                top1=top1,
-                top5=top5,
-                loss=None,
-                seconds={"dawnbench": time},
-            )
-            for step, (epoch, time, top1, top5) in zip(steps, rows, strict=True)
-        ),
-        phases=tuple(_phases(schedule, steps, seconds)) if schedule else (),
-        schedule=schedule,
-        workers=workers,
-        totals={"dawnbench": seconds[-1]},
-        timelines={"dawnbench": (steps, seconds)} if schedule else {},
-        evaluation=misc.get("evaluation") or "not recorded",
-        remarks=tuple(remarks),
-        settings=("entry", path.resolve()),
-        facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
-    )
+    return rows
 
 
-def _images_seen(
-    schedule: Schedule | None, step: Any, epoch: float, images: int | dict[str, int]
-) -> int | None:
-    if schedule:
-        return schedule.images_between(0, step)
-    return round(epoch * images) if isinstance(images, int) else None
-
-
-def _phases(schedule: Schedule, steps: list[int], seconds: list[float]) -> list[PhaseRecord]:
-    """The phases, with the rate between those checkpoints that lie inside one."""
-    rows = [{"step": steps[0], "seconds": seconds[0], "images_per_second": 0.0}]
-    for i in range(1, len(steps)):
-        images = schedule.images_between(steps[i - 1], steps[i])
-        rate = images / max(seconds[i] - seconds[i - 1], 1e-9)
-        rows.append({"step": steps[i], "seconds": seconds[i], "images_per_second": rate})
-    return [
-        PhaseRecord(
-            p.first, p.end, p.phase.batch_size, p.phase.image_size[0], p.phase.epoch,
-            rate_of_windows(rows, p.first, p.end, without_first=False),
-        )
-        for p in schedule.phases
-    ]  # fmt: skip
-
-
-def _about(path: Path) -> dict[str, Any]:
+def _read_about(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
@@ -208,17 +193,8 @@ def _about(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _workers_of(hardware: str) -> int | None:
-    """The number of GPUs in a description such as "8*V100 (single p3.16xlarge)"."""
-    found = re.match(r"(\d+) ?[*x]", hardware)
-    return int(found[1]) if found else None
-
-
-def _steps(
-    misc: dict[str, Any],
-    workers: int | None,
-    images: int | dict[str, int],
-    epochs: list[float],
+def _schedule(
+    misc: Mapping[str, Any], workers: int | None, images: Images, epochs: Sequence[float]
 ) -> tuple[Schedule | None, list[Any]]:
     """The schedule and each checkpoint's step, where epochs and strategy agree to 0.1."""
     every = misc.get("save_checkpoints_steps")
@@ -235,3 +211,25 @@ def _steps(
     else:
         seen = [schedule.epoch(step) for step in steps]
     return (schedule, steps) if np.allclose(seen, epochs, atol=0.1) else unknown
+
+
+def _images_seen(schedule: Schedule | None, step: Any, epoch: float, images: Images) -> int | None:
+    if schedule:
+        return schedule.images_between(0, step)
+    return round(epoch * images) if isinstance(images, int) else None
+
+
+def _phases(
+    schedule: Schedule, steps: Sequence[int], seconds: Sequence[float]
+) -> list[PhaseRecord]:
+    """The phases, with the rate between the checkpoints that lie inside each."""
+    images = [schedule.images_between(0, step) for step in steps]
+    rates = np.diff(images) / np.maximum(np.diff(seconds), 1e-9)
+    windows = [
+        {"step": step, "seconds": time, "images_per_second": rate}
+        for step, time, rate in zip(steps, seconds, [0.0, *rates.tolist()], strict=True)
+    ]
+    return [
+        PhaseRecord.of(p, rate_of_windows(windows, p.first, p.end, skip_first=False))
+        for p in schedule.phases
+    ]

@@ -12,7 +12,8 @@ from rich.table import Table
 from core import files
 from core.clock import BUCKETS, CLOCKS
 from core.errors import UserError
-from reports.run_record import RunRecord, read_record
+from reports.reader import read_record
+from reports.run_record import RunRecord
 from reports.time_to_accuracy import (
     LABELS,
     Target,

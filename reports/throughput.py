@@ -4,7 +4,8 @@ No TensorFlow. The rule for what was not measured is `Throughput.seconds_per_ima
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,8 +21,13 @@ from reports.run_record import RunRecord
 # How far beyond what was measured a rate is guessed, as a factor, before it is refused.
 BATCH_RANGE, PIXEL_RANGE = 4.0, 2.0
 
-MEASURED, INTERPOLATED, EXTRAPOLATED = "measured", "interpolated", "extrapolated"
-SCALED = "scaled"  # from another number of workers
+# How a rate was found, the surest first; "scaled" is from another number of workers.
+WAYS = MEASURED, INTERPOLATED, SCALED, EXTRAPOLATED = (
+    "measured",
+    "interpolated",
+    "scaled",
+    "extrapolated",
+)
 
 
 class Rate(Settings):
@@ -100,7 +106,7 @@ class Throughput(Settings):
         return rates
 
     def seconds_per_image(self, pixels: int, batch_size: int) -> tuple[float, str]:
-        """Seconds for an image of one worker's batch, and how they were come by.
+        """Seconds for an image of one worker's batch, and how they were found.
 
         1. Measured at this size and batch: as measured.
         2. A batch between two measured ones of this size: the time of a step is linear
@@ -114,41 +120,30 @@ class Throughput(Settings):
             UserError: further away from what was measured than that.
         """
         areas = sorted({rate.image_size**2 for rate in self.rates})
-        lower = max((area for area in areas if area <= pixels), default=None)
-        upper = min((area for area in areas if area >= pixels), default=None)
-        if lower is None or upper is None:
-            nearest = areas[0] if lower is None else areas[-1]
-            if not 1 / PIXEL_RANGE <= pixels / nearest <= PIXEL_RANGE:
-                raise UserError(
-                    f"{self._words()}: images of {pixels:,} pixels are too far from those "
-                    f"measured ({areas[0]:,} to {areas[-1]:,}, and a factor of {PIXEL_RANGE:g})"
-                )
-            seconds, _ = self._at_size(nearest, batch_size)
-            return seconds * pixels / nearest, EXTRAPOLATED
-        (low, how), (high, how_high) = (self._at_size(a, batch_size) for a in (lower, upper))
-        if lower == upper:
-            return low, how
-        how = EXTRAPOLATED if EXTRAPOLATED in (how, how_high) else INTERPOLATED
-        return float(np.interp(pixels, [lower, upper], [low, high])), how
+        below = [area for area in areas if area <= pixels][-1:]
+        above = [area for area in areas if area >= pixels][:1]
+        if _is_far(pixels, areas, PIXEL_RANGE):
+            raise UserError(
+                f"{self._words()}: images of {pixels:,} pixels are too far from those "
+                f"measured ({areas[0]:,} to {areas[-1]:,}, and a factor of {PIXEL_RANGE:g})"
+            )
+        found = {area: self._at_size(area, batch_size) for area in (*below, *above)}
+        seconds, how = _estimate(pixels, {area: found[area][0] for area in found})
+        return seconds, max(how, *(way for _, way in found.values()), key=WAYS.index)
 
     def _at_size(self, area: int, batch_size: int) -> tuple[float, str]:
-        measured = sorted(
-            (r.batch_size, r.batch_size * self.workers / (r.images_per_second * self.factor))
+        steps = {
+            r.batch_size: r.batch_size * self.workers / (r.images_per_second * self.factor)
             for r in self.rates
             if r.image_size**2 == area
-        )
-        batches, steps = zip(*measured, strict=True)
-        if batch_size in batches:
-            return steps[batches.index(batch_size)] / batch_size, MEASURED
-        if batches[0] < batch_size < batches[-1]:
-            return float(np.interp(batch_size, batches, steps)) / batch_size, INTERPOLATED
-        nearest = 0 if batch_size < batches[0] else -1
-        if not 1 / BATCH_RANGE <= batch_size / batches[nearest] <= BATCH_RANGE:
+        }
+        if _is_far(batch_size, steps, BATCH_RANGE):
             raise UserError(
                 f"{self._words()}: a batch of {batch_size} is too far from those measured at "
-                f"{area:,} pixels ({batches[0]} to {batches[-1]}, and a factor of {BATCH_RANGE:g})"
+                f"{area:,} pixels ({min(steps)} to {max(steps)}, and a factor of {BATCH_RANGE:g})"
             )
-        return steps[nearest] / batches[nearest], EXTRAPOLATED
+        step, how = _estimate(batch_size, steps)
+        return step / batch_size, how
 
     def step_seconds(self, pixels: int, batch_size: int, workers: int) -> tuple[float, str]:
         """Seconds of a step of `batch_size` images on each of `workers`.
@@ -166,13 +161,29 @@ class Throughput(Settings):
         if self.all_reduce is None:
             raise UserError(
                 f"{self._words()}: its rates are of {self.workers} worker(s) and it has no "
-                f"'all_reduce' to tell those of {workers}; give --workers {self.workers}"
+                f"'all_reduce' to compute those of {workers}; give --workers {self.workers}"
             )
         change = self.all_reduce.seconds(workers) - self.all_reduce.seconds(self.workers)
-        return max(step + change, 1e-9), EXTRAPOLATED if how == EXTRAPOLATED else SCALED
+        return max(step + change, 1e-9), max(how, SCALED, key=WAYS.index)
 
     def _words(self) -> str:
         return f"throughput of {self.hardware}" if self.hardware else "throughput"
+
+
+def _is_far(x: int, measured: Collection[int], factor: float) -> bool:
+    nearest = min(max(x, min(measured)), max(measured))
+    return not 1 / factor <= x / nearest <= factor
+
+
+def _estimate(x: int, measured: Mapping[int, float]) -> tuple[float, str]:
+    """The seconds at `x`: linear between measured ones, and in proportion outside of them."""
+    if x in measured:
+        return measured[x], MEASURED
+    known = sorted(measured)
+    if known[0] < x < known[-1]:
+        return float(np.interp(x, known, [measured[k] for k in known])), INTERPOLATED
+    nearest = known[0] if x < known[0] else known[-1]
+    return measured[nearest] * x / nearest, EXTRAPOLATED
 
 
 def load_throughput(path: Path) -> Throughput:
@@ -205,19 +216,11 @@ def _from_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
     workers = {int(row.get("workers") or 1) for row in rows}
     if len(workers) > 1:
         raise ValueError(f"rates of different numbers of workers: {sorted(workers)}")
-    return {
-        "workers": workers.pop() if workers else 1,
-        "rates": [
-            {
-                "image_size": int(row["image_size"]),
-                "batch_size": int(row["batch_size"]),
-                "images_per_second": float(row["images_per_second"]),
-            }
-            if {"image_size", "batch_size", "images_per_second"} <= set(row)
-            else row
-            for row in rows
-        ],
-    }
+    columns = {"image_size": int, "batch_size": int, "images_per_second": float}
+    if rows and not columns.keys() <= rows[0].keys():
+        raise ValueError(f"it needs the columns {', '.join(columns)}, not {list(rows[0])}")
+    rates = [{name: read(row[name] or "") for name, read in columns.items()} for row in rows]
+    return {"workers": workers.pop() if workers else 1, "rates": rates}
 
 
 def throughput_of_run(record: RunRecord) -> Throughput:
@@ -230,7 +233,7 @@ def throughput_of_run(record: RunRecord) -> Throughput:
     for phase in record.phases:
         if phase.images_per_second:
             images = (phase.end - phase.first) * phase.batch_size
-            sums = total.setdefault((phase.image_size, phase.batch_size), [0.0, 0.0])
+            sums = total.setdefault(phase.shape, [0.0, 0.0])
             sums[0] += images
             sums[1] += images / phase.images_per_second
     if not total:
@@ -239,7 +242,7 @@ def throughput_of_run(record: RunRecord) -> Throughput:
         raise UserError(f"--from_run {record.source}: does not say how many workers it had")
     costs = {}
     if record.buckets:
-        stages = len(_stages(record.phases))
+        stages = len([shape for shape, _ in groupby(phase.shape for phase in record.phases)])
         written = max(record.facts.get("written", 1), 1)
         costs = {
             "start_up_seconds": record.buckets["start_up"],
@@ -259,9 +262,3 @@ def throughput_of_run(record: RunRecord) -> Throughput:
             **costs,
         }
     )
-
-
-def _stages(phases: Sequence[Any]) -> list[Any]:
-    """Those phases that begin with another size or batch than the one before."""
-    keys = [(phase.image_size, phase.batch_size) for phase in phases]
-    return [key for i, key in enumerate(keys) if i == 0 or key != keys[i - 1]]

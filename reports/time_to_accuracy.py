@@ -7,7 +7,7 @@ from typing import Any
 
 from core.clock import CLOCKS
 from core.errors import UserError
-from reports.run_record import Checkpoint, RunRecord
+from reports.run_record import EvaluatedCheckpoint, RunRecord
 
 LABELS = {"top1": "top-1", "top5": "top-5"}
 METRICS = tuple(LABELS)
@@ -23,7 +23,7 @@ class Target:
     def __str__(self) -> str:
         return f"{LABELS[self.metric]} {100 * self.value:g} %"
 
-    def is_met(self, checkpoint: Checkpoint) -> bool:
+    def is_met(self, checkpoint: EvaluatedCheckpoint) -> bool:
         # A fraction that was written with six digits is the target's own value or not.
         return getattr(checkpoint, self.metric) >= self.value - 1e-9
 
@@ -72,7 +72,7 @@ def cost(seconds: float, price: float | None) -> float | None:
     return None if price is None else seconds / 3600 * price
 
 
-def _point(checkpoint: Checkpoint, clock: str, price: float | None) -> dict[str, Any]:
+def _point(checkpoint: EvaluatedCheckpoint, clock: str, price: float | None) -> dict[str, Any]:
     seconds = checkpoint.seconds[clock]
     return {
         "seconds": seconds,
@@ -87,7 +87,10 @@ def _point(checkpoint: Checkpoint, clock: str, price: float | None) -> dict[str,
 
 
 def time_to(
-    target: Target, checkpoints: Sequence[Checkpoint], clock: str, price: float | None = None
+    target: Target,
+    checkpoints: Sequence[EvaluatedCheckpoint],
+    clock: str,
+    price: float | None = None,
 ) -> dict[str, Any]:
     """The first checkpoint that meets the target.
 

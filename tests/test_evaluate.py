@@ -20,7 +20,7 @@ from core.errors import UserError
 from evaluation.run import evaluate_run
 from launch.processes import below, that_work
 from reports import report
-from reports.run_record import read_record
+from reports.reader import read_record
 from tests.waiting import HANG_SECONDS, until
 from training.inputs import find_data
 from training.recipes import load_recipe

@@ -11,8 +11,8 @@ import pytest
 from core.errors import UserError
 from launch import commands
 from reports.dawnbench import entry, tsv_rows, write_entry
+from reports.reader import read_record
 from reports.report import report, target_words, time_words
-from reports.run_record import read_record
 from reports.time_to_accuracy import choose_clock, parse_target, repeats, summarize, time_to
 from tests.training import published
 from training.recipes import load_recipe
@@ -156,7 +156,7 @@ def test_a_log_of_ours_is_read(tmp_path):
     (checkpoint,) = record.checkpoints
     assert (checkpoint.step, checkpoint.epoch, checkpoint.top5) == (30, 0.75, 0.9)
     assert checkpoint.seconds["everything"] == 30  # half-way between the two lines
-    assert any("between two train lines" in remark for remark in record.remarks)
+    assert any("between those of two train lines" in remark for remark in record.remarks)
 
 
 POINTS = [(0, 10.0, 1.0, 5.0), (625, 100.0, 60.0, 93.5), (1250, 200.0, 61.0, 92.0),

@@ -9,7 +9,7 @@ import yaml
 
 from core.errors import UserError
 from evaluation.run import evaluate_run
-from reports.run_record import read_record
+from reports.reader import read_record
 from training import synthetic
 from training.recipes import load_recipe, presets
 from training.run import Options, find_run
