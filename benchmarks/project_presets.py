@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import click
 
 from core.errors import UserError
+from reports.console import time_words
 from reports.projection import project
-from reports.report import time_words
 from reports.throughput import load_throughput
 from training.recipes import load_recipe, presets
 

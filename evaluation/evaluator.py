@@ -1,25 +1,58 @@
-"""Evaluation on the whole validation set, exact and the same however it is shared out."""
+"""Evaluation on the whole validation set: exact, and the same however it is shared out."""
 
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from evaluation.tally import LOSS_UNIT, Tally
+# Losses are added as whole multiples of this: float32's step at 1 to 2. The sum of whole
+# numbers is the same in any order and for any shares; that of floats is not.
+LOSS_UNIT = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was counted over some images; the counts of disjoint images add up.
+
+    Attributes:
+        images: how many.
+        top1, top5: how many have their label first, or among the first five.
+        loss: sum of their cross-entropies, in units of `LOSS_UNIT`.
+        not_finite: how many have a logit that is not finite. They count as wrong.
+    """
+
+    images: int = 0
+    top1: int = 0
+    top5: int = 0
+    loss: int = 0
+    not_finite: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+    def figures(self) -> dict[str, Any]:
+        """`top1` and `top5` as fractions, `loss` (mean cross-entropy) and `images`."""
+        return {
+            "top1": self.top1 / self.images,
+            "top5": self.top5 / self.images,
+            "loss": float("nan") if self.not_finite else self.loss * LOSS_UNIT / self.images,
+            "images": self.images,
+        }
 
 
 def count(logits: Any, labels: Any) -> Any:
-    """The fields of a `Tally` of a batch, as an int64 tensor; usable in a graph.
+    """The fields of the `Counts` of a batch, as an int64 tensor; usable in a graph.
 
-    A class comes before the label's where its logit is larger, or the same and its
-    number smaller: the order of `tf.math.top_k` and of a stable sort.
+    A class is ranked before the label's where its logit is larger, or equal and its number
+    smaller: the order of `tf.math.top_k` and of a stable sort.
 
     Args:
         logits: `[batch, classes]`.
-        labels: `[batch]` int32; images of a label below 0 are not counted.
+        labels: `[batch]` int32; images with a label below 0 are not counted.
     """
     own = tf.maximum(labels, 0)
     mine = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
@@ -28,24 +61,24 @@ def count(logits: Any, labels: Any) -> Any:
     rank = tf.reduce_sum(tf.cast(before, tf.int32), axis=1)
     finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
     loss = tf.nn.sparse_softmax_cross_entropy_with_logits(own, tf.cast(logits, tf.float64))
-    fields = [
+    found = [
         tf.ones_like(labels, tf.int64),
         tf.cast(finite & (rank < 1), tf.int64),
         tf.cast(finite & (rank < 5), tf.int64),
         tf.cast(tf.round(tf.where(finite, loss, 0) / LOSS_UNIT), tf.int64),
         tf.cast(~finite, tf.int64),
     ]
-    return tf.reduce_sum(tf.stack(fields) * tf.cast(labels >= 0, tf.int64), axis=1)
+    return tf.reduce_sum(tf.stack(found) * tf.cast(labels >= 0, tf.int64), axis=1)
 
 
 class Evaluator:
     """Evaluates the weights of one checkpoint after the other, with one trace a shape.
 
     Args:
-        model: a model with logits, of the checkpoints' layers.
+        model: a model that returns logits, with the layers of the checkpoints.
         load: loads a checkpoint's weights into the model.
-        batches: gives the batches of share `k` of `n`: uint8 images and int32 labels, -1
-            for what only fills up a batch.
+        batches: returns the batches of share `k` of `n`: uint8 images and int32 labels,
+            which are -1 where an image only fills up the batch.
         flip: average the logits of each image and of its mirror image.
     """
 
@@ -67,15 +100,15 @@ class Evaluator:
 
         self.step = tf.function(step)
 
-    def evaluate(self, checkpoint: Path, share: int = 0, shares: int = 1) -> tuple[Tally, float]:
-        """The tally of one checkpoint, and the seconds it took, with loading.
+    def evaluate(self, checkpoint: Path, share: int = 0, shares: int = 1) -> tuple[Counts, float]:
+        """The counts of one checkpoint, and the seconds that it took, with loading.
 
         Raises:
             FileNotFoundError, BadCheckpoint: as `load` does.
         """
         began = time.monotonic()
         self.load(checkpoint)
-        total = tf.zeros(Tally.FIELDS, tf.int64)
+        total = tf.zeros(len(fields(Counts)), tf.int64)
         for images, labels in self.batches(share, shares):
             total = self.step(total, images, labels)
-        return Tally(*total.numpy().tolist()), time.monotonic() - began
+        return Counts(*total.numpy().tolist()), time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Evaluation of a run's checkpoints by all workers, at its end, after it or beside it."""
+"""Evaluation of a run's checkpoints by all workers: at its end, later, or while it trains."""
 
 import functools
 import time
@@ -14,13 +14,12 @@ from tqdm.auto import tqdm
 from core import devices, workers
 from core.checkpoints import BadCheckpoint
 from core.errors import UserError
-from core.settings import Evaluation
 from core.weights import load_weights
 from core.workers import Workers
 from datasets.input.validation import evaluation_pipeline
 from datasets.records.schema import Records
 from evaluation.evaluator import Evaluator
-from evaluation.jobs import POLL, Checkpoint, Job, Ledger, jobs_to_come, share_out
+from evaluation.tasks import POLL, Results, Task, share_out, tasks_to_come
 from training import model
 from training.inputs import check_classes, find_validation
 from training.liveness import Pulse
@@ -33,18 +32,18 @@ from training.translated_errors import translated_errors
 def evaluate_run(
     run_dir: Path, data_dir: Path | None, follow: bool, patience: float, choices: dict[str, Any]
 ) -> str:
-    """Evaluates those checkpoints of a run that have not been evaluated so.
+    """Evaluates the checkpoints of a run that have not been evaluated in this way.
 
     Args:
         run_dir: the run's folder.
-        data_dir: folder of the records; by default the run's own. Other records make other
+        data_dir: folder of the records, by default the run's own. Other records make other
             rows.
-        follow: go on until the run has ended.
+        follow: continue until the run has ended.
         patience: seconds without a sign of life after which a followed run is given up.
-        choices: fields of `Evaluation` that differ from the recipe's.
+        choices: fields of `Evaluation` that differ from the recipe's; None: the recipe's.
 
     Returns:
-        What could not be evaluated, in words; empty where all was.
+        What could not be evaluated, in words; empty where everything was.
 
     Raises:
         UserError: no run, no checkpoints, or records that are not the model's.
@@ -55,8 +54,7 @@ def evaluate_run(
         lambda: _prepare(run, data_dir, patience if follow else 0.0, choices)
     )
     threads = devices.prepare_devices(team)
-    trained_under = run.environment().get("policy", recipe.policy)
-    policy, _ = devices.choose_policy(trained_under)
+    policy, _ = devices.choose_policy(run.environment().get("policy", recipe.policy))
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     pulse = Pulse(run, patience) if follow else None
     with translated_errors():
@@ -84,7 +82,7 @@ def evaluate_trained(run: Run) -> str:
 def _prepare(
     run: RunFolder, data_dir: Path | None, patience: float, choices: dict[str, Any]
 ) -> tuple[Recipe, Records]:
-    """Reads and checks what there is before anything is built."""
+    """Reads and checks the run and its records before anything is built."""
     until = time.monotonic() + patience
     while not run.holds_a_run and time.monotonic() < until:
         time.sleep(POLL)
@@ -98,9 +96,15 @@ def _prepare(
     if not (patience or run.checkpoint_rows()):
         raise UserError(
             f"--run_dir {run.path}: holds no checkpoints to evaluate; {run.checkpoints} is empty "
-            f"or {run.checkpoints_csv.name} does not list what it holds"
+            f"or {run.checkpoints_csv.name} does not list its files"
         )
-    recipe = _with_choices(load_recipe(run.recipe_file), choices)
+    recipe = load_recipe(run.recipe_file)
+    given = {name: value for name, value in choices.items() if value is not None}
+    evaluation = recipe.evaluation.model_dump() | given
+    try:
+        recipe = Recipe.model_validate(recipe.model_dump() | {"evaluation": evaluation})
+    except ValidationError as error:
+        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     own = run.environment().get("data_dir")
     root = data_dir or own
     if root is None:
@@ -112,16 +116,6 @@ def _prepare(
     return recipe, records
 
 
-def _with_choices(recipe: Recipe, choices: dict[str, Any]) -> Recipe:
-    given = {name: value for name, value in choices.items() if value is not None}
-    try:
-        return Recipe.model_validate(
-            {**recipe.model_dump(), "evaluation": {**recipe.evaluation.model_dump(), **given}}
-        )
-    except ValidationError as error:
-        raise UserError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
-
-
 def _evaluate(
     run: RunFolder,
     recipe: Recipe,
@@ -130,32 +124,31 @@ def _evaluate(
     threads: int,
     pulse: Pulse | None = None,
 ) -> str:
-    """Evaluates what is missing; the workers meet before and after it, and not within.
+    """Evaluates what is missing; the workers wait for each other only before and after it.
 
     Returns:
-        On every worker, what some could not evaluate, in words.
+        On every worker, what any of them could not evaluate, in words.
     """
     settings, folder = recipe.evaluation, str(records.files[0].parent.resolve())
-    missing: list[Checkpoint] = [
-        (count, row) for count, row in workers.from_first(run.to_evaluate(settings, records.name))
-    ]
-    jobs: Iterable[Job] = share_out(missing, team.rank, team.size)
+    results = Results(run, settings, records.name, folder, tqdm.write)
+    missing = [(number, row) for number, row in workers.from_first(results.missing())]
+    tasks: Iterable[Task] = share_out(missing, team.rank, team.size)
     if pulse:
-        to_come = jobs_to_come(run, settings, records.name, missing, team.rank, team.size, pulse)
-        jobs = chain(jobs, to_come)
+        tasks = chain(tasks, tasks_to_come(results, missing, team.rank, team.size, pulse))
     if team.is_first:
-        _say(f"evaluating {len(missing)} checkpoint(s): {_description(settings, records)}")
+        tqdm.write(
+            f"evaluating {len(missing)} checkpoint(s): {settings.image_size} px, {settings.crop} "
+            f"crop, {records.images:,} images each"
+        )
         if run.own_data not in ("", records.name):
-            _say(f"on other records than the run's own: {folder} ({records.name})")
+            tqdm.write(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
-    ledger = Ledger(run, settings, records.name, folder, _say)
-    evaluator = make_evaluator(recipe, records, threads)
-    problems = list(_problems(jobs, evaluator, run, ledger))
+    problems = list(_problems(tasks, make_evaluator(recipe, records, threads), results))
     if pulse and pulse.life == "silent":
         problems.append(pulse.epitaph())
     problems = list(dict.fromkeys(chain(*workers.gather(problems))))
     if team.is_first:
-        _say(f"evaluated in {time.monotonic() - began:.1f} s; {run.evaluation_csv}")
+        tqdm.write(f"evaluated in {time.monotonic() - began:.1f} s; {run.evaluation_csv}")
     return "\n".join(problems)
 
 
@@ -174,26 +167,16 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
     )
 
 
-def _problems(
-    jobs: Iterable[Job], evaluator: Evaluator, run: RunFolder, ledger: Ledger
-) -> Iterator[str]:
-    """Does the jobs, and tells of those checkpoints that cannot be evaluated."""
-    for job in jobs:
-        path = run.checkpoint_of(job.row)
+def _problems(tasks: Iterable[Task], evaluator: Evaluator, results: Results) -> Iterator[str]:
+    """Does the tasks; yields what is wrong with checkpoints that cannot be evaluated."""
+    for task in tasks:
+        path = results.run.checkpoint_of(task.row)
         try:
-            found = ledger.share(job) or evaluator.evaluate(path, job.share, job.shares)
+            found = results.share(task) or evaluator.evaluate(path, task.share, task.shares)
         except FileNotFoundError:
-            _say(f"checkpoint '{path}' has been removed since; left out")
+            tqdm.write(f"checkpoint '{path}' was removed in the meantime; skipped")
         except BadCheckpoint as error:
-            _say(f"{error}; left out")
+            tqdm.write(f"{error}; skipped")
             yield str(error)
         else:
-            ledger.enter(job, *found)
-
-
-def _description(settings: Evaluation, records: Records) -> str:
-    return f"{settings.image_size} px, {settings.crop} crop, {records.images:,} images each"
-
-
-def _say(line: str) -> None:
-    tqdm.write(line)
+            results.add(task, *found)

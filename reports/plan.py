@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from core.errors import UserError
 from core.schedule import Schedule
+from reports.console import optional, table
 
 
 def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
@@ -32,16 +32,10 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
         "total_steps": schedule.total_steps,
         "phases": [
             {
-                "epoch": list(p.phase.epoch),
                 "steps": [p.first, p.end],
                 "steps_per_epoch": p.steps_per_epoch,
-                "batch_size": p.phase.batch_size,
                 "global_batch_size": p.phase.batch_size * schedule.workers,
-                "image_size": list(p.phase.image_size),
-                "lr": list(p.phase.lr),
-                "lr_method": p.phase.lr_method,
-                "data_dir": p.phase.data_dir,
-                "prefix": p.phase.prefix,
+                **p.phase.model_dump(mode="json"),
             }
             for p in schedule.phases
         ],
@@ -58,71 +52,72 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
     }
 
 
-def print_plan(found: dict[str, Any], console: Console | None = None) -> None:
+def print_plan(found: dict[str, Any]) -> None:
     """Prints the result of `plan` as tables."""
-    console = console or Console(width=120, highlight=False)
+    console = Console(width=120, highlight=False)
     images = found["images"]
     console.print(
         f"{found['total_steps']:,} steps with {found['workers']} worker(s) on "
         f"{f'{images:,}' if isinstance(images, int) else images} images"
     )
-    phases = Table("phase", "epochs", "steps", "steps/epoch", "batch", "pixels", "rate", "data")
-    for number, phase in enumerate(found["phases"], 1):
-        phases.add_row(
-            str(number),
-            "{:g} to {:g}".format(*phase["epoch"]),
-            "{:,} to {:,}".format(*phase["steps"]),
-            f"{phase['steps_per_epoch']:,}",
-            f"{phase['batch_size']} x {found['workers']}",
-            "{} x {}".format(*phase["image_size"]),
-            "{:g} to {:g} ".format(*phase["lr"]) + phase["lr_method"],
-            f"{phase['data_dir']}/{phase['prefix']}",
-        )
-    console.print(phases)
+    phases = (
+        {
+            "phase": str(number),
+            "epochs": "{:g} to {:g}".format(*phase["epoch"]),
+            "steps": "{:,} to {:,}".format(*phase["steps"]),
+            "steps/epoch": f"{phase['steps_per_epoch']:,}",
+            "batch": f"{phase['batch_size']} x {found['workers']}",
+            "pixels": "{} x {}".format(*phase["image_size"]),
+            "rate": "{:g} to {:g} ".format(*phase["lr"]) + phase["lr_method"],
+            "data": f"{phase['data_dir']}/{phase['prefix']}",
+        }
+        for number, phase in enumerate(found["phases"], 1)
+    )
+    console.print(table(phases))
     if found["at"]:
-        steps = Table("step", "epoch", "rate", "batch", "pixels")
-        for row in found["at"]:
-            steps.add_row(
-                f"{row['step']:,}",
-                f"{row['epoch']:.3f}",
-                f"{row['learning_rate']:.6g}",
-                str(row["batch_size"]),
-                "{} x {}".format(*row["image_size"]),
-            )
-        console.print(steps)
+        steps = (
+            {
+                "step": f"{row['step']:,}",
+                "epoch": f"{row['epoch']:.3f}",
+                "rate": f"{row['learning_rate']:.6g}",
+                "batch": str(row["batch_size"]),
+                "pixels": "{} x {}".format(*row["image_size"]),
+            }
+            for row in found["at"]
+        )
+        console.print(table(steps))
     if "projection" in found:
         _print_projection(found["projection"], console)
 
 
 def _print_projection(found: dict[str, Any], console: Console) -> None:
+    source = f" ({found['source']})" if found["source"] else ""
     console.print(
-        f"\nA projection, not a run: {found['workers']} worker(s), rates of {found['hardware']}"
-        + (f" ({found['source']})" if found["source"] else "")
+        f"\nA projection, not a run: {found['workers']} worker(s), "
+        f"rates of {found['hardware']}{source}"
     )
-    table = Table("phase", "pixels", "batch", "images/s", "rate", "tracing, s", "steps, s",
-                  "checkpoints, s", "until, s", "cost")  # fmt: skip
-    for number, phase in enumerate(found["phases"], 1):
-        table.add_row(
-            str(number),
-            "{} x {}".format(*phase["image_size"]),
-            f"{phase['batch_size']} x {found['workers']}",
-            f"{phase['images_per_second']:,.0f}",
-            phase["how"],
-            *(f"{phase['seconds'][name]:,.1f}" for name in ("tracing", "steps", "checkpoints")),
-            f"{phase['until']:,.1f}",
-            "-" if phase["cost"] is None else f"{phase['cost']:.2f}",
-        )
-    console.print(table)
-    words = ", ".join(f"{clock} {seconds:,.1f} s" for clock, seconds in found["totals"].items())
-    console.print(
-        f"by clock: {words}"
-        + (f"; cost {found['cost']:.2f}" if found["cost"] is not None else "")
-        + "; evaluation is not in it"
+    phases = (
+        {
+            "phase": str(number),
+            "pixels": "{} x {}".format(*phase["image_size"]),
+            "batch": f"{phase['batch_size']} x {found['workers']}",
+            "images/s": f"{phase['images_per_second']:,.0f}",
+            "rate": phase["how"],
+            **{
+                f"{name}, s": f"{phase['seconds'][name]:,.1f}"
+                for name in ("tracing", "steps", "checkpoints")
+            },
+            "until, s": f"{phase['until']:,.1f}",
+            "cost": optional(phase["cost"], "{:.2f}"),
+        }
+        for number, phase in enumerate(found["phases"], 1)
     )
+    console.print(table(phases))
+    clocks = ", ".join(f"{clock} {seconds:,.1f} s" for clock, seconds in found["totals"].items())
+    cost = optional(found["cost"], "; cost {:.2f}", "")
+    console.print(f"by clock: {clocks}{cost}; without evaluation")
     for row in found["at"]:
-        price = "" if row["cost"] is None else f", cost {row['cost']:.2f}"
-        console.print(f"step {row['step']:,}: {row['seconds']:,.1f} s{price}")
+        cost = optional(row["cost"], ", cost {:.2f}", "")
+        console.print(f"step {row['step']:,}: {row['seconds']:,.1f} s{cost}")
     if found["extrapolated"]:
-        console.print(
-            "note: some rates lie outside of those measured; docs/projections.md: the rule"
-        )
+        console.print("note: some rates are outside those measured; docs/projections.md: the rule")

@@ -6,12 +6,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from core.weights import load_weights
 from datasets.input.validation import evaluation_pipeline
-from evaluation.evaluator import Evaluator, count
-from evaluation.tally import LOSS_UNIT, Tally
+from evaluation.evaluator import LOSS_UNIT, Counts, Evaluator, count
 from training import model
 from training.inputs import find_validation
 from training.recipes import load_recipe
@@ -83,8 +84,8 @@ def test_the_figures_are_scikit_learns_on_saved_predictions(recipe, digits, chec
     evaluates = evaluator(recipe, digits)
     for path in checkpoints:
         logits = keras.saving.load_model(path).predict(images, batch_size=100, verbose=0)
-        tally, _ = evaluates.evaluate(path)
-        assert tally.figures() == expected(logits, labels)
+        counts, _ = evaluates.evaluate(path)
+        assert counts.figures() == expected(logits, labels)
     # One checkpoint after the other, a last batch of 40 images: one trace.
     assert evaluates.step.experimental_get_tracing_count() == 1
 
@@ -94,15 +95,15 @@ def test_neither_batch_nor_threads_nor_shares_change_a_digit(recipe, digits, che
     other = evaluator(recipe, digits, BATCHES[1], threads=2)
     whole = one.evaluate(checkpoints[0])[0]
     assert other.evaluate(checkpoints[0])[0] == whole
-    assert sum((other.evaluate(checkpoints[0], k, 3)[0] for k in range(3)), Tally()) == whole
+    assert sum((other.evaluate(checkpoints[0], k, 3)[0] for k in range(3)), Counts()) == whole
 
 
 def test_flip_averages_the_logits_with_the_mirror_images(recipe, digits, checkpoints, pixels):
     images, labels = pixels
     saved = keras.saving.load_model(checkpoints[1])
     logits = [saved.predict(x, verbose=0) for x in (images, images[:, :, ::-1])]
-    tally, _ = evaluator(recipe, digits, flip=True).evaluate(checkpoints[1])
-    assert tally.figures() == expected((logits[0] + logits[1]) / 2, labels)
+    counts, _ = evaluator(recipe, digits, flip=True).evaluate(checkpoints[1])
+    assert counts.figures() == expected((logits[0] + logits[1]) / 2, labels)
 
 
 def test_ties_are_ranked_as_top_k_ranks_them():
@@ -111,7 +112,7 @@ def test_ties_are_ranked_as_top_k_ranks_them():
     first, five = (
         int((tf.math.top_k(logits, k).indices.numpy() == labels[:, None]).sum()) for k in (1, 5)
     )
-    found = Tally(*count(tf.constant(logits), tf.constant(labels)).numpy().tolist())
+    found = Counts(*count(tf.constant(logits), tf.constant(labels)).numpy().tolist())
     assert (found.images, found.top1, found.top5) == (500, first, five)
 
 
@@ -123,3 +124,27 @@ def test_a_batch_by_hand():
     loss = round((np.log(2) + np.log(1 + np.e)) / LOSS_UNIT)
     assert found.numpy().tolist() == pytest.approx([4, 2, 3, loss, 1], abs=1)
     assert found.numpy().tolist()[:3] == [4, 2, 3]
+
+
+numbers = st.integers(0, 10**6)
+many_counts = st.lists(
+    st.builds(Counts, numbers, numbers, numbers, st.integers(0, 2**50)), min_size=1
+)
+
+
+def test_figures_by_hand():
+    figures = Counts(images=8, top1=3, top5=6, loss=round(20 / LOSS_UNIT)).figures()
+    assert figures == {"top1": 0.375, "top5": 0.75, "loss": 2.5, "images": 8}
+
+
+@given(many_counts, st.randoms())
+def test_the_order_of_the_shares_does_not_matter(parts, random):
+    shuffled = list(parts)
+    random.shuffle(shuffled)
+    assert sum(parts, Counts()) == sum(shuffled, Counts())
+
+
+def test_a_logit_that_is_not_finite_leaves_no_loss():
+    figures = (Counts(1, 1, 1, 5) + Counts(1, 0, 0, 0, not_finite=1)).figures()
+    assert figures["loss"] != figures["loss"]
+    assert (figures["top1"], figures["images"]) == (0.5, 2)

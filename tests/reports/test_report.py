@@ -10,9 +10,10 @@ import pytest
 
 from core.errors import UserError
 from launch import commands
+from reports.console import time_words
 from reports.dawnbench import entry, tsv_rows, write_entry
 from reports.reader import read_record
-from reports.report import report, target_words, time_words
+from reports.report import report, target_words
 from reports.time_to_accuracy import choose_clock, parse_target, repeats, summarize, time_to
 from tests.training import published
 from training.recipes import load_recipe
