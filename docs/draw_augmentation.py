@@ -39,7 +39,7 @@ def main(seed: int, path: Path) -> None:
     folder = Path(sklearn.__file__).parent / "datasets" / "images"
     # As the builder stores them: 160 pixels on the short side.
     photographs = [(folder / name).read_bytes() for name in ("china.jpg", "flower.jpg")]
-    stored = [convert(data, [160], 90)[0][0] for data in photographs]
+    stored = [convert(photograph, [160], 90)[0][0] for photograph in photographs]
     jpegs = [stored[i % 2] for i in range(ROWS * COLUMNS)]
     settings = Augmentation()
     encoded = tf.constant(jpegs)

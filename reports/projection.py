@@ -19,7 +19,7 @@ def project(
 ) -> dict[str, Any]:
     """Time and cost of a schedule, phase by phase.
 
-    The whole is start-up, then for each stage (phases that share a pipeline) its
+    The whole is the start-up, then for each stage (phases that share a pipeline) its
     tracing, the steps at the rates of the table, and the checkpoints. Evaluation is
     left out.
 
@@ -28,8 +28,8 @@ def project(
         schedule: the recipe's, for the number of workers.
         throughput: the rates.
         price: of an hour of all workers.
-        at: global steps whose time is asked for: when they are done and, where one is
-            a checkpoint's step, that is written.
+        at: global steps for which the time is asked: when they are done and, where a
+            checkpoint is due, it is written.
 
     Returns:
         Plain data ready for JSON: `phases` with `steps`, `images_per_second`, `how` (measured,
@@ -37,7 +37,7 @@ def project(
         (seconds since the start) and `cost`; `totals` by clock; `cost` of everything; `at`.
 
     Raises:
-        UserError: rates of another model, or too far from what the recipe needs.
+        UserError: the rates are of another model, or too far from what the recipe needs.
     """
     if throughput.model not in (None, recipe.model):
         raise UserError(
@@ -49,12 +49,11 @@ def project(
     written = sorted({*range(0, last, recipe.checkpoint_every), last})
     now = throughput.start_up_seconds
     points: list[tuple[float, ...]] = []  # first step, seconds at it, to trace, of a step
-    phases = []
+    phases: list[dict[str, Any]] = []
     for phase in schedule.phases:
         height, width = phase.phase.image_size
-        step, how = throughput.step_seconds(
-            height * width, phase.phase.batch_size, schedule.workers
-        )
+        batch_size = phase.phase.batch_size
+        step, how = throughput.step_seconds(height * width, batch_size, schedule.workers)
         count = sum(phase.first <= s < phase.end or s == phase.end == last for s in written)
         seconds = {
             "tracing": throughput.tracing_seconds if phase.first in stages else 0.0,
@@ -67,17 +66,15 @@ def project(
             {
                 "steps": [phase.first, phase.end],
                 "image_size": [height, width],
-                "batch_size": phase.phase.batch_size,
+                "batch_size": batch_size,
                 "images": schedule.images_between(phase.first, phase.end),
-                "images_per_second": phase.phase.batch_size * schedule.workers / step,
+                "images_per_second": batch_size * schedule.workers / step,
                 "how": how,
                 "seconds": seconds,
                 "until": now,
                 "cost": cost(sum(seconds.values()), price),
             }
         )
-    training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))
-    dawnbench = throughput.start_up_seconds + tracing + training
 
     def seconds_at(step: int) -> float:
         first, begun, tracing, each = max(p for p in points if p[0] <= step)
@@ -86,6 +83,9 @@ def project(
         steps = (step - first) * each + tracing * (step > first)
         return begun + steps + inside * throughput.checkpoint_seconds
 
+    training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))
+    dawnbench = throughput.start_up_seconds + tracing + training
+    times = [(step, seconds_at(step)) for step in at]
     return {
         "hardware": throughput.hardware,
         "source": throughput.source,
@@ -97,7 +97,5 @@ def project(
         "totals": {"training": training, "dawnbench": dawnbench, "everything": now},
         "cost": cost(now, price),
         "extrapolated": any(phase["how"] == EXTRAPOLATED for phase in phases),
-        "at": [
-            {"step": s, "seconds": seconds_at(s), "cost": cost(seconds_at(s), price)} for s in at
-        ],
+        "at": [{"step": s, "seconds": t, "cost": cost(t, price)} for s, t in times],
     }

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from core.clock import CLOCKS
@@ -10,7 +10,6 @@ from core.errors import UserError
 from reports.run_record import EvaluatedCheckpoint, RunRecord
 
 LABELS = {"top1": "top-1", "top5": "top-5"}
-METRICS = tuple(LABELS)
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Target:
         return f"{LABELS[self.metric]} {100 * self.value:g} %"
 
     def is_met(self, checkpoint: EvaluatedCheckpoint) -> bool:
-        # A fraction that was written with six digits is the target's own value or not.
+        # Room for the rounding of a fraction that was written with six digits.
         return getattr(checkpoint, self.metric) >= self.value - 1e-9
 
 
@@ -39,25 +38,25 @@ def parse_target(text: str) -> Target:
         percent = float(value.strip().removesuffix("%"))
     except ValueError:
         percent = float("nan")
-    if metric.strip() not in METRICS or not 1 < percent <= 100:
+    if metric.strip() not in LABELS or not 1 < percent <= 100:
         raise UserError(f"--target: received {text!r}; give top1 or top5 in percent, as in top5=93")
     return Target(metric.strip(), percent / 100)
 
 
 def choose_clock(records: Sequence[RunRecord], asked: str | None) -> str:
-    """The one clock that all runs are read by: the one asked for, else DAWNBench's.
+    """The one clock by which all runs are read: the one asked for, else DAWNBench's.
 
-    Where DAWNBench's is not known of all runs, the first that is.
+    Where DAWNBench's is not known for all runs, the first one that is.
 
     Raises:
-        UserError: a run does not know the clock, naming those that it knows.
+        UserError: a run has no times by that clock; names the clocks that it has.
     """
     if asked is None:
         common = [clock for clock in CLOCKS if all(clock in record.clocks for record in records)]
         if not common:
             known = "; ".join(f"{r.source}: {', '.join(r.clocks)}" for r in records)
-            raise UserError(f"no clock is known of all runs, so they cannot be compared ({known})")
-        return next(clock for clock in ("dawnbench", *CLOCKS) if clock in common)
+            raise UserError(f"no clock is known for all runs, so they cannot be compared ({known})")
+        return "dawnbench" if "dawnbench" in common else common[0]
     for record in records:
         if asked not in record.clocks:
             raise UserError(
@@ -74,16 +73,8 @@ def cost(seconds: float, price: float | None) -> float | None:
 
 def _point(checkpoint: EvaluatedCheckpoint, clock: str, price: float | None) -> dict[str, Any]:
     seconds = checkpoint.seconds[clock]
-    return {
-        "seconds": seconds,
-        "hours": seconds / 3600,
-        "step": checkpoint.step,
-        "epoch": checkpoint.epoch,
-        "images": checkpoint.images,
-        "cost": cost(seconds, price),
-        "top1": checkpoint.top1,
-        "top5": checkpoint.top5,
-    }
+    times = {"seconds": seconds, "hours": seconds / 3600, "cost": cost(seconds, price)}
+    return asdict(checkpoint) | times
 
 
 def time_to(
@@ -95,23 +86,22 @@ def time_to(
     """The first checkpoint that meets the target.
 
     Returns:
-        `target`, `reached`, and where it is reached that checkpoint's `seconds`,
-        `hours`, `step`, `epoch`, `images`, `cost`, `top1`, `top5`, whether it
-        `stayed_above` in all later ones, and the `lowest_after` of them (None if there
-        are none); where it is not, the `best` there was.
+        `target`, `metric`, `value` and whether it is `reached`. Where it is not, the `best`
+        accuracy. Where it is, that checkpoint's fields, its `seconds`, `hours` and `cost`,
+        whether all later ones `stayed_above`, and the `lowest_after` of them (None if there
+        are none).
     """
-    found: dict[str, Any] = {"target": str(target), "metric": target.metric, "value": target.value}
+    found = {"target": str(target), "metric": target.metric, "value": target.value}
+    values = [getattr(checkpoint, target.metric) for checkpoint in checkpoints]
     first = next((i for i, c in enumerate(checkpoints) if target.is_met(c)), None)
     if first is None:
-        best = max((getattr(c, target.metric) for c in checkpoints), default=None)
-        return {**found, "reached": False, "best": best}
-    later = checkpoints[first + 1 :]
+        return {**found, "reached": False, "best": max(values, default=None)}
     return {
         **found,
         "reached": True,
         **_point(checkpoints[first], clock, price),
-        "stayed_above": all(target.is_met(c) for c in later),
-        "lowest_after": min((getattr(c, target.metric) for c in later), default=None),
+        "stayed_above": all(target.is_met(c) for c in checkpoints[first:]),
+        "lowest_after": min(values[first + 1 :], default=None),
     }
 
 
@@ -132,45 +122,33 @@ def summarize(
         "evaluation": record.evaluation,
         "checkpoints": len(checkpoints),
         "total": {"seconds": total, "hours": total / 3600, "cost": cost(total, price)},
-        "totals": dict(record.totals),
-        "buckets": record.buckets and dict(record.buckets),
-        "phases": [
-            {
-                "steps": [phase.first, phase.end],
-                "epoch": phase.epoch and list(phase.epoch),
-                "batch_size": phase.batch_size,
-                "image_size": phase.image_size,
-                "images_per_second": phase.images_per_second,
-            }
-            for phase in record.phases
-        ],
+        "totals": record.totals,
+        "buckets": record.buckets,
+        "phases": [asdict(p) | {"steps": [p.first, p.end]} for p in record.phases],
         "remarks": list(record.remarks),
     }
     if checkpoints:
         found["final"] = _point(checkpoints[-1], clock, price)
         found["best"] = {
             metric: _point(max(checkpoints, key=lambda c: getattr(c, metric)), clock, price)
-            for metric in METRICS
+            for metric in LABELS
         }
-    if target is not None and checkpoints:
-        found["target"] = time_to(target, checkpoints, clock, price)
+        if target:
+            found["target"] = time_to(target, checkpoints, clock, price)
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest."""
+def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def repeats(records: Sequence[RunRecord], summaries: Sequence[dict[str, Any]]) -> list[Any]:
-    """Median and range of runs with the same recipe, workers and validation records.
-
-    Their seed may differ.
+    """Median, smallest and largest of runs that differ at most in their seeds.
 
     Returns:
-        One dict for each group of two runs or more: `runs` (their names), `total`
-        seconds, final `top1` and `top5`, and with a target `seconds` to it and in how
-        many runs it was `reached`; medians are over those that did.
+        One dict for each group of runs with the same recipe, workers and validation records:
+        `runs` (their names), `total` seconds, final `top1` and `top5`. With a target, also how
+        many runs `reached` it, and the `seconds` of those.
     """
     groups: dict[Any, list[dict[str, Any]]] = {}
     for record, summary in zip(records, summaries, strict=True):
@@ -181,13 +159,12 @@ def repeats(records: Sequence[RunRecord], summaries: Sequence[dict[str, Any]]) -
             continue
         row: dict[str, Any] = {
             "runs": [summary["name"] for summary in group],
-            "total": spread([summary["total"]["seconds"] for summary in group]),
+            "total": _spread([summary["total"]["seconds"] for summary in group]),
         }
-        ended = [summary["final"] for summary in group if "final" in summary]
-        if ended:
-            row |= {metric: spread([point[metric] for point in ended]) for metric in METRICS}
-        if any("target" in summary for summary in group):
-            times = [s["target"]["seconds"] for s in group if s.get("target", {}).get("reached")]
-            row |= {"reached": len(times), "seconds": spread(times) if times else None}
+        if ended := [summary["final"] for summary in group if "final" in summary]:
+            row |= {metric: _spread([point[metric] for point in ended]) for metric in LABELS}
+        if targets := [summary["target"] for summary in group if "target" in summary]:
+            times = [target["seconds"] for target in targets if target["reached"]]
+            row |= {"reached": len(times), "seconds": _spread(times) if times else None}
         found.append(row)
     return found

@@ -80,10 +80,9 @@ def kill_one_worker(command, run, root):
     held_up.rename(kept)
     os.mkfifo(held_up)
     launcher = Path(sys.executable).parent / "horovodrun"
-    process = subprocess.Popen(
-        [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)],
-        cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    launched = [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)]
+    output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(launched, cwd=root, **output)
     try:
         until(run.evaluation_rows)
         os.kill(that_work(below(process.pid), str(run.path))[-1], signal.SIGKILL)
@@ -131,26 +130,23 @@ def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
 
 def test_follow_keeps_up_with_a_training(run_process, recipe, digits, tmp_path, root):
     """A real one, in another process, which ends with the same rows as its follower."""
+    phase = {"epoch": [0, 1], "lr": [0.05, 0.01], "lr_method": "linear"}
+    phase |= {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
     small = recipe.model_dump(mode="json") | {
-        "checkpoint_every": 20, "log_every": 20, "ema": 0.9,
+        "checkpoint_every": 20,
+        "log_every": 20,
+        "ema": 0.9,
         "evaluation": {**recipe.evaluation.model_dump(), "flip": True, "ema": True},
-        "training_strategy": [{
-            "epoch": [0, 1], "lr": [0.05, 0.01], "lr_method": "linear", "batch_size": 50,
-            "image_size": [20, 20], "data_dir": "20",
-        }],
-    }  # fmt: skip
+        "training_strategy": [phase],
+    }
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     folder = tmp_path / "run"
-    training = subprocess.Popen(
-        [sys.executable, "recipe.py", "--recipe", tmp_path / "small.yaml", "--data_dir", digits,
-         "--run_dir", folder],
-        cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    options = ["--recipe", tmp_path / "small.yaml", "--data_dir", digits, "--run_dir", folder]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    training = subprocess.Popen([sys.executable, "recipe.py", *options], cwd=root, **output)
     try:
-        ran = run_process(
-            "recipe.py", "evaluate", "--run_dir", folder, "--follow", "--no_flip", "--no_ema",
-            "--patience", HANG_SECONDS,
-        )  # fmt: skip
+        options = ("--follow", "--no_flip", "--no_ema", "--patience", HANG_SECONDS)
+        ran = run_process("recipe.py", "evaluate", "--run_dir", folder, *options)
         assert ran.returncode == 0, ran.stderr
         output, _ = training.communicate(timeout=HANG_SECONDS)
         assert training.returncode == 0, output
@@ -243,10 +239,17 @@ def no_data_folder_known(run, digits):
     return {}, "--data_dir is missing"
 
 
-@pytest.mark.parametrize("mistake", [
-    no_run, no_checkpoints, no_average, other_number_of_classes, other_classes,
-    no_data_folder_known,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        no_run,
+        no_checkpoints,
+        no_average,
+        other_number_of_classes,
+        other_classes,
+        no_data_folder_known,
+    ],
+)
 def test_a_mistake_is_one_message_and_nothing_is_lost(trained, digits, tmp_path, mistake):
     run = copy(trained, tmp_path / "run")
     changes, message = mistake(run, digits)

@@ -40,9 +40,8 @@ def test_checkpoint_i_is_evaluated_by_worker_i_mod_8():
     # The original's 33 checkpoints on its 8 workers: four each, and one that all share.
     for rank in range(8):
         tasks = share_out(checkpoints(33), rank, 8)
-        assert [(t.number, t.share, t.shares) for t in tasks] == [
-            *((rank + 8 * i, 0, 1) for i in range(4)), (32, rank, 8)
-        ]  # fmt: skip
+        own = [(rank + 8 * i, 0, 1) for i in range(4)]
+        assert [(t.number, t.share, t.shares) for t in tasks] == [*own, (32, rank, 8)]
 
 
 @given(st.integers(0, 40), st.integers(1, 9))
@@ -185,9 +184,8 @@ def test_rows_of_a_version_without_crops_and_records_go_on(run):
     assert [row["step"] for _, row in run.to_evaluate(PLAIN, OWN)] == [10]
     assert [row["step"] for _, row in run.to_evaluate(PLAIN, OTHER)] == [0, 10]
     results(run)[0].add(task(run, 10), Counts(10, 1, 5), 1.0)
-    assert [(r["step"], r["crop"], r["data"]) for r in run.evaluation_rows()] == [
-        (0, "centre", OWN), (10, "centre", OWN)
-    ]  # fmt: skip
+    found = [(r["step"], r["crop"], r["data"]) for r in run.evaluation_rows()]
+    assert found == [(0, "centre", OWN), (10, "centre", OWN)]
 
 
 def test_rows_of_an_older_version_are_still_the_runs_own_when_it_was_resumed(run):

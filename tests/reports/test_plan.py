@@ -1,6 +1,7 @@
 """`recipe.py plan` as a user runs it."""
 
 import json
+from itertools import pairwise
 
 import pytest
 
@@ -16,18 +17,16 @@ def test_the_json_has_the_published_schedule(run_process):
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     assert (found["workers"], found["images"], found["total_steps"]) == (8, 1281167, 19683)
-    assert [p["steps"] for p in found["phases"]] == [
-        [0, 1296], [1296, 4536], [4536, 11411], [11411, 14679], [14679, 19683]
-    ]  # fmt: skip
+    ends = [0, 1296, 4536, 11411, 14679, 19683]
+    assert [p["steps"] for p in found["phases"]] == [list(pair) for pair in pairwise(ends)]
     assert [p["steps_per_epoch"] for p in found["phases"]] == [216, 216, 625, 817, 1251]
     third = found["phases"][2]
     assert third["epoch"] == [21, 32]
     assert (third["lr"], third["lr_method"]) == ([0.45, 0.02], "exp")
     assert (third["batch_size"], third["image_size"]) == (256, [224, 224])
     # From the published log.
-    assert [f"{row['learning_rate']:.5f}" for row in found["at"]] == [
-        "1.00000", "1.00077", "1.48225"
-    ]  # fmt: skip
+    rates = [f"{row['learning_rate']:.5f}" for row in found["at"]]
+    assert rates == ["1.00000", "1.00077", "1.48225"]
     assert found["at"][2]["epoch"] == pytest.approx(625 / 216)
     assert (found["at"][2]["batch_size"], found["at"][2]["image_size"]) == (740, [128, 128])
 

@@ -21,10 +21,9 @@ def table(**more):
 
 
 def test_the_originals_rates_give_its_time_within_2_percent(run_process, root):
-    ran = run_process(
-        "recipe.py", "plan", "--recipe", "imagenet104", "--price", 24.48, "--at", "15000", "--json",
-        "--throughput", root / "benchmarks" / "rates" / "v100x8.yaml",
-    )  # fmt: skip
+    rates = root / "benchmarks" / "rates" / "v100x8.yaml"
+    options = ("--price", 24.48, "--at", "15000", "--json", "--throughput", rates)
+    ran = run_process("recipe.py", "plan", "--recipe", "imagenet104", *options)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)["projection"]
     assert found["totals"]["dawnbench"] == pytest.approx(8109, rel=0.02)
@@ -35,8 +34,9 @@ def test_the_originals_rates_give_its_time_within_2_percent(run_process, root):
 def test_the_four_rates_alone_do_too_and_add_up_by_hand():
     recipe = load_recipe("imagenet104")
     found = project(recipe, recipe.schedule(8), table(), at=[15000])
-    steps = [1296 * 5920 / 14200, 3240 * 5920 / 14200, 6875 * 2048 / 4800, 3268 * 1568 / 4140,
-             5004 * 1024 / 2645]  # fmt: skip
+    images = [1296 * 5920, 3240 * 5920, 6875 * 2048, 3268 * 1568, 5004 * 1024]
+    rates = [14200, 14200, 4800, 4140, 2645]
+    steps = [count / rate for count, rate in zip(images, rates, strict=True)]
     assert [p["seconds"]["steps"] for p in found["phases"]] == pytest.approx(steps)
     assert found["totals"]["everything"] == pytest.approx(7999.4, abs=0.1)
     assert found["totals"]["everything"] == pytest.approx(8109, rel=0.02)
@@ -49,10 +49,8 @@ def test_the_terms_by_hand():
     """Four stages; checkpoints at 0, 625, ..., 19375 and at the end: 33 of them."""
     recipe = load_recipe("imagenet104")
     plain = project(recipe, recipe.schedule(8), table(), at=[0, 1250])
-    found = project(
-        recipe, recipe.schedule(8), at=[0, 1250], price=36,
-        throughput=table(start_up_seconds=100, tracing_seconds=10, checkpoint_seconds=1),
-    )  # fmt: skip
+    costly = table(start_up_seconds=100, tracing_seconds=10, checkpoint_seconds=1)
+    found = project(recipe, recipe.schedule(8), costly, price=36, at=[0, 1250])
     assert [p["seconds"]["tracing"] for p in found["phases"]] == [10, 0, 10, 10, 10]
     # Of the first phase: at 0, 625 and 1250; of the last: 15000 to 19375, and 19683.
     assert [p["seconds"]["checkpoints"] for p in found["phases"]] == [3, 5, 11, 5, 9]

@@ -35,10 +35,9 @@ def write_run(path, checkpoints, recipe="imagenet104", workers=8, evaluated=True
     for count, (step, seconds, top1, top5) in enumerate(checkpoints):
         run.write_checkpoint_row(step, 0.0, seconds, 0)
         if evaluated:
-            row = {"step": step, "epoch": 0.0, "seconds": seconds, "top1": top1 / 100,
-                   "top5": top5 / 100, "loss": 1.0, "images": 50000, "image_size": 288,
-                   "crop": "centre", "data": "", "folder": "", "images_per_second": 100.0,
-                   "time": "then"}  # fmt: skip
+            row = {"step": step, "epoch": 0.0, "seconds": seconds, "loss": 1.0, "images": 50000}
+            row |= {"top1": top1 / 100, "top5": top5 / 100, "image_size": 288, "crop": "centre"}
+            row |= {"data": "", "folder": "", "images_per_second": 100.0, "time": "then"}
             run.write_evaluation_row(count, row)
     return run
 
@@ -131,9 +130,12 @@ def test_the_originals_log_gives_its_entry(log):
 def test_the_originals_log_tells_steps_phases_and_images(log):
     assert log.workers == 8
     assert [(p.first, p.end, p.batch_size, p.image_size) for p in log.phases] == [
-        (0, 1296, 740, 128), (1296, 4536, 740, 128), (4536, 11411, 256, 224),
-        (11411, 14679, 196, 224), (14679, 19683, 128, 288),
-    ]  # fmt: skip
+        (0, 1296, 740, 128),
+        (1296, 4536, 740, 128),
+        (4536, 11411, 256, 224),
+        (11411, 14679, 196, 224),
+        (14679, 19683, 128, 288),
+    ]
     at = {c.step: c for c in log.checkpoints}
     assert at[1250].images == 1250 * 740 * 8
     assert at[15000].seconds["everything"] == 6138.70
@@ -146,13 +148,11 @@ def test_the_originals_log_tells_steps_phases_and_images(log):
 def test_a_log_of_ours_is_read(tmp_path):
     run = RunFolder(tmp_path)
     for step in (20, 40):
-        run.write_train_row(
-            {"step": step, "epoch": step / 40, "images_per_second": 100.0, "loss": 1.0,
-             "total_loss": 2.0, "learning_rate": 0.1, "batch_size": 50, "image_size": 20,
-             "top5": 0.5, "seconds": step * 1.0}
-        )  # fmt: skip
-    run.write_evaluation_row(0, {"step": 30, "top1": 0.5, "top5": 0.9, "loss": 1.0, "time": "now",
-                                 "image_size": 28, "crop": "centre", "data": ""})  # fmt: skip
+        row = {"step": step, "epoch": step / 40, "images_per_second": 100.0, "loss": 1.0}
+        row |= {"total_loss": 2.0, "learning_rate": 0.1, "batch_size": 50, "image_size": 20}
+        run.write_train_row(row | {"top5": 0.5, "seconds": step * 1.0})
+    row = {"step": 30, "top1": 0.5, "top5": 0.9, "loss": 1.0, "time": "now"}
+    run.write_evaluation_row(0, row | {"image_size": 28, "crop": "centre", "data": ""})
     record = read_record(run.log)
     (checkpoint,) = record.checkpoints
     assert (checkpoint.step, checkpoint.epoch, checkpoint.top5) == (30, 0.75, 0.9)
@@ -160,8 +160,12 @@ def test_a_log_of_ours_is_read(tmp_path):
     assert any("between those of two train lines" in remark for remark in record.remarks)
 
 
-POINTS = [(0, 10.0, 1.0, 5.0), (625, 100.0, 60.0, 93.5), (1250, 200.0, 61.0, 92.0),
-          (1875, 300.0, 62.0, 94.0)]  # fmt: skip
+POINTS = [
+    (0, 10.0, 1.0, 5.0),
+    (625, 100.0, 60.0, 93.5),
+    (1250, 200.0, 61.0, 92.0),
+    (1875, 300.0, 62.0, 94.0),
+]
 
 
 def test_a_target_that_was_lost_again_says_so(tmp_path):
@@ -186,8 +190,8 @@ def test_a_target_never_reached_is_said_and_is_no_error(tmp_path, run_process):
 @pytest.fixture
 def clocked(tmp_path):
     """Three checkpoints, and the seconds in each bucket at each of them."""
-    run = write_run(tmp_path / "clocked", [(0, 9.0, 1.0, 5.0), (625, 63.0, 50.0, 93.0),
-                                           (1250, 116.0, 60.0, 95.0)])  # fmt: skip
+    points = [(0, 9.0, 1.0, 5.0), (625, 63.0, 50.0, 93.0), (1250, 116.0, 60.0, 95.0)]
+    run = write_run(tmp_path / "clocked", points)
     for step, event, seconds in (
         (0, "checkpoint", (4, 1, 2, 0, 2, 0)),
         (625, "checkpoint", (4, 1, 4, 50, 4, 0)),
@@ -405,11 +409,23 @@ def cannot_be_saved(tmp_path):
     return [run.path, "--output", tmp_path / "file"], "file: the report cannot be saved"
 
 
-MISTAKES = [no_run, nothing_there, no_checkpoints, damaged, not_a_log, log_cut_short,
-            other_tsv, fraction, other_metric, clock_not_known, twice, cannot_be_saved]  # fmt: skip
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        no_run,
+        nothing_there,
+        no_checkpoints,
+        damaged,
+        not_a_log,
+        log_cut_short,
+        other_tsv,
+        fraction,
+        other_metric,
+        clock_not_known,
+        twice,
+        cannot_be_saved,
+    ],
+)
 def test_a_mistake_is_one_message(tmp_path, mistake):
     arguments, message = mistake(tmp_path)
     with pytest.raises(UserError, match=re.escape(message)):

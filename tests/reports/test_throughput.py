@@ -53,10 +53,8 @@ def test_what_is_too_far_is_refused(pixels, batch, message):
 
 
 def test_an_all_reduce_by_hand():
-    costs = AllReduce(
-        bytes=100e6, workers_per_host=8, host_bandwidth=100e9, network_bandwidth=10e9,
-        latency=1e-4,
-    )  # fmt: skip
+    bandwidths = {"host_bandwidth": 100e9, "network_bandwidth": 10e9}
+    costs = AllReduce(bytes=100e6, workers_per_host=8, latency=1e-4, **bandwidths)
     assert costs.seconds(1) == 0
     assert costs.seconds(2) == pytest.approx(1e-3)  # 2 * 1/2 of 1 ms
     assert costs.seconds(8) == pytest.approx(1.75e-3)  # 2 * 7/8 of 1 ms
@@ -91,6 +89,7 @@ def test_the_factor_makes_all_rates_faster():
     assert fast.seconds_per_image(100**2, 10)[0] == pytest.approx(0.005)
 
 
+COLUMNS = "image_size,batch_size,images_per_second"
 RATE = "{image_size: 32, batch_size: 8, images_per_second: 10}"
 
 
@@ -103,12 +102,11 @@ RATE = "{image_size: 32, batch_size: 8, images_per_second: 10}"
         ("r.yaml", f"rates: [{RATE}, {RATE}]", "32 px at batch 8 is there twice"),
         ("r.yaml", f"rates: [{RATE}]\nspeed: 3", "speed"),
         ("r.yaml", "rates: [{image_size: 32, batch_size: 8, images_per_second: -1}]", "-1"),
-        ("r.csv", "image_size,batch_size,images_per_second\n32,x,10\n", "'x'"),
+        ("r.csv", f"{COLUMNS}\n32,x,10\n", "'x'"),
         ("r.csv", "size,batch\n32,8\n", "size"),
-        ("r.csv", "workers,image_size,batch_size,images_per_second\n1,32,8,9\n2,24,8,9\n",
-         "different numbers of workers"),
+        ("r.csv", f"workers,{COLUMNS}\n1,32,8,9\n2,24,8,9\n", "different numbers of workers"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_table_is_refused_with_its_name(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message) as raised:
