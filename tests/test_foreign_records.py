@@ -90,7 +90,7 @@ def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path, worker
 
 def test_the_labels_that_reach_the_model_are_those_written(records, recipe, images):
     from core.workers import Workers
-    from training.run_log import stage_pipeline
+    from training.stages import stage_pipeline
 
     loaded = load_recipe(recipe)
     data = find_data(records, loaded)
@@ -112,7 +112,7 @@ def test_the_labels_that_reach_the_model_are_those_written(records, recipe, imag
 
 def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
     from core.workers import Workers
-    from training.run_log import stage_pipeline
+    from training.stages import stage_pipeline
 
     folder = tmp_path / "28"
     write_classic(folder, "validation", images["validation"])

@@ -139,7 +139,7 @@ def fuzz_checkpoint(folder: Path, draw: random.Random, good: list[bytes] = []) -
     else:
         path.write_bytes(mutated(data, draw))
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
-    model.resume(net, path)
+    model.load_checkpoint(net, path)
 
 
 KINDS = {f.__name__: f for f in (fuzz_recipe, fuzz_command, fuzz_records, fuzz_checkpoint)}
