@@ -1,5 +1,6 @@
 """The run folder: what is in it, and where. Nothing else knows its layout."""
 
+import contextlib
 import functools
 import json
 import os
@@ -92,19 +93,12 @@ class RunFolder:
         self._workers: int | None = None
         self._schedules: dict[int, Schedule] = {}
 
-    # The start of a run
-
     @property
     def holds_a_run(self) -> bool:
         return self.recipe_file.exists()
 
     def check_free(self, resume: bool, overwrite: bool) -> None:
-        """Refuses a folder that the run would damage, or that it cannot be resumed in.
-
-        Raises:
-            UserError: it holds a run and neither flag is given, holds something else,
-                or holds no run to resume.
-        """
+        """Raises `UserError` for a folder that the run would damage or cannot be resumed in."""
         if resume and overwrite:
             raise UserError("--resume and --overwrite: give one of them, not both")
         if resume and not self.holds_a_run:
@@ -122,13 +116,7 @@ class RunFolder:
             )
 
     def start(self, recipe: Recipe, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Creates the folder with the resolved recipe and what it is run with.
-
-        Args:
-            recipe: with all its defaults.
-            settings: what else to note, as JSON; `workers` and `images` among it.
-            overwrite: delete the run that is there.
-        """
+        """Creates the folder with the resolved recipe and the settings of the run, as JSON."""
         if overwrite and self.holds_a_run:
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -153,14 +141,9 @@ class RunFolder:
         self._schedules[schedule.workers] = schedule
 
     def take_up(self, step: int, workers: int, now: int) -> None:
-        """Drops what was noted after a step, which the resumed run does again.
+        """Drops what was noted after `step` of `workers` workers; `now` workers do it again.
 
         May be called again after it was interrupted.
-
-        Args:
-            step: as counted by `workers`.
-            workers: the number of workers that trained so far.
-            now: the number of workers that resume.
         """
         last = self._position(step, workers)
         with self.evaluation_lock:
@@ -201,8 +184,6 @@ class RunFolder:
             step = self._schedule(now).step_at(last)
             kept.append(workers_line(counting, now, step) + "\n")
         files.write(self.log, "".join(kept))
-
-    # What the run is
 
     def recipe(self) -> Mapping[str, Any]:
         return yaml.safe_load(self.recipe_file.read_text())
@@ -251,11 +232,7 @@ class RunFolder:
         return tuple(self.classes_file.read_text().splitlines())
 
     def write_state(self, state: str, beat: int = 0) -> None:
-        """Says whether the run is `"training"` or `"trained"`, and that it is alive.
-
-        Args:
-            beat: another number each time; a number that does not change is a dead run's.
-        """
+        """Says that the run is `"training"` or `"trained"`; a new `beat` shows that it is alive."""
         where = {"host": socket.gethostname(), "pid": os.getpid()}
         said = {"state": state, **where, "beat": beat, "time": _utc()}
         files.write(self.state_file, json.dumps(said))
@@ -266,8 +243,6 @@ class RunFolder:
             return json.loads(self.state_file.read_text())
         except FileNotFoundError:
             return {}
-
-    # Checkpoints
 
     def checkpoint_pattern(self, workers: int) -> Path:
         """The path of the checkpoints that `workers` workers write, with the field `{step}`."""
@@ -285,8 +260,7 @@ class RunFolder:
         """The checkpoints that are there, the newest first; not all may be whole."""
         found = []
         for path in self.checkpoints.glob("step-*.keras"):
-            name = CHECKPOINT_NAME.fullmatch(path.name)
-            if name is None:
+            if not (name := CHECKPOINT_NAME.fullmatch(path.name)):
                 raise UserError(
                     f"{path}: its name does not say how many workers wrote it, so it is of an "
                     "earlier version of this project; use that version, or move it away"
@@ -319,18 +293,12 @@ class RunFolder:
         """Those of the noted checkpoints that are there."""
         return [row for row in self.noted_checkpoints() if self.checkpoint_of(row).exists()]
 
-    # Tables and log
-
     def write_line(self, line: str) -> str:
         files.append(self.log, f"{line}\n")
         return line
 
     def write_train_row(self, row: Mapping[str, Any]) -> str:
-        """Adds a row to train.csv and its line to the log, or neither; returns the line.
-
-        Raises:
-            OSError: the disk is full, the folder is gone, ...
-        """
+        """Adds a row to train.csv and its line to the log, or raises `OSError` and adds neither."""
         with files.undone_on_error(self.train_csv):
             tables.append(self.train_csv, TRAIN_COLUMNS, {"workers": self.workers, **row})
             return self.write_line(train_line(row))
@@ -346,11 +314,7 @@ class RunFolder:
         buckets: Mapping[str, float],
         workers: int | None = None,
     ) -> None:
-        """Notes the seconds in each bucket after `step` steps.
-
-        Args:
-            event: `"phase"` (one ends), `"checkpoint"` (one is written) or `"end"`.
-        """
+        """Notes the seconds in each bucket at an event: `"phase"`, `"checkpoint"` or `"end"`."""
         row = {**buckets, "step": step, "event": event, "images": images}
         tables.append(self.clock_csv, CLOCK_COLUMNS, {**row, "workers": workers or self.workers})
 
@@ -367,8 +331,6 @@ class RunFolder:
     def bad_batches(self, workers: int) -> list[int]:
         """Steps whose loss was not finite with `workers` workers, in the order of finding."""
         return [r["step"] for r in tables.read(self.bad_batches_csv) if r["workers"] == workers]
-
-    # Evaluations
 
     @functools.cached_property
     def evaluation_lock(self) -> filelock.FileLock:
@@ -413,7 +375,7 @@ class RunFolder:
     def evaluated(self, settings: Evaluation, data: str) -> list[Row]:
         """The rows of checkpoints that have been evaluated so on these records, by step."""
         wanted = (settings.image_size, settings.crop, data)
-        rows: Iterable[Row] = (r for r in self.evaluation_rows() if _evaluation_key(r) == wanted)
+        rows = [row for row in self.evaluation_rows() if _evaluation_key(row) == wanted]
         return sorted({checkpoint_key(r): r for r in rows}.values(), key=lambda r: r["step"])
 
     def to_evaluate(self, settings: Evaluation, data: str) -> list[tuple[int, Row]]:
@@ -424,8 +386,6 @@ class RunFolder:
             for count, row in enumerate(self.noted_checkpoints())
             if checkpoint_key(row) not in done and self.checkpoint_of(row).exists()
         ]
-
-    # Steps of other numbers of workers
 
     def _rows(self, path: Path) -> list[Row]:
         """The rows of a table, their steps translated for the present number of workers."""
@@ -444,8 +404,7 @@ class RunFolder:
 
     def _schedule(self, workers: int) -> Schedule:
         if workers not in self._schedules:
-            recipe = Recipe.model_validate(self.recipe())
-            images = self.environment().get("images")
+            recipe, images = Recipe.model_validate(self.recipe()), self.environment().get("images")
             self._schedules[workers] = recipe.schedule(workers, images)
         return self._schedules[workers]
 
@@ -454,10 +413,8 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     """The installed version of each package that is installed."""
     found = {}
     for name in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -77,8 +77,6 @@ class RunLog:
         self.say(line)
         self._deferred.do(lambda: self.folder.write_line(line))
 
-    # While it trains
-
     def note_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Writes a report of `WallClock`; returns the row, for the progress bar."""
         row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
@@ -110,8 +108,6 @@ class RunLog:
             return f"--resume skips this batch ({number} of at most {allowed})"
         return f"{ADVICE}, and skip_bad_batches: {number} in the recipe resumes without this batch"
 
-    # Checkpoints: the journal of `StepCheckpoint`
-
     def facts(self, step: int) -> dict[str, Any]:
         """What a checkpoint stores for all workers."""
         self._deferred.settle()
@@ -141,8 +137,6 @@ class RunLog:
         ]
         for old in gone:
             old.unlink(missing_ok=True)
-
-    # After the last step
 
     def end_training(self) -> None:
         """The last checkpoint is written; what follows is evaluation."""
