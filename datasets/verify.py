@@ -47,18 +47,8 @@ class Split:
 
 @dataclass
 class Verified:
-    """All that was found.
-
-    Attributes:
-        splits: what the folders hold.
-        findings: up to `LISTED` of a kind in each file, and ten times as many in several.
-        counts: how many of each kind there are.
-        notes: what could not be checked, or is worth knowing.
-        images: records that were read.
-        seconds: that it took.
-        processes: that read.
-        folders: that were checked.
-    """
+    """All that was found: of a kind of findings up to `LISTED` in each file, and ten times as
+    many beyond; `counts` has all of them. `notes` say what could not be checked."""
 
     splits: list[Split] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

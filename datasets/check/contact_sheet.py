@@ -19,17 +19,15 @@ CLASSES = 24  # rows of the picture, spread evenly over the labels
 IMAGES = 5  # of each class and split
 
 
-def draw_samples(folders: Iterable[Folder], path: Path, seed: int = 0) -> bool:
+def draw_samples(folders: Iterable[Folder], path: Path) -> bool:
     """Draws images of up to `CLASSES` classes, a row for each, the splits side by side.
 
-    A mapping of labels that differs between training and validation is easy to see. Of several
-    folders, the one with the largest images is drawn: by the manifests' sizes or, without
-    them, by the bytes an image.
+    A mapping of labels that differs between training and validation is easy to see there. Of
+    several folders, the one with the largest images is drawn.
 
     Args:
         folders: that were checked.
         path: of the picture; the ending chooses the format.
-        seed: of the choice.
 
     Returns:
         Whether there was an image to draw.
@@ -57,7 +55,7 @@ def draw_samples(folders: Iterable[Folder], path: Path, seed: int = 0) -> bool:
     )
     for axis in axes.flat:
         axis.axis("off")
-    draw = random.Random(seed)
+    draw = random.Random(0)
     for row, label in zip(axes, chosen.tolist(), strict=True):
         text = f"{label}  {names.get(label, '')[:18]}"
         row[0].annotate(

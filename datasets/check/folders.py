@@ -15,7 +15,7 @@ import numpy as np
 
 from core.errors import DataError
 from datasets.check.records import LISTED, Finding, ShardJob, ShardReport, filename_of
-from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest
+from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest, set_problem
 from datasets.records.schema import TFDS_LABEL_OFFSET
 from datasets.records.survey import Survey, offset_of
 from datasets.records.tfds import DatasetInfo, read_dataset_info
@@ -63,8 +63,8 @@ class Folder:
             return dict(enumerate(self.info.names, TFDS_LABEL_OFFSET))
         return {label: synset for report in self.reports for label, synset in report.synsets}
 
-    def add(self, kind: str, detail: str) -> None:
-        self.findings.append(Finding(kind, str(self.path), None, detail))
+    def add(self, kind: str, detail: str, file: str = "") -> None:
+        self.findings.append(Finding(kind, str(self.path / file), None, detail))
 
 
 def find_folders(root: Path) -> list[Folder]:
@@ -112,21 +112,12 @@ def _read_folder(path: Path) -> Folder | None:
         folder.add("missing", "its build did not end; rerun the same command to resume it")
     names = {job.path.name for job in folder.jobs}
     for name in sorted(listed.keys() - names):
-        detail = "the manifest lists it"
-        folder.findings.append(Finding("missing", str(path / name), None, detail))
+        folder.add("missing", "the manifest lists it", name)
     for name in sorted(names - listed.keys()) if listed else ():
-        detail = "the manifest does not list it"
-        folder.findings.append(Finding("unlisted", str(path / name), None, detail))
-    for prefix, own in sorted(numbers.items()):
-        counts = sorted({count for _, count in own})
-        gone = sorted(set(range(counts[0])) - {number for number, _ in own})
-        if len(counts) > 1:
-            folder.add(
-                "unlisted", f"'{prefix}' mixes sets of {' and '.join(map(str, counts))} files"
-            )
-        elif gone and not listed:
-            detail = f"{len(gone)} of the {counts[0]} '{prefix}' files, first number {gone[0]}"
-            folder.add("missing", detail)
+        folder.add("unlisted", "the manifest does not list it", name)
+    for prefix, own in sorted(numbers.items()) if not listed else ():
+        if problem := set_problem(prefix, own):
+            folder.add(*problem)
     return folder
 
 
@@ -180,8 +171,8 @@ def _label_range(
         label_offset = lowest
         by = "by the labels themselves"
         if lowest not in (0, 1):
-            detail = f"its labels run from {lowest} to {highest}: neither 0 nor 1 is the first"
-            folder.add("label", detail)
+            found = f"its labels run from {lowest} to {highest}"
+            folder.add("label", f"{found}: neither 0 nor 1 is the first")
             return None
     if classes is None:
         classes = highest + 1 - label_offset

@@ -1,7 +1,7 @@
 """From JPEGs to a batch of uint8 images, by draws from a given seed.
 
-Each draw is a function of the seed alone, so an image looks the same whatever the
-number of threads, and a run that is resumed sees what it would have seen.
+Each draw is a function of the seed alone. So an image looks the same for any number of
+threads, and a resumed run sees the same images as one that was never interrupted.
 """
 
 import math
@@ -21,19 +21,14 @@ def to_uint8(image: Any) -> Any:
 
 
 def random_windows(
-    sizes: Any,
-    seed: Any,
-    area: tuple[float, float],
-    aspect: tuple[float, float],
-    flip: bool = True,
+    sizes: Any, seed: Any, area: tuple[float, float], aspect: tuple[float, float], flip: bool = True
 ) -> Any:
     """The window of each image that a random resized crop takes, and whether it is mirrored.
 
-    The algorithm of torchvision's `RandomResizedCrop` for a whole batch: ten times an area,
-    uniform in its range, and an aspect ratio, uniform in its logarithm; the first of them
-    that fits gets a uniform place. Where none fits, the largest centred window whose aspect
-    lies in the range. (TensorFlow's `sample_distorted_bounding_box` draws other areas: they
-    are not uniform.)
+    The algorithm of torchvision's `RandomResizedCrop` for a whole batch. It draws ten windows:
+    an area, uniform in its range, and an aspect ratio, uniform in its logarithm. The first that
+    fits gets a uniform place. If none fits, it is the largest centred window whose aspect lies
+    in the range. (TensorFlow's `sample_distorted_bounding_box` draws areas that are not uniform.)
 
     Args:
         sizes: `[n, 2]` int32, heights and widths of the images in pixels.
@@ -55,37 +50,28 @@ def random_windows(
     fits = (heights >= 1) & (heights <= high[:, None]) & (widths >= 1) & (widths <= wide[:, None])
     first = tf.argmax(tf.cast(fits, tf.int32), axis=1)[:, None]
     any_fits = tf.reduce_any(fits, axis=1)
-    own = high, wide
-    high = tf.where(
-        any_fits,
-        tf.gather(heights, first, batch_dims=1)[:, 0],
-        tf.clip_by_value(tf.round(own[1] / aspect[0]), 1, own[0]),
-    )
-    wide = tf.where(
-        any_fits,
-        tf.gather(widths, first, batch_dims=1)[:, 0],
-        tf.clip_by_value(tf.round(own[0] * aspect[1]), 1, own[1]),
-    )
-    free = own[0] - high, own[1] - wide
+
+    def chosen(drawn: Any, otherwise: Any) -> Any:
+        return tf.where(any_fits, tf.gather(drawn, first, batch_dims=1)[:, 0], otherwise)
+
+    height = chosen(heights, tf.clip_by_value(tf.round(wide / aspect[0]), 1, high))
+    width = chosen(widths, tf.clip_by_value(tf.round(high * aspect[1]), 1, wide))
     top, left = (
         tf.where(any_fits, tf.minimum(tf.floor(draws[:, -3 + i] * (f + 1)), f), tf.floor(f / 2))
-        for i, f in enumerate(free)
+        for i, f in enumerate((high - height, wide - width))
     )
     mirrored = tf.cast(draws[:, -1] < (0.5 if flip else 0.0), tf.float32)
-    return tf.cast(tf.stack([top, left, high, wide, mirrored], axis=1), tf.int32)
+    return tf.cast(tf.stack([top, left, height, width, mirrored], axis=1), tf.int32)
 
 
 def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
-    """A batch of augmented training images.
+    """A batch of augmented training images, `[n, height, width, 3]` uint8, RGB.
 
     Args:
         jpegs: `[n]` strings, the encoded images.
         seed: `[2]` int64, for the whole batch.
         height, width: of the result, in pixels.
         settings: which augmentations.
-
-    Returns:
-        `[n, height, width, 3]` uint8, RGB.
     """
     sizes = sizes_of(jpegs)
     if settings.crop == "random_resized":
@@ -110,16 +96,13 @@ def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation)
 def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
     """Pads and crops each image at random, and flips half of them.
 
-    A crop and a flip only choose rows and columns, so both are two gathers over the
-    batch instead of several ops for each image.
+    A crop and a flip only choose rows and columns: two gathers over the batch, instead of
+    several ops for each image.
 
     Args:
-        images: `[batch, height, width, 3]` uint8.
+        images: `[batch, height, width, 3]` uint8, as the result.
         seed: `[2]` int64.
         settings: `crop: pad` shifts, `flip` flips.
-
-    Returns:
-        The same shape and dtype.
     """
     batch, height, width, _ = images.shape
     pads = settings.crop == "pad"
@@ -141,8 +124,7 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
 def centre_crop(jpeg: Any, height: Any, width: Any = None) -> Any:
     """The `[height, width, 3]` uint8 centre of the image, for evaluation; by default a square.
 
-    The image is used at its own resolution; one that is too small is enlarged first,
-    until it just holds the crop.
+    The image keeps its resolution. One that is too small is first enlarged to hold the crop.
     """
 
     def crop_only() -> Any:

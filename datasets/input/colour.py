@@ -1,8 +1,7 @@
-"""The original's colour augmentation, and how tensorflow-addons comes in beside Keras 3.
+"""The original's colour augmentation, and how tensorflow-addons is imported beside Keras 3.
 
-tensorflow-addons is at its end of life and looks for Keras 2 when it is imported.
-This is the only module that touches it, and only a recipe that asks for colour
-loads this module.
+tensorflow-addons is at its end of life and looks for Keras 2 when it is imported. Only this
+module uses it, and only a recipe with `colour` loads this module.
 """
 
 import importlib
@@ -27,11 +26,11 @@ STAND_INS = {
 
 
 def import_addons() -> Any:
-    """The module `tensorflow_addons`, imported against tf-keras for its own needs.
+    """The module `tensorflow_addons`, which needs Keras 2.
 
-    It reads `tf.keras` and wants `keras.src.engine.keras_tensor`, which Keras 3 lacks;
-    tf-keras stands in for both while the import lasts. Its compiled kernels were built
-    for another TensorFlow, so its Python ops are asked for.
+    It reads `tf.keras` and `keras.src.engine.keras_tensor`, which Keras 3 lacks; tf-keras
+    replaces both during the import. Its compiled kernels were built for another TensorFlow,
+    so its Python ops are used.
     """
     if "tensorflow_addons" in sys.modules:
         return sys.modules["tensorflow_addons"]
@@ -43,7 +42,7 @@ def import_addons() -> Any:
             sys.modules[name] = importlib.import_module(stand_in)
         tf.__dict__["keras"] = sys.modules["tensorflow.keras"]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its end of life is known here
+            warnings.simplefilter("ignore")  # that it is at its end of life
             return importlib.import_module("tensorflow_addons")
     finally:
         tf.__dict__["keras"] = keras_of_tensorflow
@@ -57,17 +56,14 @@ def import_addons() -> Any:
 def jitter(image: Any, seed: Any, settings: ColourJitter) -> Any:
     """Changes brightness, saturation, hue and contrast of an image at random.
 
-    Hue and saturation turn in YIQ, as in the original, by addons' op. That op draws
-    from TensorFlow's global generator, so this augmentation alone does not repeat
-    from `seed`.
+    Hue and saturation change in YIQ, as in the original, by addons' op. That op draws from
+    TensorFlow's global generator, so this augmentation is the only one that `seed` does not
+    repeat. The result may lie outside 0 to 255.
 
     Args:
         image: `[height, width, 3]` float32 on the scale 0 to 255.
         seed: `[2]` int64, for brightness and contrast.
         settings: how far each goes.
-
-    Returns:
-        The same shape, dtype and scale; values may lie outside 0 to 255.
     """
     brightness_seed, contrast_seed = tf.unstack(tf.random.split(seed, 2))
     image = tf.image.stateless_random_brightness(

@@ -56,7 +56,7 @@ class Faults:
 
     @property
     def count(self) -> int:
-        """Different bad records so far."""
+        """Number of different bad records so far."""
         return len(self._known)
 
     def note(self, name: str, reason: str) -> None:
@@ -169,12 +169,8 @@ class Faults:
     ) -> Callable[..., Any]:
         """`prepare(index, records)` that, where it fails, repairs the records and tries again.
 
-        A label outside the classes is no damage: the second try raises the error.
-
-        Args:
-            prepare: takes a number and one record or a batch of them, and returns tensors.
-            files: where to find a good record if the batch has none.
-            keys: of the records.
+        A label outside the classes is no damage: the second try raises the error. If a batch
+        has no good record, one is taken from the first of the files.
         """
 
         repair = functools.partial(self._repair, files=files, keys=keys)
@@ -198,16 +194,16 @@ class Faults:
         """
         given = np.atleast_1d(np.array(records, object))
         reasons = [damage(record, keys) for record in given]
-        for record, reason in zip(given, reasons, strict=True):
-            if reason is not None:
-                self.note(name_in(record, keys) or "without a name", reason)
+        bad = [i for i, reason in enumerate(reasons) if reason is not None]
+        good = [i for i, reason in enumerate(reasons) if reason is None]
+        for i in bad:
+            self.note(name_in(given[i], keys) or "without a name", str(reasons[i]))
         if self.problem:
             raise DataError(self.problem)
-        good = [i for i, reason in enumerate(reasons) if reason is None]
         if not good:
             given[:] = [self._spare(files, keys)] * len(given)
-        for i, reason in enumerate(reasons):
-            if good and reason is not None:
+        else:
+            for i in bad:
                 given[i] = given[min(good, key=lambda j: (j - i) % len(given))]
         return given.reshape(np.shape(records))
 
@@ -223,8 +219,8 @@ class Faults:
 def fit_for_tensorflow(path: str) -> bool:
     """Whether no record claims, under a right checksum, to be longer than the file.
 
-    TensorFlow 2.18's reader allocates what a record claims, and 2 ** 62 bytes end the
-    process in a segmentation fault.
+    TensorFlow 2.18's reader allocates what a record claims; with 2 ** 62 bytes, the process
+    ends in a segmentation fault.
     """
     try:
         count_records(path)
@@ -234,7 +230,7 @@ def fit_for_tensorflow(path: str) -> bool:
 
 
 def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:
-    """What keeps a record from being trained on; None where it is whole."""
+    """Why a record cannot be trained on; None where it can."""
     example = _example(record)
     if not (example.get(keys.image) and example.get(keys.label)):
         return "no tf.Example with an image and a label"
@@ -246,7 +242,7 @@ def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:
 
 
 def name_in(record: bytes, keys: RecordKeys = CLASSIC) -> str:
-    """The record's file name in quotes, where it has one and can be parsed."""
+    """The record's file name in quotes; empty if it has none or cannot be parsed."""
     found = _example(record).get(keys.filename) or [b""]
     return repr(found[0].decode(errors="replace")) if isinstance(found[0], bytes) else ""
 

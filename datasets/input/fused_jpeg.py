@@ -1,15 +1,14 @@
 """Decoding, cropping, resizing and mirroring of whole batches of JPEGs in one pass.
 
 Two TensorFlow ops in C++ (`native/jpeg_windows.cc`), compiled for this machine by
-`make setup` or else when they are first used:
+`make setup`, or else when they are first used:
 
     python -m datasets.input.fused_jpeg
 
-TensorFlow exports no libjpeg of its own, so they use the libjpeg-turbo that Pillow's
-wheel carries, by the header that TensorFlow's wheel carries. Where they cannot be
-compiled, or the two do not fit, the functions here do the same in TensorFlow's own ops,
-one image after the other; pixels differ by at most 1, and a pipeline runs at about half
-the speed.
+TensorFlow exports no libjpeg, so they use the libjpeg-turbo in Pillow's wheel, with the header
+in TensorFlow's wheel. Where they cannot be compiled, or the two do not fit, the functions here
+do the same by TensorFlow's own ops, image by image: pixels differ by at most 1, and a pipeline
+runs at about half the speed.
 """
 
 import functools
@@ -25,6 +24,8 @@ from typing import Any
 
 import filelock
 import tensorflow as tf
+
+from core import files
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def build() -> Path:
     Several processes may call this at once: one compiles, the others wait.
 
     Raises:
-        CannotCompile: no compiler, no libjpeg beside Pillow, or an error of the compiler.
+        CannotCompile: no compiler, no libjpeg beside Pillow, or a compiler error.
     """
     import PIL
 
@@ -57,13 +58,11 @@ def build() -> Path:
     if compiler is None:
         raise CannotCompile("there is no C++ compiler; install g++")
     include = Path(tf.sysconfig.get_include()) / "external" / "libjpeg_turbo"
-    command = [
-        compiler, *tf.sysconfig.get_compile_flags(), f"-I{include}", "-std=c++17", "-O3",
-        "-ffp-contract=off",  # the same bits from every processor
-        "-shared", "-fPIC", "-w", str(SOURCE),
-        *tf.sysconfig.get_link_flags(),
-        f"-L{libraries[0].parent}", f"-l:{libraries[0].name}", f"-Wl,-rpath,{libraries[0].parent}",
-    ]  # fmt: skip
+    command = [compiler, *tf.sysconfig.get_compile_flags(), f"-I{include}", "-std=c++17", "-O3"]
+    command += ["-ffp-contract=off"]  # the same bits from every processor
+    command += ["-shared", "-fPIC", "-w", str(SOURCE), *tf.sysconfig.get_link_flags()]
+    folder, name = libraries[0].parent, libraries[0].name
+    command += [f"-L{folder}", f"-l:{name}", f"-Wl,-rpath,{folder}"]
     made_of = [tf.version.GIT_VERSION, *command]
     digest = hashlib.sha256(SOURCE.read_bytes() + "\n".join(made_of).encode()).hexdigest()
     library = SOURCE.with_name(f"jpeg_windows-{digest[:16]}.so")
@@ -75,18 +74,17 @@ def build() -> Path:
                 return library
             for old in SOURCE.parent.glob("jpeg_windows-*.so*"):
                 old.unlink()
-            unfinished = library.with_suffix(".so.tmp")
-            ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
-            if ran.returncode:
-                raise CannotCompile(f"the compiler said: {ran.stderr.strip()[-500:]}")
-            unfinished.rename(library)
+            with files.whole(library) as unfinished:
+                ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
+                if ran.returncode:
+                    raise CannotCompile(f"the compiler said: {ran.stderr.strip()[-500:]}")
     except OSError as error:
         raise CannotCompile(str(error)) from None
     return library
 
 
 def load() -> Any:
-    """The module of the two ops, compiled where that is not done.
+    """The module of the two ops, compiled if necessary.
 
     Raises:
         CannotCompile: as `build`, or the libjpeg is not the one that they were compiled for.
@@ -94,7 +92,7 @@ def load() -> Any:
     """
     ops = tf.load_op_library(str(build()))
     try:
-        with tf.init_scope():  # a pipeline may be traced just now
+        with tf.init_scope():  # this may be called while a pipeline is traced
             ops.jpeg_sizes(tf.constant([], tf.string))
     except tf.errors.FailedPreconditionError as error:
         reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
@@ -107,14 +105,12 @@ def load() -> Any:
 
 @functools.cache
 def native() -> Any:
-    """The module of the two ops; None, after a warning, where they cannot be had."""
+    """The module of the two ops; None, after a warning, where it cannot be loaded."""
     try:
         return load()
     except (CannotCompile, tf.errors.OpError) as error:
-        logger.warning(
-            "warning: the fused JPEG decoder is missing, input pipelines will run at about half "
-            "their speed: %s", error,
-        )  # fmt: skip
+        slower = "input pipelines will run at about half their speed"
+        logger.warning("warning: the fused JPEG decoder is missing, %s: %s", slower, error)
         return None
 
 
@@ -139,19 +135,18 @@ def decode_windows(
     Args:
         jpegs: `[n]` strings.
         windows: `[n, 5]` int32: top, left, height and width in pixels of the image, and 1
-            where it is to be mirrored from left to right, else 0.
+            to mirror it from left to right, else 0.
         height, width: of the result, in pixels.
         exact: the decoder of evaluation, instead of the fast one.
         scaled: let libjpeg decode at 1/2, 1/4 or 1/8 where the window is at least that many
-            times as high and as wide as the result. Faster, and an antialiasing of its own;
-            TensorFlow's own ops, where they stand in, leave it out.
+            times as high and as wide as the result. It is faster and antialiases.
+            TensorFlow's own ops ignore it.
 
     Returns:
         `[n, height, width, 3]` uint8, RGB.
 
     Raises:
-        tf.errors.InvalidArgumentError: a window outside its image, or an image that cannot
-            be decoded.
+        tf.errors.InvalidArgumentError: a window outside its image, or a broken image.
     """
     if native():
         return native().decode_windows(

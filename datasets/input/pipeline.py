@@ -1,8 +1,7 @@
-"""tf.data pipelines from TFRecords in the classic ImageNet schema.
+"""tf.data pipelines of training images, from TFRecords.
 
-They know a worker's rank and the number of workers as arguments, not Horovod. What
-they deliver is uint8: a quarter of the bytes to the device, where the model itself
-normalises the batch.
+They receive a worker's rank and the number of workers as arguments and do not know Horovod.
+Images are uint8, a quarter of the bytes of float32; the model normalises them on the device.
 """
 
 from collections.abc import Collection, Sequence
@@ -47,15 +46,6 @@ class ReadPlan:
     shuffle_buffer: int = 10000
     threads: int = 2
 
-    @property
-    def images_per_epoch(self) -> int:
-        """Of this worker."""
-        return self.steps_per_epoch * self.batch_size
-
-    def seed_of_epoch(self, number: int) -> int:
-        """Drawn from the seed and the global step at which the epoch begins."""
-        return _seed_of(self.seed, self.first_step + number * self.steps_per_epoch)
-
 
 def parse(
     records: Any, classes: int, label_offset: int = CLASSIC_LABEL_OFFSET, keys: RecordKeys = CLASSIC
@@ -63,8 +53,8 @@ def parse(
     """The JPEGs and the labels (int32, from 0) of a batch of records, or of a single one.
 
     Raises:
-        tf.errors.InvalidArgumentError: a label outside 0 to `classes - 1`, with the
-            label as it stands in the record and the image's file name.
+        tf.errors.InvalidArgumentError: a label outside the classes, with the label as it
+            stands in the record and the image's file name.
     """
     # A whole batch costs a fifth of its records one by one.
     features = tf.io.parse_example(
@@ -87,18 +77,15 @@ def parse(
 def sharing(counts: Sequence[int], workers: int, images: int) -> str:
     """How workers share record files, so that none needs an image twice in an epoch.
 
-    With few files every worker reads all of them and keeps every n-th record, which
-    costs no decoding. With many, each reads whole files of its own, drawn anew for each
-    epoch; where the smallest draw would be short of images, a range of all records, as
-    the shuffled files hold them end to end.
+    `RECORDS`: with few files, every worker reads all of them and keeps every n-th record, which
+    costs no decoding. `FILES`: with many, each reads whole files, drawn anew for each epoch.
+    `RANGES`: where the smallest draw has too few images, each reads a range of all records,
+    the shuffled files laid end to end.
 
     Args:
         counts: images of each file.
         workers: how many share them.
         images: that each worker needs for an epoch.
-
-    Returns:
-        `RECORDS`, `FILES` or `RANGES`.
     """
     files = len(counts)
     if files % workers and files < 50 * workers:
@@ -114,12 +101,14 @@ def records_in_order(
     names = [str(path) for path in records.files]
     workers, rank = plan.workers, plan.rank
     counts = records.counts or [count_records(path) if workers > 1 else 0 for path in records.files]
-    way = sharing(counts, workers, plan.images_per_epoch)
+    images = plan.steps_per_epoch * plan.batch_size  # of this worker in an epoch
+    way = sharing(counts, workers, images)
     begin, end = (sum(counts) * part // workers for part in (rank, rank + 1))
     read = faults.records if faults else tf.data.TFRecordDataset
 
     def order_of(number: np.int64) -> np.int64:
-        return np.int64(plan.seed_of_epoch(int(number)))
+        first_step = plan.first_step + int(number) * plan.steps_per_epoch
+        return np.int64(_seed_of(plan.seed, first_step))
 
     def epoch(number: Any) -> tf.data.Dataset:
         order = tf.numpy_function(order_of, [number], tf.int64)
@@ -141,11 +130,11 @@ def records_in_order(
         if way == RECORDS:
             found = found.shard(workers, rank)
         shuffled = _shuffled(found, plan.shuffle_buffer, plan.seed, order)
-        return shuffled.repeat().take(plan.images_per_epoch)
+        return shuffled.repeat().take(images)
 
-    # One graph for all epochs: were they chained, a record would pass an iterator for each.
+    # One graph for all epochs: in a chain, each record would pass an iterator of every epoch.
     dataset = tf.data.Dataset.range(epochs.start, epochs.stop).flat_map(epoch)
-    # Fused with `repeat`, a shuffle reads up to three more passes ahead, for nothing here.
+    # Fused with `repeat`, a shuffle reads up to three more passes ahead, which is useless here.
     alone = tf.data.Options()
     alone.experimental_optimization.shuffle_and_repeat_fusion = False
     return dataset.with_options(alone)
@@ -170,15 +159,14 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
 
 
 def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
-    """What the records `begin` to `end - 1` of files laid end to end are.
+    """The records `begin` to `end - 1` of files laid end to end.
 
     Args:
         files: (name, images) of each.
         begin, end: of all their records.
 
     Returns:
-        (name, first, count) of each file that holds some of them: `count` records from
-        `first` on.
+        (name, first, count) of each file that holds some: `count` records from `first` on.
     """
 
     def cut(before: Any, file: Any) -> tuple[Any, Any]:
@@ -202,19 +190,16 @@ def training_pipeline(
 ) -> tf.data.Dataset:
     """Augmented batches of one worker for one stage of a run.
 
-    Each epoch is a pass over the worker's share in an order drawn from the seed and
-    the global step at which the epoch begins. It is as many images long as all
-    workers can give (`steps_per_epoch * batch_size`), so every worker runs the same
-    number of steps, and no image is seen twice. A share that bad records leave a few
-    images short begins anew.
+    Each epoch is a pass over the worker's share, in an order drawn from the seed and the
+    global step at which the epoch begins. It has `steps_per_epoch * batch_size` images, as many
+    as every worker has: all run the same number of steps, and no image is seen twice. If bad
+    records leave too few images, the share begins again.
 
     Args:
-        records: the same on every worker. Where their `counts` are not known, the images
-            are counted if workers share the files.
+        records: the same on every worker. Unknown `counts` are counted if workers share files.
         plan: how this worker reads them.
-        steps: global steps, one batch each. They end where the stage ends. They begin later
-            than `plan.first_step` in a resumed run; the records of the steps before are
-            skipped without being decoded.
+        steps: global steps, to the end of the stage. In a resumed run they begin later than
+            `plan.first_step`; the records of earlier steps are skipped without being decoded.
         image_size: (height, width) of the images delivered.
         classes: number of classes.
         augmentation: which augmentations.
@@ -225,7 +210,7 @@ def training_pipeline(
         For each step a batch of uint8 images `[batch_size, height, width, 3]` and int32
         labels `[batch_size]`.
     """
-    # The share of a worker is another one, so its draws have to be, too.
+    # Workers have different images, so their draws must differ, too.
     own_seed = _seed_of(plan.seed, plan.rank)
 
     def prepare(step: Any, serialised: Any) -> tuple[Any, Any]:
@@ -240,7 +225,7 @@ def training_pipeline(
     epochs = range(first_epoch, -(-stop // plan.steps_per_epoch))
     # While these are trained on, the next epoch's shuffle buffer is filled.
     ahead = 1 + min(plan.shuffle_buffer // plan.batch_size, plan.steps_per_epoch) // 2
-    # A thread makes a whole batch at a time: ops on batches, and none to put images together.
+    # A thread makes a whole batch at a time: all ops are on batches, and none joins images.
     batches = (
         records_in_order(records, plan, epochs, faults)
         .skip(into_epoch * plan.batch_size)
@@ -253,7 +238,7 @@ def training_pipeline(
     dataset = (
         batches.enumerate(start=steps.start)
         .map(guarded, num_parallel_calls=plan.threads, deterministic=True)
-        # Where files are lost the data may run out; that must not look like an end.
+        # Where files are lost the data may run out; that must not look like the stage's end.
         .apply(tf.data.experimental.assert_cardinality(len(steps)))
         .prefetch(4)
     )
@@ -261,7 +246,7 @@ def training_pipeline(
 
 
 def _next_one_at(batches: tf.data.Dataset, place: int) -> tf.data.Dataset:
-    """The batches but for the last, with the one behind `place` also in that place."""
+    """The batches without the last, where the one behind `place` also stands at `place`."""
 
     def choose(before: Any, batch: Any) -> Any:
         number, previous = before
@@ -272,12 +257,12 @@ def _next_one_at(batches: tf.data.Dataset, place: int) -> tf.data.Dataset:
 
 
 def _seed_of(seed: int, number: int) -> int:
-    """A seed of its own for each number (a step, a rank): a hash, below 2 ** 31."""
+    """Another seed for each number (a step, a rank): a hash, below 2 ** 31."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0] >> 1)
 
 
 def options(threads: int) -> tf.data.Options:
-    """A pool of its own for the pipeline: by default each process takes all cores."""
+    """A pool of threads for this pipeline: by default, each process takes all cores."""
     options = tf.data.Options()
     options.threading.private_threadpool_size = threads
     options.threading.max_intra_op_parallelism = 1

@@ -12,11 +12,11 @@ from datasets.records.schema import Records
 # Long over short side of the rectangular crops: common formats of photographs. Fixed,
 # so that a crop does not depend on the other images, the batch size or the workers.
 ASPECTS = (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2)
-MULTIPLE = 8  # pixels; fast.ai's, and kind to the kernels
-# Resized to whole pixels, an image of one of these formats may be a little shorter.
+MULTIPLE = 8  # pixels; fast.ai's, and kernels are fast on it
+# An image of one of these formats, resized to whole pixels, may be a little shorter.
 TOLERANCE = 1.01
 
-PADDING = -1  # the label of what fills up the last batch
+PADDING = -1  # the label of the images that fill up the last batch
 
 
 def crop_shapes(size: int) -> list[tuple[int, int]]:
@@ -33,15 +33,12 @@ def crop_shapes(size: int) -> list[tuple[int, int]]:
 def rectangular_crop(jpeg: Any, size: int) -> Any:
     """The centre of the image in the largest of the `crop_shapes` that fits into it.
 
-    After the validation of fast.ai's DAWNBench record (its `CropArTfm`), where a batch
-    of images that are sorted by aspect is cropped to their mean aspect.
+    After the validation of fast.ai's DAWNBench record (its `CropArTfm`), which sorts images by
+    aspect and crops each batch to its mean aspect.
 
     Args:
         jpeg: scalar string, the encoded image.
         size: short side of the crop in pixels.
-
-    Returns:
-        `[height, width, 3]` uint8.
     """
     shape = tf.io.extract_jpeg_shape(jpeg)[:2]
     crops = tf.constant(crop_shapes(size))
@@ -71,9 +68,9 @@ def evaluation_pipeline(
 
     Returns:
         Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
-        `[batch_size]`. Height and width are the settings' size, or, with `rectangular`,
-        one of its `crop_shapes` for a whole batch. What is missing in the last batch of
-        a shape is filled up with black images of the label -1.
+        `[batch_size]`. Height and width are the settings' size or, with `rectangular`,
+        one of its `crop_shapes` for a whole batch. The last batch of a shape is filled up
+        with black images of the label -1.
     """
     size, batch_size = settings.image_size, settings.batch_size
 
@@ -92,9 +89,8 @@ def evaluation_pipeline(
             return padded, tf.pad(labels, [[0, missing]], constant_values=PADDING)
 
         images, labels = tf.cond(missing > 0, fill, lambda: (images, labels))
-        return tf.ensure_shape(images, (batch_size, *images.shape[1:])), tf.ensure_shape(
-            labels, (batch_size,)
-        )
+        images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
+        return images, tf.ensure_shape(labels, (batch_size,))
 
     dataset = (
         tf.data.TFRecordDataset([str(path) for path in records.files])

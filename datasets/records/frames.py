@@ -56,9 +56,8 @@ def walk(
     Args:
         file: opened in binary mode.
         path: of the file, for messages.
-        check: check the checksum of every length. Without it, only that of a record for
-            which the file is too short is checked.
-        start: where the first record begins, in bytes.
+        check: the checksums of all lengths; otherwise only of one that goes beyond the file.
+        start: the byte at which the first record begins.
 
     Raises:
         BrokenFraming: after the last record that is whole.
@@ -88,10 +87,9 @@ def walk(
 
 
 def find_header(file: BinaryIO, start: int) -> int:
-    """Where the next record with a right length begins, in a file with a damaged one.
+    """The byte, from `start` on, at which a record with a right length begins.
 
-    Returns:
-        A byte from `start` on; the size of the file if there is no such record.
+    It is the size of the file if there is no such record.
     """
     size = os.fstat(file.fileno()).st_size
     while start + HEADER <= size:

@@ -10,11 +10,11 @@ imported here.
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError, model_validator
 
 from core import files
 from core.errors import DataError
@@ -28,11 +28,7 @@ NUMBERED = r"(?:\.tfrecord)?-(\d{5,})-of-(\d{5,})(?:\.tfrecords?)?"
 _TEMPORARY = (".tmp", ".temp", ".part", ".partial", ".incomplete", "~")
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Shard(_Frozen):
+class Shard(BaseModel, extra="forbid", frozen=True):
     """One file: its images, its size in bytes and its SHA-256 in hex."""
 
     images: int
@@ -40,7 +36,7 @@ class Shard(_Frozen):
     sha256: str
 
 
-class Split(_Frozen):
+class Split(BaseModel, extra="forbid", frozen=True):
     """The files of one prefix, by name, and the images in all of them."""
 
     images: int
@@ -54,17 +50,17 @@ class Split(_Frozen):
         return self
 
 
-class Manifest(_Frozen):
+class Manifest(BaseModel, extra="forbid", frozen=True):
     """What a folder of records holds.
 
     Attributes:
-        format_version: of this file, 1.
+        format_version: of the manifest.
         label_offset: the label of the first class; 1 in ImageNet's records.
         classes: class folder names, in the order of the labels.
         splits: the shards of each prefix.
         size: short side of the images in pixels; None where it is not fixed.
-        settings: what the images were made with (quality, seed, ...).
-        versions: of the libraries that made them.
+        settings: of the build (quality, seed, ...).
+        versions: of the libraries that made the images.
     """
 
     format_version: Literal[1] = 1
@@ -149,37 +145,42 @@ def _tfds_files(folder: Path, split: str) -> tuple[str, list[Path]]:
 def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
     """Those files that are numbered `-00000-of-00008`, checked to be a whole set."""
     numbered = re.compile(re.escape(prefix) + NUMBERED)
-    matches = [(path, match) for path in files if (match := numbered.fullmatch(path.name))]
-    if not matches:
-        return []
-    counts = sorted({int(match[2]) for _, match in matches})
-    count = counts[0]
-    missing = sorted(set(range(count)) - {int(match[1]) for _, match in matches})
-    problem = None
+    matches = {path: match for path in files if (match := numbered.fullmatch(path.name))}
+    problem = set_problem(prefix, [(int(match[1]), int(match[2])) for match in matches.values()])
+    if problem:
+        raise DataError(f"data folder '{folder}': {problem[1]}")
+    return list(matches)
+
+
+def set_problem(prefix: str, numbers: Sequence[tuple[int, int]]) -> tuple[str, str] | None:
+    """Why files are no whole set: "missing" or "unlisted", and a message.
+
+    Args:
+        prefix: of their names.
+        numbers: of each file, with the number of files in its set.
+    """
+    counts = sorted({count for _, count in numbers})
+    count = counts[0] if counts else 0
+    missing = sorted(set(range(count)) - {number for number, _ in numbers})
     if len(counts) > 1:
-        problem = (
-            f"'{prefix}-*' mixes sets of {' and '.join(map(str, counts))} files; keep one of them"
-        )
-    elif missing:
-        problem = (
+        sets = " and ".join(map(str, counts))
+        return "unlisted", f"'{prefix}-*' mixes sets of {sets} files; keep one of them"
+    if missing:
+        return "missing", (
             f"{len(missing)} of the {count} '{prefix}-*' files are missing, the first is number "
             f"{missing[0]:05d}; copy or build the whole set"
         )
-    elif len(matches) != count:
-        problem = (
-            f"received {len(matches)} '{prefix}-*' files for a set of {count}; "
-            "keep one file of each number"
-        )
-    if problem:
-        raise DataError(f"data folder '{folder}': {problem}")
-    return [path for path, _ in matches]
+    if len(numbers) != count:
+        some = f"there are {len(numbers)} '{prefix}-*' files for a set of {count}"
+        return "unlisted", f"{some}; keep one file of each number"
+    return None
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
     """The manifest of a folder of records; None where there is none.
 
     Raises:
-        DataError: it cannot be read as one.
+        DataError: it is broken.
     """
     path = Path(folder) / MANIFEST
     try:

@@ -1,4 +1,4 @@
-"""What record files hold: their schema, their number of images, their first label."""
+"""What record files hold: their keys, their number of images, their first label."""
 
 import hashlib
 from collections.abc import Collection

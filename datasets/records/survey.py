@@ -80,9 +80,7 @@ def offset_of(survey: Survey, classes: int) -> int | None:
     Raises:
         ValueError: they fit neither.
     """
-    fits = [
-        offset for offset in (0, 1) if offset <= survey.lowest and survey.highest < classes + offset
-    ]
+    fits = [n for n in (0, 1) if n <= survey.lowest and survey.highest < classes + n]
     if not fits:
         raise ValueError(
             f"its labels run from {survey.lowest} to {survey.highest}, which {classes} classes "
@@ -91,16 +89,11 @@ def offset_of(survey: Survey, classes: int) -> int | None:
     return fits[0] if len(fits) == 1 else None
 
 
-def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> list[Survey]:
+def survey(files: Sequence[Path], keys: RecordKeys) -> list[Survey]:
     """Counts the images of each file of one folder and finds the range of their labels.
 
     If several processes with the same cache folder ask at once, one reads and the others wait
-    for its result.
-
-    Args:
-        files: of one folder.
-        keys: their schema.
-        progress: show a bar where it takes more than a second.
+    for its result. A bar is shown where it takes more than a second.
 
     Raises:
         DataError: a file that is cut short or damaged, or a record without a label.
@@ -109,7 +102,7 @@ def survey(files: Sequence[Path], keys: RecordKeys, progress: bool = True) -> li
         marks = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
         missing = [p for p, mark in marks.items() if known.get(p.name, {}).get("mark") != mark]
         title = f"reading labels of {files[0].parent}"
-        bar = tqdm(desc=title, total=len(missing), unit=" files", delay=1, disable=not progress)
+        bar = tqdm(desc=title, total=len(missing), unit=" files", delay=1)
         with bar, ThreadPoolExecutor(_THREADS) as pool:
             try:
                 scanned = pool.map(lambda path: scan_labels(path, keys), missing)
@@ -128,23 +121,22 @@ def _cache(folder: Path, keys: RecordKeys) -> Iterator[dict[str, Any]]:
     """The surveys of a folder's files. Additions are kept, if the cache can be written."""
     name = hashlib.sha256(os.fsencode(f"{folder.resolve()}\0{keys.label}")).hexdigest()[:24]
     path = platformdirs.user_cache_path(APPLICATION) / "records" / f"{name}.json"
-    with contextlib.ExitStack() as stack:
-        writable = False
+    lock = filelock.FileLock(path.with_suffix(".lock"))
+    known: dict[str, Any] = {}
+    with contextlib.suppress(OSError):  # where the cache cannot be written, nothing is kept
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(path.read_bytes())["files"]
+    before = json.dumps(known)
+    try:
+        yield known
+    finally:
         with contextlib.suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(filelock.FileLock(path.with_suffix(".lock")))
-            writable = True
-        known: dict[str, Any] = {}
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(path.read_bytes())["files"]
-        before = json.dumps(known)
-        try:
-            yield known
-        finally:
-            if writable and json.dumps(known) != before:
-                with contextlib.suppress(OSError):
-                    notes = {"folder": str(folder.resolve()), "files": known}
-                    files.write(path, json.dumps(notes) + "\n")
+            if lock.is_locked and json.dumps(known) != before:
+                notes = {"folder": str(folder.resolve()), "files": known}
+                files.write(path, json.dumps(notes) + "\n")
+        lock.release()
 
 
 def scan_labels(path: Path, keys: RecordKeys) -> Survey:

@@ -136,7 +136,7 @@ def remove(folder):
 def remove_without_manifest(folder):
     (folder / TRAIN).unlink()
     (folder / "manifest.json").unlink()
-    return "missing", "", None, "1 of the 3 'train' files, first number 1"
+    return "missing", "", None, "1 of the 3 'train-*' files are missing, the first is number 00001"
 
 
 def label_too_high(folder):
