@@ -78,9 +78,8 @@ def verify(
 
     Args:
         root: a folder.
-        classes: number of classes of records that have no manifest.
-        label_offset: their label of the first class.
-        processes: to read with. Defaults to the CPUs at hand; 1 starts none.
+        classes, label_offset: number of classes and first label of records without a manifest.
+        processes: to read with. By default as many as there are CPUs; 1 starts none.
         progress: show a bar.
 
     Raises:

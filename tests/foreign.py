@@ -19,15 +19,22 @@ def classic_example(jpeg: bytes, number: int, name: str) -> bytes:
     """As `_convert_to_example` of TensorFlow's build_imagenet_data.py; labels from 1."""
     height, width, _ = tf.io.decode_jpeg(jpeg).shape
     fields = {
-        "image/height": height, "image/width": width, "image/colorspace": b"RGB",
-        "image/channels": 3, "image/class/label": number + 1,
+        "image/height": height,
+        "image/width": width,
+        "image/colorspace": b"RGB",
+        "image/channels": 3,
+        "image/class/label": number + 1,
         "image/class/synset": f"n{number:08d}".encode(),
         "image/class/text": f"class {number}".encode(),
-        "image/object/bbox/xmin": [0.25], "image/object/bbox/xmax": [0.75],
-        "image/object/bbox/ymin": [0.25], "image/object/bbox/ymax": [0.75],
-        "image/object/bbox/label": [number + 1], "image/format": b"JPEG",
-        "image/filename": name.encode(), "image/encoded": jpeg,
-    }  # fmt: skip
+        "image/object/bbox/xmin": [0.25],
+        "image/object/bbox/xmax": [0.75],
+        "image/object/bbox/ymin": [0.25],
+        "image/object/bbox/ymax": [0.75],
+        "image/object/bbox/label": [number + 1],
+        "image/format": b"JPEG",
+        "image/filename": name.encode(),
+        "image/encoded": jpeg,
+    }
     features = tf.train.Features(feature={k: feature(v) for k, v in fields.items()})
     return tf.train.Example(features=features).SerializeToString()
 

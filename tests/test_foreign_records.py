@@ -48,8 +48,8 @@ def records(request, images, tmp_path_factory):
 def recipe(tmp_path_factory):
     fields = yaml.safe_load((PRESETS / "demo.yaml").read_text())
     fields.pop("embedded_data")
-    phase = {"epoch": [0, 1], "lr": [0.05, 0.01], "lr_method": "linear", "batch_size": 100,
-             "image_size": [28, 28], "data_dir": "28"}  # fmt: skip
+    phase = {"epoch": [0, 1], "lr": [0.05, 0.01], "lr_method": "linear"}
+    phase |= {"batch_size": 100, "image_size": [28, 28], "data_dir": "28"}
     fields |= {
         "training_strategy": [phase],
         "checkpoint_every": 4,
@@ -76,10 +76,9 @@ def changed(recipe, path, **changes):
 )
 def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path, workers, steps):
     """Two workers count the records of a folder once."""
-    ran = run_process(
-        "recipe.py", "--recipe", recipe, "--data_dir", records, "--run_dir", tmp_path / "run",
-        workers=workers, XDG_CACHE_HOME=str(tmp_path / "own"),
-    )  # fmt: skip
+    options = ("--recipe", recipe, "--data_dir", records, "--run_dir", tmp_path / "run")
+    own = str(tmp_path / "own")
+    ran = run_process("recipe.py", *options, workers=workers, XDG_CACHE_HOME=own)
     assert ran.returncode == 0, ran.stderr
     with open(tmp_path / "run" / "train.csv", newline="") as file:
         assert [row["step"] for row in csv.DictReader(file)] == steps

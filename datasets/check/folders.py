@@ -29,13 +29,12 @@ class Folder:
     """A folder of records.
 
     Attributes:
-        path: of the folder.
         jobs: its files.
         manifest: None where there is none, or none that can be read.
         info: of TensorFlow Datasets, likewise.
-        findings: what is wrong at first sight.
+        findings: what is wrong apart from the findings in the reports.
         notes: what could not be checked, or is worth knowing.
-        reports: of its files by name, once they are checked.
+        reports: of its files, by name.
     """
 
     path: Path
@@ -126,10 +125,7 @@ def check_folder(
 ) -> Iterator[Finding]:
     """Everything that is wrong with a folder, but for the findings in its reports.
 
-    Args:
-        folder: with the reports of all its files. Receives notes.
-        classes: number of classes of records that have no manifest.
-        label_offset: their label of the first class.
+    It adds notes to the folder. `classes` and `label_offset` are used without a manifest.
     """
     splits = folder.splits
     all_labels = [np.empty(0, np.int64), *(report.rows["label"] for report in folder.reports)]

@@ -105,31 +105,25 @@ def check_shard(job: ShardJob) -> ShardReport:
                 else:
                     report.add("checksum", "the checksum of its data is wrong", record)
     except BrokenFraming as error:
-        lost = ""
+        detail = error.reason
         if job.expected:
             images = job.expected.images
-            lost = f"; {images - error.record} of {images} records are lost"
-        kind = "truncated" if error.cut_short else "checksum"
-        report.add(kind, f"{error.reason}{lost}", error.record)
+            detail += f"; {images - error.record} of {images} records are lost"
+        report.add("truncated" if error.cut_short else "checksum", detail, error.record)
     except OSError as error:
         report.add("unreadable", error.strerror or str(error))
     if not report.bytes and not report.counts:
         report.add("truncated", "the file is empty")
+    found = report.records, report.bytes, digest.hexdigest()
     if job.expected and not report.counts.keys() & {"truncated", "checksum", "unreadable"}:
-        _check_against_manifest(report, job.expected, digest.hexdigest())
+        expected = job.expected.images, job.expected.bytes, job.expected.sha256
+        kinds = ("count", "records"), ("manifest", "bytes"), ("manifest", "as SHA-256")
+        for (kind, what), own, told in zip(kinds, found, expected, strict=True):
+            if own != told:
+                report.add(kind, f"{own} {what}, the manifest says {told}")
+                break  # the others follow from it
     report.rows = np.array(rows, _ROW)
     return report
-
-
-def _check_against_manifest(report: ShardReport, expected: Shard, sha256: str) -> None:
-    """The shard as a whole, where no record has already shown that it is another one."""
-    if report.records != expected.images:
-        report.add("count", f"{report.records} records, the manifest says {expected.images}")
-    elif report.bytes != expected.bytes:
-        report.add("manifest", f"{report.bytes} bytes, the manifest says {expected.bytes}")
-    elif sha256 != expected.sha256:
-        detail = f"its SHA-256 begins with {sha256[:12]}, the manifest's with "
-        report.add("manifest", detail + expected.sha256[:12])
 
 
 def _check_record(
@@ -189,8 +183,8 @@ def _hash(data: bytes) -> int:
 def _hash_pixels(image: Image.Image) -> int:
     """Of the decoded pixels, so that equal images in other bytes are found.
 
-    Averaged over whole boxes first: to fetch and hash all pixels of a large image costs
-    as much as to decode them. Images that agree in all of about 32 x 32 means look alike.
+    They are averaged over whole boxes first: fetching and hashing all pixels of a large image
+    costs as much as decoding it. Images that agree in about 32 x 32 means look alike.
     """
     factor = max(1, min(image.size) // _SMALL)
     small = image.convert("RGB").reduce(factor)

@@ -47,14 +47,9 @@ message_type { name: "Example" field { name: "features" number: 1 type_name: ".r
 @functools.cache
 def _message(name: str) -> Any:
     """One of the classes defined above, in a pool apart from TensorFlow's own."""
-    return message_factory.GetMessageClass(_pool().FindMessageTypeByName(f"records.{name}"))
-
-
-@functools.cache
-def _pool() -> descriptor_pool.DescriptorPool:
     pool = descriptor_pool.DescriptorPool()
     pool.Add(text_format.Parse(_DEFINITION, descriptor_pb2.FileDescriptorProto()))
-    return pool
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"records.{name}"))
 
 
 def make_example(
@@ -70,18 +65,16 @@ def make_example(
 ) -> bytes:
     """A serialised `tf.Example` with all the keys of ImageNet's records.
 
+    Equal arguments give equal bytes.
+
     Args:
-        encoded: an RGB JPEG.
-        height: its rows in pixels.
-        width: its columns in pixels.
+        encoded: an RGB JPEG of `height` rows and `width` columns.
         label: the class, counted from 1.
         synset: name of the class folder.
         text: the class in words, where they are known.
         filename: of the source file, without its folders.
-        boxes: bounding boxes as (xmin, ymin, xmax, ymax), fractions of the sides. Their
-            label in the record is that of the image.
-
-    Equal arguments give equal bytes.
+        boxes: as (xmin, ymin, xmax, ymax), fractions of the sides. Their label in the record
+            is that of the image.
     """
     example = _message("Example")()
 
@@ -128,13 +121,10 @@ def parse_example(data: bytes) -> dict[str, list[Any]]:
 
 
 def read_label(file: BinaryIO, begin: int, end: int, key: str) -> int | None:
-    """The one integer under `key` in the `tf.Example` at those bytes of a file.
+    """The one integer under `key` in the `tf.Example` at those bytes of a file, if there is one.
 
     `parse_example` needs all of a record. This skips what is large, above all the JPEG, so that
-    finding the labels of a whole data set does not read all of it.
-
-    Returns:
-        None if there is no such integer.
+    finding the labels of a data set does not read all of it.
     """
     try:
         for features in _fields(file, begin, end):

@@ -128,9 +128,7 @@ def read_frames(
 ) -> Iterator[tuple[bytes, bool]]:
     """The data of each record of a file, and whether their checksum is right.
 
-    Args:
-        path: a TFRecord file.
-        note: receives all bytes of the file in order, for a checksum of the whole.
+    `note` receives all bytes of the file in order, for a checksum of the whole.
 
     Raises:
         BrokenFraming: after the last record that is whole.

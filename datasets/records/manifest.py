@@ -155,9 +155,7 @@ def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
 def set_problem(prefix: str, numbers: Sequence[tuple[int, int]]) -> tuple[str, str] | None:
     """Why files are no whole set: "missing" or "unlisted", and a message.
 
-    Args:
-        prefix: of their names.
-        numbers: of each file, with the number of files in its set.
+    Each of the `numbers` is that of a file and the number of files in its set.
     """
     counts = sorted({count for _, count in numbers})
     count = counts[0] if counts else 0
@@ -209,11 +207,7 @@ def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
 
 
 def images_by_file(files: Iterable[Path], manifest: Manifest | None) -> list[int]:
-    """Images in each of the files: from the manifest, or counted.
-
-    Args:
-        files: record files, as from `shard_files`.
-        manifest: of their folder. Images of files that it does not list are counted.
+    """Images in each of the files: from their folder's manifest, or counted if it has none.
 
     Raises:
         DataError: the size of a file is not that in the manifest, or the file ends in the

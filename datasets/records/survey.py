@@ -42,12 +42,8 @@ class Survey:
 
 def merge(surveys: Iterable[Survey]) -> Survey:
     """What several files or splits hold together."""
-    surveys = list(surveys)
-    return Survey(
-        sum(s.images for s in surveys),
-        min(s.lowest for s in surveys),
-        max(s.highest for s in surveys),
-    )
+    images, lowest, highest = zip(*((s.images, s.lowest, s.highest) for s in surveys), strict=True)
+    return Survey(sum(images), min(lowest), max(highest))
 
 
 def detect_keys(path: Path) -> RecordKeys:

@@ -69,8 +69,8 @@ def corpus(tmp_path_factory):
     (root / "set/train/nothing").mkdir()
     os.symlink("nowhere", root / "set/train/a/dead link.JPEG")
     os.mkfifo(root / "set/train/a/pipe.JPEG")
-    build(root / "set", root / "out", (32,), shards=2, max_rejected=0.4, enlarge=True, processes=2,
-          progress=False)  # fmt: skip
+    options = {"max_rejected": 0.4, "enlarge": True, "processes": 2, "progress": False}
+    build(root / "set", root / "out", (32,), shards=2, **options)
     return root / "out"
 
 
@@ -111,6 +111,8 @@ def test_what_can_be_read_is_an_rgb_jpeg_of_its_class(corpus):
 
 
 def test_it_trains(corpus, run_process, tmp_path, root):
+    phase = {"epoch": [0, 1], "lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 9}
+    phase |= {"image_size": [32, 32], "data_dir": "32", "prefix": "train"}
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe.pop("embedded_data")
     recipe |= {
@@ -122,11 +124,8 @@ def test_it_trains(corpus, run_process, tmp_path, root):
         "policy": "float32",
         "evaluation": {"image_size": 32, "data_dir": "32", "prefix": "validation", "batch_size": 4},
         "log_every": 1,
-        "training_strategy": [
-            {"epoch": [0, 1], "lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 9,
-             "image_size": [32, 32], "data_dir": "32", "prefix": "train"}
-        ],
-    }  # fmt: skip
+        "training_strategy": [phase],
+    }
     path = tmp_path / "oddities.yaml"
     path.write_text(yaml.safe_dump(recipe))
     ran = run_process(

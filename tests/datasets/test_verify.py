@@ -96,6 +96,16 @@ def test_sound_records_have_no_fault(data):
     assert check(data / "48").images == 42
 
 
+FAULTS = []
+
+
+def fault(function):
+    """A fault to put into a folder, with the kind, file, record and words of its finding."""
+    FAULTS.append(function)
+    return function
+
+
+@fault
 def flip_a_byte(folder):
     data = bytearray((folder / TRAIN).read_bytes())
     length = struct.unpack_from("<Q", data)[0]
@@ -104,6 +114,7 @@ def flip_a_byte(folder):
     return "checksum", TRAIN, 1, "checksum of its data is wrong"
 
 
+@fault
 def flip_a_length(folder):
     data = bytearray((folder / TRAIN).read_bytes())
     data[12 + struct.unpack_from("<Q", data)[0] + 4] ^= 1
@@ -111,61 +122,72 @@ def flip_a_length(folder):
     return "checksum", TRAIN, 1, "9 of 10 records are lost"
 
 
+@fault
 def truncate(folder):
     data = (folder / TRAIN).read_bytes()
     (folder / TRAIN).write_bytes(data[:-7])
     return "truncated", TRAIN, 9, "7 bytes early; 1 of 10 records are lost"
 
 
+@fault
 def truncate_between_records(folder):
     data = (folder / TRAIN).read_bytes()
     (folder / TRAIN).write_bytes(data[: 12 + struct.unpack_from("<Q", data)[0] + 4])
     return "count", TRAIN, None, "1 records, the manifest says 10"
 
 
+@fault
 def empty(folder):
     (folder / TRAIN).write_bytes(b"")
     return "truncated", TRAIN, None, "empty"
 
 
+@fault
 def remove(folder):
     (folder / TRAIN).unlink()
     return "missing", TRAIN, None, "the manifest lists it"
 
 
+@fault
 def remove_without_manifest(folder):
     (folder / TRAIN).unlink()
     (folder / "manifest.json").unlink()
     return "missing", "", None, "1 of the 3 'train-*' files are missing, the first is number 00001"
 
 
+@fault
 def label_too_high(folder):
     change(folder / TRAIN, 4, image__class__label=4)
     return "label", TRAIN, 4, "label 4 is outside 1 to 3"
 
 
+@fault
 def label_too_low(folder):
     change(folder / VALIDATION, 2, image__class__label=0)
     return "label", VALIDATION, 2, "label 0 is outside 1 to 3"
 
 
+@fault
 def label_of_another_class(folder):
     label = value(read(folder / TRAIN)[4], "image/class/label")[0]
     change(folder / TRAIN, 4, image__class__label=label % 3 + 1)
     return "label", TRAIN, 4, f"label {label % 3 + 1} is '{CLASSES[label - 1]}' here"
 
 
+@fault
 def jpeg_cut_short(folder):
     jpeg = value(read(folder / TRAIN)[4], "image/encoded")[0]
     change(folder / TRAIN, 4, image__encoded=jpeg[: len(jpeg) // 2])
     return "image", TRAIN, 4, "truncated"
 
 
+@fault
 def no_image(folder):
     change(folder / TRAIN, 4, image__encoded=b"no image at all")
     return "image", TRAIN, 4, "cannot identify"
 
 
+@fault
 def a_png(folder):
     file = io.BytesIO()
     Image.new("RGB", (64, 48)).save(file, "PNG")
@@ -173,11 +195,13 @@ def a_png(folder):
     return "image", TRAIN, 4, "PNG; the pipelines read JPEGs alone"
 
 
+@fault
 def wrong_width(folder):
     change(folder / TRAIN, 4, image__width=65)
     return "schema", TRAIN, 4, "image/width is [65], but the image has 64 pixels"
 
 
+@fault
 def no_label(folder):
     examples = read(folder / TRAIN)
     del examples[4].features.feature["image/class/label"]
@@ -185,6 +209,7 @@ def no_label(folder):
     return "schema", TRAIN, 4, "image/class/label"
 
 
+@fault
 def no_example(folder):
     """A sound frame around bytes that are no protobuf."""
     with tf.io.TFRecordWriter(str(folder / "own")) as writer:
@@ -195,6 +220,7 @@ def no_example(folder):
     return "schema", TRAIN, 4, "no tf.Example"
 
 
+@fault
 def same_bytes_in_both(folder):
     examples = read(folder / VALIDATION)
     twin = read(folder / TRAIN)[2]
@@ -204,6 +230,7 @@ def same_bytes_in_both(folder):
     return "duplicate", VALIDATION, 3, f"the bytes of record 2 of {TRAIN}"
 
 
+@fault
 def same_pixels_in_both(folder):
     """The same JPEG but for a comment, which no decoder looks at."""
     same_bytes_in_both(folder)
@@ -213,6 +240,7 @@ def same_pixels_in_both(folder):
     return "duplicate", VALIDATION, 3, f"the pixels of record 2 of {TRAIN}"
 
 
+@fault
 def too_large(folder):
     examples = read(folder / TRAIN)
     value(examples[4], "image/encoded")[:] = [photograph(99)]
@@ -221,6 +249,7 @@ def too_large(folder):
     return "size", TRAIN, 4, "96 x 72 pixels, the short side should be 48"
 
 
+@fault
 def other_bytes_than_the_manifests(folder):
     """Sound in itself, but not what was built."""
     before = (folder / "manifest.json").read_bytes()
@@ -230,16 +259,19 @@ def other_bytes_than_the_manifests(folder):
     return "manifest", TRAIN, None, "SHA-256"
 
 
+@fault
 def broken_manifest(folder):
     (folder / "manifest.json").write_text("{")
     return "manifest", "", None, "broken"
 
 
+@fault
 def unfinished(folder):
     (folder / ".unfinished").touch()
     return "missing", "", None, "did not end"
 
 
+@fault
 def unlisted(folder):
     (folder / "test-00000-of-00001").write_bytes(b"")
     with tf.io.TFRecordWriter(str(folder / "test-00000-of-00001")) as writer:
@@ -255,17 +287,9 @@ def _resized(jpeg):
     return file.getvalue()
 
 
-FAULTS = [
-    flip_a_byte, flip_a_length, truncate, truncate_between_records, empty, remove,
-    remove_without_manifest, label_too_high, label_too_low, label_of_another_class, jpeg_cut_short,
-    no_image, a_png, wrong_width, no_label, no_example, same_bytes_in_both, same_pixels_in_both,
-    too_large, other_bytes_than_the_manifests, broken_manifest, unfinished, unlisted,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
-def test_each_fault_is_found(data, fault):
-    kind, name, record, words = fault(data / "48")
+@pytest.mark.parametrize("put", FAULTS, ids=lambda put: put.__name__)
+def test_each_fault_is_found(data, put):
+    kind, name, record, words = put(data / "48")
     (finding,) = check(data).findings
     path = data / "48" / name if name else data / "48"
     assert (finding.kind, finding.file, finding.record) == (kind, str(path), record)
@@ -306,8 +330,9 @@ def test_foreign_records(tmp_path, schema):
     assert not found.findings
     first = 1 if schema == "classic" else 0
     assert [(s.prefix, s.images, s.labels) for s in found.splits] == [
-        ("train", 16, (first, first + 3)), ("validation", 8, (first, first + 3))
-    ]  # fmt: skip
+        ("train", 16, (first, first + 3)),
+        ("validation", 8, (first, first + 3)),
+    ]
     assert "no manifest; 4 classes" in found.notes[0]
     own(tmp_path, "validation", [*images[16:], images[5]])
     assert [f.kind for f in check(tmp_path).findings] == ["duplicate"]

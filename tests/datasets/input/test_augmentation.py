@@ -72,9 +72,14 @@ def crop_of_torchvision(height, width, area, aspect, rng):
 
 @pytest.mark.parametrize(
     ("height", "width", "area"),
-    [(160, 213, (0.08, 1.0)), (160, 213, (0.25, 1.0)), (320, 240, (0.08, 1.0)),
-     (100, 400, (0.08, 1.0)), (33, 32, (0.9, 1.0))],
-)  # fmt: skip
+    [
+        (160, 213, (0.08, 1.0)),
+        (160, 213, (0.25, 1.0)),
+        (320, 240, (0.08, 1.0)),
+        (100, 400, (0.08, 1.0)),
+        (33, 32, (0.9, 1.0)),
+    ],
+)
 def test_random_crops_are_torchvisions(height, width, area):
     """Area, aspect and place of 20,000 crops have its distribution (Kolmogorov-Smirnov)."""
     aspect, count = (3 / 4, 4 / 3), 20000

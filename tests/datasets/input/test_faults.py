@@ -25,10 +25,9 @@ def jpeg(value):
 
 
 def example(number, encoded=None, label=1):
-    return make_example(
-        jpeg(5 * number) if encoded is None else encoded,
-        height=16, width=16, label=label, synset="a", filename=b"%d.jpg" % number,
-    )  # fmt: skip
+    encoded = jpeg(5 * number) if encoded is None else encoded
+    name = b"%d.jpg" % number
+    return make_example(encoded, height=16, width=16, label=label, synset="a", filename=name)
 
 
 RECORDS = [example(number) for number in range(COUNT)]

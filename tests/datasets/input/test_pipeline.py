@@ -256,13 +256,8 @@ def test_workers_augment_the_same_image_differently(tmp_path):
     with tf.io.TFRecordWriter(str(path)) as writer:
         for _ in range(12):
             writer.write(record(0, jpeg=buffer.getvalue()))
-    (one, _), (other, _) = (
-        batches(
-            [path], augmentation=Augmentation(crop="random_resized"), rank=rank, steps=1,
-            steps_per_epoch=1,
-        )[0]
-        for rank in (0, 1)
-    )  # fmt: skip
+    settings = {"augmentation": Augmentation(crop="random_resized"), "steps_per_epoch": 1}
+    (one, _), (other, _) = (batches([path], rank=rank, steps=1, **settings)[0] for rank in (0, 1))
     assert not any(np.array_equal(a, b) for a, b in zip(one.numpy(), other.numpy(), strict=True))
 
 
@@ -334,14 +329,20 @@ def write_files(folder, counts):
 def test_files_of_any_length_give_every_image_once(tmp_path, counts, known):
     paths = write_files(tmp_path, counts)
     workers = 3 if len(counts) == 3 else 2
+    steps = 60 // workers // 5
     for epoch in range(3):
         seen = []
         for rank in range(workers):
             found = batches(
-                paths, counts=counts if known else (), batch_size=5, workers=workers, rank=rank,
-                steps=60 // workers // 5, steps_per_epoch=60 // workers // 5,
+                paths,
+                counts=counts if known else (),
+                batch_size=5,
+                workers=workers,
+                rank=rank,
+                steps=steps,
+                steps_per_epoch=steps,
                 first_step=epoch,
-            )  # fmt: skip
+            )
             seen.extend(numbers(found))
         assert sorted(seen) == list(range(60))
 

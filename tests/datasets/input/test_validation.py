@@ -43,12 +43,10 @@ def files(tmp_path_factory):
         with tf.io.TFRecordWriter(str(path)) as writer:
             for number in numbers:
                 width, height = PHOTOGRAPHS[number % len(PHOTOGRAPHS)]
+                encoded, label = image(number, width, height), number % 5 + 1
                 writer.write(
-                    make_example(
-                        image(number, width, height), height=height, width=width,
-                        label=number % 5 + 1, synset="",
-                    )
-                )  # fmt: skip
+                    make_example(encoded, height=height, width=width, label=label, synset="")
+                )
     return paths
 
 
@@ -106,16 +104,14 @@ def test_rectangular_batches_are_of_like_aspect(files):
     for images, labels in found:
         own = [n % len(PHOTOGRAPHS) for n in numbers([(images, labels)])]
         by_shape.setdefault(tuple(images.shape[1:3]), set()).update(own)
-    assert by_shape == {
-        (16, 16): {0, 1, 2, 6}, (16, 24): {3}, (24, 16): {4}, (16, 32): {5},
-    }  # fmt: skip
+    assert by_shape == {(16, 16): {0, 1, 2, 6}, (16, 24): {3}, (24, 16): {4}, (16, 32): {5}}
 
 
 def test_crop_shapes_of_imagenet():
-    assert crop_shapes(288) == [
-        (288, 288), (288, 360), (360, 288), (288, 384), (384, 288), (288, 432), (432, 288),
-        (288, 512), (512, 288), (288, 576), (576, 288),
-    ]  # fmt: skip
+    square, *others = crop_shapes(288)
+    assert square == (288, 288)
+    assert others[::2] == [(288, 360), (288, 384), (288, 432), (288, 512), (288, 576)]
+    assert others[1::2] == [(width, height) for height, width in others[::2]]
 
 
 @pytest.mark.parametrize(
