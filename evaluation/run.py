@@ -131,7 +131,7 @@ def _evaluate(
     """
     settings, folder = recipe.evaluation, str(records.files[0].parent.resolve())
     results = Results(run, settings, records.name, folder, tqdm.write)
-    missing = [(number, row) for number, row in workers.from_first(results.missing())]
+    missing = workers.from_first(results.missing())
     tasks: Iterable[Task] = share_out(missing, team.rank, team.size)
     if pulse:
         tasks = chain(tasks, tasks_to_come(results, missing, team.rank, team.size, pulse))

@@ -70,25 +70,19 @@ class PhaseRecord:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run.
+    """One run; None or empty where something is not known.
 
     Attributes:
         name: of the recipe or the log, with the folder where that says more.
-        source: what it was read from.
         kind: `"run folder"`, `"log"` or `"DAWNBench entry"`.
         checkpoints: the evaluated ones, by step.
         windows: rows of train.csv, or the train lines of a log.
-        phases: in order; empty where they are not known.
-        schedule: of the whole strategy, where it is known.
-        workers: how many; None where not recorded.
         at_most: clocks whose times are upper bounds.
-        totals: seconds of the whole run by clock.
-        buckets: seconds in each bucket; None where not recorded.
-        timelines: by clock.
+        totals, timelines: of the whole run, by clock.
+        buckets: seconds in each bucket.
         evaluation: how the checkpoints were evaluated, in words.
         remarks: what the reader has to know about the figures.
-        settings: equal for repeats: workers, the recipe without its name and seed, and
-            the validation records; None if unknown.
+        settings: what repeats have in common.
         facts: what else an export needs (model, classes, versions).
     """
 

@@ -1,9 +1,7 @@
-"""Images a second by image size and batch: read, measured in a run, and filled in.
-
-No TensorFlow. The rule for what was not measured is `Throughput.seconds_per_image`'s.
-"""
+"""Images a second by image size and batch: read, taken from a run, estimated. No TensorFlow."""
 
 import csv
+from collections import defaultdict
 from collections.abc import Collection, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -18,16 +16,12 @@ from core.schedule import explain
 from core.settings import Count, NotNegative, Positive, Settings
 from reports.run_record import RunRecord
 
-# How far beyond what was measured a rate is guessed, as a factor, before it is refused.
+# The factor beyond the measured range up to which a rate is estimated, not refused.
 BATCH_RANGE, PIXEL_RANGE = 4.0, 2.0
 
 # How a rate was found, the surest first; "scaled" is from another number of workers.
-WAYS = MEASURED, INTERPOLATED, SCALED, EXTRAPOLATED = (
-    "measured",
-    "interpolated",
-    "scaled",
-    "extrapolated",
-)
+WAYS = "measured", "interpolated", "scaled", "extrapolated"
+MEASURED, INTERPOLATED, SCALED, EXTRAPOLATED = WAYS
 
 
 class Rate(Settings):
@@ -43,9 +37,9 @@ class AllReduce(Settings):
 
     Attributes:
         bytes: of the gradients; 4 a parameter, or 2 with fp16 compression.
-        workers_per_host: at most so many share a host.
-        host_bandwidth: bytes a second that each worker sends to one of its host.
-        network_bandwidth: bytes a second that each host sends to another.
+        workers_per_host: the maximum number of workers that share a host.
+        host_bandwidth: bytes a second from a worker to another on its host.
+        network_bandwidth: bytes a second from a host to another.
         latency: seconds of a message between hosts.
         exposed: share that is not hidden behind the computation; 1 is the worst case.
     """
@@ -58,10 +52,10 @@ class AllReduce(Settings):
     exposed: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def seconds(self, workers: int) -> float:
-        """A ring within each host, then one among the hosts.
+        """Of a ring within each host, then one among the hosts.
 
-        A ring of n sends 2 (n - 1) / n of the bytes, which is the least that an
-        all-reduce can do (Patarasuk and Yuan 2009), in 2 (n - 1) messages.
+        A ring of n sends 2 (n - 1) / n of the bytes in 2 (n - 1) messages; an all-reduce
+        cannot send less (Patarasuk and Yuan 2009).
         """
         hosts = -(-workers // self.workers_per_host)
         local = min(workers, self.workers_per_host)
@@ -71,17 +65,16 @@ class AllReduce(Settings):
 
 
 class Throughput(Settings):
-    """What a machine does: rates, and what comes on top of the steps.
+    """The rates of a machine, and the costs beside the steps.
 
     Attributes:
         hardware, source: in words.
-        model: that the rates are of; None if they serve any.
-        workers: that the rates were measured with.
-        rates: the measurements.
-        factor: multiplies all rates; for hardware known only as so much faster.
+        model: whose rates they are; None if they are for any model.
+        workers: how many there were when the rates were measured.
+        factor: multiplies all rates; for hardware of which only its speed-up is known.
         start_up_seconds: until the first stage's pipeline is built.
         tracing_seconds: of each stage: its pipeline, first batch and trace.
-        checkpoint_seconds: of each checkpoint; 0 also where the rates hold it.
+        checkpoint_seconds: of each checkpoint; 0 also where the rates include it.
         all_reduce: needed for other numbers of workers.
     """
 
@@ -108,25 +101,18 @@ class Throughput(Settings):
     def seconds_per_image(self, pixels: int, batch_size: int) -> tuple[float, str]:
         """Seconds for an image of one worker's batch, and how they were found.
 
-        1. Measured at this size and batch: as measured.
-        2. A batch between two measured ones of this size: the time of a step is linear
-           in the batch. Outside of them: the time of an image is the nearest's, up to
-           a factor of 4.
-        3. A size between two measured ones: the time of an image, found at each of
-           them by 1 and 2, is linear in the pixels. Outside of them: it is
-           proportional to the pixels from the nearest, up to a factor of 2.
+        Between measured batches of a size, the time of a step is linear in the batch; outside
+        of them it is proportional to it, up to a factor of 4. Between measured sizes, the time
+        of an image is linear in the pixels; outside, proportional up to a factor of 2.
 
         Raises:
             UserError: further away from what was measured than that.
         """
         areas = sorted({rate.image_size**2 for rate in self.rates})
+        what = f"images of {pixels:,} pixels are too far from those measured"
+        self._check_range(pixels, areas, PIXEL_RANGE, what)
         below = [area for area in areas if area <= pixels][-1:]
         above = [area for area in areas if area >= pixels][:1]
-        if _is_far(pixels, areas, PIXEL_RANGE):
-            raise UserError(
-                f"{self._words()}: images of {pixels:,} pixels are too far from those "
-                f"measured ({areas[0]:,} to {areas[-1]:,}, and a factor of {PIXEL_RANGE:g})"
-            )
         found = {area: self._at_size(area, batch_size) for area in (*below, *above)}
         seconds, how = _estimate(pixels, {area: found[area][0] for area in found})
         return seconds, max(how, *(way for _, way in found.values()), key=WAYS.index)
@@ -137,19 +123,16 @@ class Throughput(Settings):
             for r in self.rates
             if r.image_size**2 == area
         }
-        if _is_far(batch_size, steps, BATCH_RANGE):
-            raise UserError(
-                f"{self._words()}: a batch of {batch_size} is too far from those measured at "
-                f"{area:,} pixels ({min(steps)} to {max(steps)}, and a factor of {BATCH_RANGE:g})"
-            )
+        what = f"a batch of {batch_size} is too far from those measured at {area:,} pixels"
+        self._check_range(batch_size, steps, BATCH_RANGE, what)
         step, how = _estimate(batch_size, steps)
         return step / batch_size, how
 
     def step_seconds(self, pixels: int, batch_size: int, workers: int) -> tuple[float, str]:
         """Seconds of a step of `batch_size` images on each of `workers`.
 
-        For another number of workers than measured, the step is longer or shorter by
-        the difference of the two all-reduces.
+        For another number of workers than measured, it changes by the difference of the two
+        all-reduces.
 
         Raises:
             UserError: too far from what was measured, or no all-reduce costs are given.
@@ -166,17 +149,19 @@ class Throughput(Settings):
         change = self.all_reduce.seconds(workers) - self.all_reduce.seconds(self.workers)
         return max(step + change, 1e-9), max(how, SCALED, key=WAYS.index)
 
+    def _check_range(self, x: int, measured: Collection[int], factor: float, what: str) -> None:
+        least, most = min(measured), max(measured)
+        if not least / factor <= x <= most * factor:
+            raise UserError(
+                f"{self._words()}: {what} ({least:,} to {most:,}, and a factor of {factor:g})"
+            )
+
     def _words(self) -> str:
         return f"throughput of {self.hardware}" if self.hardware else "throughput"
 
 
-def _is_far(x: int, measured: Collection[int], factor: float) -> bool:
-    nearest = min(max(x, min(measured)), max(measured))
-    return not 1 / factor <= x / nearest <= factor
-
-
 def _estimate(x: int, measured: Mapping[int, float]) -> tuple[float, str]:
-    """The seconds at `x`: linear between measured ones, and in proportion outside of them."""
+    """The seconds at `x`: linear between measured ones, and proportional outside of them."""
     if x in measured:
         return measured[x], MEASURED
     known = sorted(measured)
@@ -216,11 +201,9 @@ def _from_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
     workers = {int(row.get("workers") or 1) for row in rows}
     if len(workers) > 1:
         raise ValueError(f"rates of different numbers of workers: {sorted(workers)}")
-    columns = {"image_size": int, "batch_size": int, "images_per_second": float}
-    if rows and not columns.keys() <= rows[0].keys():
-        raise ValueError(f"it needs the columns {', '.join(columns)}, not {list(rows[0])}")
-    rates = [{name: read(row[name] or "") for name, read in columns.items()} for row in rows]
-    return {"workers": workers.pop() if workers else 1, "rates": rates}
+    names = Rate.model_fields
+    rates = [{n: yaml.safe_load(row[n] or "") for n in names if n in row} for row in rows]
+    return {"workers": max(workers, default=1), "rates": rates}
 
 
 def throughput_of_run(record: RunRecord) -> Throughput:
@@ -229,14 +212,14 @@ def throughput_of_run(record: RunRecord) -> Throughput:
     Raises:
         UserError: a record without rates or without its number of workers.
     """
-    total: dict[tuple[int, int], list[float]] = {}
+    images: dict[tuple[int, int], float] = defaultdict(float)
+    seconds: dict[tuple[int, int], float] = defaultdict(float)
     for phase in record.phases:
         if phase.images_per_second:
-            images = (phase.end - phase.first) * phase.batch_size
-            sums = total.setdefault(phase.shape, [0.0, 0.0])
-            sums[0] += images
-            sums[1] += images / phase.images_per_second
-    if not total:
+            count = (phase.end - phase.first) * phase.batch_size
+            images[phase.shape] += count
+            seconds[phase.shape] += count / phase.images_per_second
+    if not images:
         raise UserError(f"--from_run {record.source}: no phase of it has a measured rate")
     if record.workers is None:
         raise UserError(f"--from_run {record.source}: does not say how many workers it had")
@@ -249,16 +232,15 @@ def throughput_of_run(record: RunRecord) -> Throughput:
             "tracing_seconds": (record.buckets["data"] + record.buckets["tracing"]) / stages,
             "checkpoint_seconds": record.buckets["checkpoints"] / written,
         }
-    return Throughput.model_validate(
-        {
-            "hardware": record.name,
-            "source": str(record.source),
-            "model": record.facts.get("model"),
-            "workers": record.workers,
-            "rates": [
-                {"image_size": size, "batch_size": batch, "images_per_second": images / seconds}
-                for (size, batch), (images, seconds) in total.items()
-            ],
-            **costs,
-        }
+    rates = (
+        Rate(image_size=size, batch_size=batch, images_per_second=count / seconds[size, batch])
+        for (size, batch), count in images.items()
+    )
+    return Throughput(
+        hardware=record.name,
+        source=str(record.source),
+        model=record.facts.get("model"),
+        workers=record.workers,
+        rates=tuple(rates),
+        **costs,
     )

@@ -19,7 +19,6 @@ from core import devices
 from core.errors import UserError
 from evaluation.run import evaluate_run
 from launch.processes import below, that_work
-from reports import report
 from reports.reader import read_record
 from tests.waiting import HANG_SECONDS, until
 from training.inputs import find_data
@@ -189,7 +188,6 @@ def test_other_records_make_rows_of_their_own(trained, digits, tmp_path, monkeyp
     other = half_of_the_validation_images(digits, tmp_path / "other")
     moved = tmp_path / "moved"
     shutil.copytree(digits / "28", moved / "28")
-    monkeypatch.setattr(report, "report", lambda paths: None)  # the pictures
     for root in (None, other, moved, other):
         evaluate_run(run.path, data_dir=root, follow=False, patience=1.0, choices={})
     found = [(row["step"], row["images"], row["folder"]) for row in rows(run)]
