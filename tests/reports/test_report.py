@@ -10,6 +10,7 @@ import pytest
 
 from core.errors import UserError
 from launch import commands
+from reports.conclude import conclude
 from reports.console import time_words
 from reports.dawnbench import entry, tsv_rows, write_entry
 from reports.reader import read_record
@@ -297,6 +298,21 @@ def test_a_report_is_saved_with_its_pictures(clocked, tmp_path):
     assert saved == []  # a comparison is nobody's own
     _, _, saved = report([clocked.path, other.path], output=tmp_path / "both")
     assert (tmp_path / "both" / "accuracy_vs_time.svg") in saved
+
+
+def test_the_end_of_a_run_says_what_it_reached_and_where_everything_is(clocked, tmp_path):
+    said = []
+    conclude(clocked, said.append)
+    (text,) = said
+    assert text.splitlines()[:2] == [
+        "60.00% top-1, 95.00% top-5 after 116 s of training",
+        "  time     start-up 4.0 s, data 1.0 s, tracing 4.0 s, steps 1 min 41 s, "
+        "checkpoints 8.0 s, evaluation 30.0 s",
+    ]
+    assert str(clocked.model) in text
+    assert clocked.picture.exists()
+    conclude(write_run(tmp_path / "bare", POINTS, evaluated=False), said.append)
+    assert len(said) == 1  # no checkpoint could be read
 
 
 def test_the_plain_centre_crop_is_the_one_reported(clocked):
