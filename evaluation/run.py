@@ -15,7 +15,6 @@ from core import devices, workers
 from core.checkpoints import BadCheckpoint
 from core.errors import UserError
 from core.weights import load_weights
-from core.workers import Workers
 from datasets.input.validation import evaluation_pipeline
 from datasets.records.schema import Records
 from evaluation.evaluator import Evaluator
@@ -58,7 +57,7 @@ def evaluate_run(
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     pulse = Pulse(run, patience) if follow else None
     with translated_errors():
-        return _evaluate(run, recipe, records, team, threads, pulse)
+        return _evaluate(run, recipe, records, threads, pulse)
 
 
 def evaluate_trained(run: Run) -> str:
@@ -74,7 +73,7 @@ def evaluate_trained(run: Run) -> str:
         return ""
     if run.team.is_first:
         run.folder.note_own_data(records.name)
-    problems = _evaluate(run.folder, run.recipe, records, run.team, run.threads)
+    problems = _evaluate(run.folder, run.recipe, records, run.threads)
     log.note_evaluations(records.name)
     return problems
 
@@ -117,18 +116,13 @@ def _prepare(
 
 
 def _evaluate(
-    run: RunFolder,
-    recipe: Recipe,
-    records: Records,
-    team: Workers,
-    threads: int,
-    pulse: Pulse | None = None,
+    run: RunFolder, recipe: Recipe, records: Records, threads: int, pulse: Pulse | None = None
 ) -> str:
-    """Evaluates what is missing; the workers wait for each other only before and after it.
+    """Evaluates what is missing; returns, on every worker, what any of them could not evaluate.
 
-    Returns:
-        On every worker, what any of them could not evaluate, in words.
+    The workers wait for each other only before and after it.
     """
+    team = workers.current()
     settings, folder = recipe.evaluation, str(records.files[0].parent.resolve())
     results = Results(run, settings, records.name, folder, tqdm.write)
     missing = workers.from_first(results.missing())

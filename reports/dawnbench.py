@@ -9,7 +9,7 @@ import csv
 import datetime
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,15 +221,15 @@ def _images_seen(schedule: Schedule | None, step: Any, epoch: float, images: Ima
 
 def _phases(
     schedule: Schedule, steps: Sequence[int], seconds: Sequence[float]
-) -> list[PhaseRecord]:
+) -> Iterator[PhaseRecord]:
     """The phases, with the rate between the checkpoints that lie inside each."""
     images = [schedule.images_between(0, step) for step in steps]
-    rates = np.diff(images) / np.maximum(np.diff(seconds), 1e-9)
+    rates = (np.diff(images) / np.maximum(np.diff(seconds), 1e-9)).tolist()
+    names = ("step", "seconds", "images_per_second")
     windows = [
-        {"step": step, "seconds": time, "images_per_second": rate}
-        for step, time, rate in zip(steps, seconds, [0.0, *rates.tolist()], strict=True)
+        dict(zip(names, row, strict=True))
+        for row in zip(steps, seconds, [0.0, *rates], strict=True)
     ]
-    return [
-        PhaseRecord.of(p, rate_of_windows(windows, p.first, p.end, skip_first=False))
-        for p in schedule.phases
-    ]
+    for phase in schedule.phases:
+        rate = rate_of_windows(windows, phase.first, phase.end, skip_first=False)
+        yield PhaseRecord.of(phase, rate)

@@ -157,18 +157,16 @@ def _print_run(run: dict[str, Any], console: Console) -> None:
     )
     if run["buckets"]:
         total = sum(run["buckets"].values())
-        rows = [(name, run["buckets"][name], words) for name, words in BUCKETS.items()]
-        buckets = [
+        buckets = (
             {
                 "bucket": name,
                 "seconds": f"{seconds:,.1f}",
                 "share": f"{seconds / total:.1%}",
-                "what it holds": words,
+                "what it holds": BUCKETS.get(name, ""),
             }
-            for name, seconds, words in rows
-        ]
-        everything = {"bucket": "everything", "seconds": f"{total:,.1f}", "share": "", "": ""}
-        console.print(table([*buckets, everything]))
+            for name, seconds in (run["buckets"] | {"everything": total}).items()
+        )
+        console.print(table(buckets))
     if run["phases"]:
         phases = (
             {
