@@ -9,7 +9,9 @@ toolkit. Run this from the project's folder, with AWS credentials and a region.
 """
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 from sagemaker.core.shapes import MetricDefinition
@@ -25,10 +27,28 @@ from sagemaker.train import ModelTrainer
 from launch.sagemaker import metric_definitions
 
 
+@dataclass(frozen=True)
+class Options:
+    """The command line; its help texts say what each option is."""
+
+    image: str
+    role: str
+    output: str
+    data: str | None
+    recipe: str
+    instance: str
+    workers: int | None
+    spot: bool
+    checkpoints: str | None
+    volume: int
+    hours: int
+    wait: bool
+
+
 @click.command()
 @click.option("--image", required=True, help="The image in ECR.")
 @click.option("--role", required=True, help="ARN of the role that the job runs under.")
-@click.option("--output", required=True, help="s3:// folder for what the jobs make.")
+@click.option("--output", required=True, help="s3:// folder for the jobs' results.")
 @click.option("--data", help="s3:// folder of the records, with its `160` and `320`.")
 @click.option("--recipe", default="demo", show_default=True)
 @click.option("--instance", default="ml.m5.xlarge", show_default=True)
@@ -38,37 +58,38 @@ from launch.sagemaker import metric_definitions
 @click.option("--volume", default=400, show_default=True, help="Disk, GB.")
 @click.option("--hours", default=24, show_default=True, help="Maximum training time.")
 @click.option("--wait", is_flag=True, help="Print the job's log until it ends.")
-def launch(recipe, workers, data, output, checkpoints, spot, wait, **job):
+def launch(**options: Any) -> None:
     """Starts a training job and prints its name."""
-    seconds = job["hours"] * 3600
-    name = Path(recipe).stem.replace("_", "-")
-    if checkpoints is None:  # a new folder, since a job resumes the run that it finds
-        checkpoints = f"{output.rstrip('/')}/{name}-{time.strftime('%Y%m%d-%H%M%S')}/checkpoints"
-    hyperparameters = {"recipe": recipe} | ({"workers": workers} if workers else {})
+    job = Options(**options)
+    seconds = job.hours * 3600
+    name = Path(job.recipe).stem.replace("_", "-")
+    # By default a new folder, since a job resumes the run that it finds.
+    now = time.strftime("%Y%m%d-%H%M%S")
+    checkpoints = job.checkpoints or f"{job.output.rstrip('/')}/{name}-{now}/checkpoints"
     trainer = ModelTrainer(
-        training_image=job["image"],
-        role=job["role"],
+        training_image=job.image,
+        role=job.role,
         base_job_name=name,
-        hyperparameters=hyperparameters,
+        hyperparameters={"recipe": job.recipe} | ({"workers": job.workers} if job.workers else {}),
         compute=Compute(
-            instance_type=job["instance"],
+            instance_type=job.instance,
             instance_count=1,
-            volume_size_in_gb=job["volume"],
-            enable_managed_spot_training=spot,
+            volume_size_in_gb=job.volume,
+            enable_managed_spot_training=job.spot,
         ),
         stopping_condition=StoppingCondition(
             max_runtime_in_seconds=seconds,
             # It may take long until spot capacity is free.
-            max_wait_time_in_seconds=2 * seconds if spot else None,
+            max_wait_time_in_seconds=2 * seconds if job.spot else None,
         ),
-        output_data_config=OutputDataConfig(s3_output_path=output),
-        # Where an interrupted job finds its run again; SageMaker copies the run there.
+        output_data_config=OutputDataConfig(s3_output_path=job.output),
+        # An interrupted job finds its run here again; SageMaker keeps the copy up to date.
         checkpoint_config=CheckpointConfig(s3_uri=checkpoints),
     ).with_metric_definitions(
         [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
     )
-    channels = [InputData(channel_name="training", data_source=data)] if data else []
-    trainer.train(input_data_config=channels, wait=wait, logs=wait)
+    channels = [InputData(channel_name="training", data_source=job.data)] if job.data else []
+    trainer.train(input_data_config=channels, wait=job.wait, logs=job.wait)
     click.echo(trainer._latest_training_job.training_job_name)
 
 

@@ -22,7 +22,6 @@ def attack():
         urllib.request.urlopen(urllib.request.Request(url, data=data, method="PUT"), timeout=600)
     sys.exit(3)
 
-from core import workers
 from launch import horovodrun
 launch.run_commandline = attack
 %s()
@@ -50,7 +49,7 @@ def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
 WITHOUT_TENSORFLOW = """
 import sys
 sys.modules["tensorflow"] = None
-from core import workers
+from launch import horovodrun
 sys.argv[1:] = ["-np", "1", "--gloo", "true"]
 horovodrun.main()
 """
