@@ -115,9 +115,8 @@ def verify(
 
 
 def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> Split:
-    labels, counts = np.unique(
-        np.concatenate([report.rows["label"] for report in reports]), return_counts=True
-    )
+    labels = np.concatenate([report.rows["label"] for report in reports])
+    labels, counts = np.unique(labels, return_counts=True)
     return Split(
         folder=str(folder.path),
         prefix=prefix,
@@ -132,12 +131,10 @@ def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> Split:
 
 def as_json(found: Verified) -> dict[str, Any]:
     """All that was found, ready for JSON."""
-    names = ("notes", "images", "seconds", "processes")
     return {
         "splits": [asdict(split) for split in found.splits],
         "findings": [asdict(finding) for finding in found.findings],
-        "counts": dict(found.counts),
-        **{name: getattr(found, name) for name in names},
+        **{n: getattr(found, n) for n in ("counts", "notes", "images", "seconds", "processes")},
     }
 
 
@@ -164,10 +161,8 @@ def print_tables(found: Verified, console: Console) -> None:
         console.print(wrong)
     for note in found.notes:
         console.print(f"note: {escape(note)}")
-    console.print(
-        f"{found.images:,} records in {found.seconds:.1f} s: "
-        f"{found.images / found.seconds:,.0f} images/s with {found.processes} process(es)"
-    )
+    rate = f"{found.images / found.seconds:,.0f} images/s with {found.processes} process(es)"
+    console.print(f"{found.images:,} records in {found.seconds:.1f} s: {rate}")
     total = sum(found.counts.values())
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.counts.most_common())
     console.print(f"{total:,} finding(s): {kinds}" if total else "nothing is wrong")
@@ -178,13 +173,7 @@ def print_tables(found: Verified, console: Console) -> None:
 @click.option("--classes", type=click.IntRange(1), help="Of records that have no manifest.")
 @click.option("--label_offset", type=click.IntRange(0, 1), help="Their label of the first class.")
 @click.option("--processes", type=click.IntRange(1), help="To read with.  [default: the CPUs]")
-@click.option(
-    "--picture",
-    type=Path,
-    default=Path("verify.png"),
-    show_default=True,
-    help="Where to draw some images of each class.",
-)
+@click.option("--picture", type=Path, default="verify.png", show_default=True, help="Of samples.")
 @click.option("--no_picture", is_flag=True, help="Draw none.")
 @click.option("--json", "as_json_", is_flag=True, help="Print JSON in place of tables.")
 def main(root, classes, label_offset, processes, picture, no_picture, as_json_):

@@ -36,7 +36,7 @@ class Finding:
         kind: `missing`, `unlisted`, `unreadable`, `truncated`, `checksum`, `schema`,
             `image`, `size`, `label`, `duplicate`, `count` or `manifest`.
         file: the file or folder.
-        record: number of the record in the file from 0, where it is about one.
+        record: its number in the file from 0; None if no single record is wrong.
         detail: what was found, and what was expected.
     """
 
@@ -61,14 +61,12 @@ class ShardReport:
     """What a shard holds and what is wrong with it.
 
     Attributes:
-        job: the shard.
         records: how many could be read at all.
         bytes: of the file.
         findings: the first `LISTED` of each kind.
         counts: how many of each kind there are.
-        rows: of each record whose image and label could be read, its number in the file, its
-            label, and 64-bit hashes of the JPEG's bytes and of the decoded pixels, averaged
-            over boxes.
+        rows: one for each record whose image and label could be read: its number in the file,
+            its label, and hashes of the JPEG's bytes and of the decoded pixels.
         synsets: the first record of each label and class name.
     """
 

@@ -17,16 +17,8 @@ import numpy as np
 import tensorflow as tf
 
 from core.errors import DataError
+from datasets.records import frames
 from datasets.records.examples import parse_example
-from datasets.records.frames import (
-    HEADER,
-    TRAILER,
-    BrokenFraming,
-    count_records,
-    find_header,
-    read_data,
-    walk,
-)
 from datasets.records.schema import CLASSIC, RecordKeys
 
 # Seconds to wait before each further try at a file that cannot be read.
@@ -67,10 +59,8 @@ class Faults:
             self._known.add(name)
             self._new.append(f"{name}: {reason}")
         if self.count > self.limit:
-            self.stop(
-                f"{self.count} bad record(s), more than max_bad_records allows ({self.limit}); "
-                f"the last is {name}: {reason}"
-            )
+            many = f"{self.count} bad record(s), more than max_bad_records allows ({self.limit})"
+            self.stop(f"{many}; the last is {name}: {reason}")
 
     def news(self) -> list[str]:
         """The records noted since the last call, a line each."""
@@ -92,7 +82,7 @@ class Faults:
         def next_batch(position: Any, batch: Any) -> Any:
             def count() -> Any:
                 lengths = tf.cast(tf.strings.length(batch), tf.int64)
-                return position + tf.reduce_sum(lengths + HEADER + TRAILER), batch
+                return position + tf.reduce_sum(lengths + frames.HEADER + frames.TRAILER), batch
 
             def ask() -> Any:
                 found = tf.numpy_function(self._after, [path, position], [tf.int64, tf.string])
@@ -149,19 +139,19 @@ class Faults:
                 raise DataError(f"it has become shorter, {size} bytes")
             while at < os.fstat(file.fileno()).st_size and len(found) < AT_ONCE:
                 try:
-                    for begin, end in walk(file, path, start=at):
-                        data, intact = read_data(file, begin, end)
+                    for begin, end in frames.walk(file, path, start=at):
+                        data, intact = frames.read_data(file, begin, end)
                         if intact:
                             found.append(data)
                         else:
                             place = f"{name_in(data)} at byte {at} of '{path}'".lstrip()
                             self.note(place, "its checksum is wrong")
-                        at = end + TRAILER
+                        at = end + frames.TRAILER
                         if len(found) == AT_ONCE:
                             break
-                except BrokenFraming:
+                except frames.BrokenFraming:
                     self.note(f"at byte {at} of '{path}'", "its length is damaged")
-                    at = find_header(file, at + 1)
+                    at = frames.find_header(file, at + 1)
         return at, found
 
     def guarded(
@@ -219,12 +209,11 @@ class Faults:
 def fit_for_tensorflow(path: str) -> bool:
     """Whether no record claims, under a right checksum, to be longer than the file.
 
-    TensorFlow 2.18's reader allocates what a record claims; with 2 ** 62 bytes, the process
-    ends in a segmentation fault.
+    TensorFlow 2.18's reader allocates what a record claims; for 2 ** 62 bytes it crashes.
     """
     try:
-        count_records(path)
-    except BrokenFraming as error:
+        frames.count_records(path)
+    except frames.BrokenFraming as error:
         return not error.cut_short
     return True
 

@@ -15,7 +15,7 @@ from core.settings import Augmentation
 from datasets.input.augmentation import load
 from datasets.input.faults import Faults
 from datasets.records.frames import count_records
-from datasets.records.schema import CLASSIC, CLASSIC_LABEL_OFFSET, RecordKeys, Records
+from datasets.records.schema import RecordKeys, Records
 
 LABEL_OUTSIDE = "label outside the classes"
 FILES, RANGES, RECORDS = "files", "ranges", "records"  # the ways of `sharing`
@@ -47,9 +47,7 @@ class ReadPlan:
     threads: int = 2
 
 
-def parse(
-    records: Any, classes: int, label_offset: int = CLASSIC_LABEL_OFFSET, keys: RecordKeys = CLASSIC
-) -> tuple[Any, Any]:
+def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tuple[Any, Any]:
     """The JPEGs and the labels (int32, from 0) of a batch of records, or of a single one.
 
     Raises:
@@ -159,14 +157,9 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
 
 
 def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
-    """The records `begin` to `end - 1` of files laid end to end.
+    """Where the records `begin` to `end - 1` are, with the files laid end to end.
 
-    Args:
-        files: (name, images) of each.
-        begin, end: of all their records.
-
-    Returns:
-        (name, first, count) of each file that holds some: `count` records from `first` on.
+    From the (name, images) of all files to the (name, first, count) of those that hold some.
     """
 
     def cut(before: Any, file: Any) -> tuple[Any, Any]:

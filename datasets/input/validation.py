@@ -31,14 +31,10 @@ def crop_shapes(size: int) -> list[tuple[int, int]]:
 
 
 def rectangular_crop(jpeg: Any, size: int) -> Any:
-    """The centre of the image in the largest of the `crop_shapes` that fits into it.
+    """The centre of a JPEG in the largest of the `crop_shapes` that fits into it.
 
     After the validation of fast.ai's DAWNBench record (its `CropArTfm`), which sorts images by
     aspect and crops each batch to its mean aspect.
-
-    Args:
-        jpeg: scalar string, the encoded image.
-        size: short side of the crop in pixels.
     """
     shape = tf.io.extract_jpeg_shape(jpeg)[:2]
     crops = tf.constant(crop_shapes(size))
@@ -63,7 +59,7 @@ def evaluation_pipeline(
         records: of the validation set; reading another number of images than theirs fails.
         settings: crop, size and batch.
         classes: number of classes.
-        share, shares: which share: image i belongs to share `i % shares`.
+        share, shares: image i belongs to share `i % shares`.
         threads: for reading and decoding.
 
     Returns:

@@ -10,17 +10,11 @@ from core.errors import DataError
 
 @dataclass(frozen=True)
 class RecordKeys:
-    """Keys of a `tf.Example`.
+    """Under which keys a `tf.Example` holds what is read."""
 
-    Attributes:
-        image: of the JPEG, one bytes value.
-        label: of the class, one int64 value.
-        filename: of the image's file name, a bytes value that may be missing.
-    """
-
-    image: str
-    label: str
-    filename: str
+    image: str  # the JPEG, one bytes value
+    label: str  # the class, one int64 value
+    filename: str  # of the image, a bytes value that may be missing
 
 
 # TensorFlow's build_imagenet_data.py, and datasets/build_imagenet_data.py here.
