@@ -1,4 +1,4 @@
-"""Runs `recipe.py`'s command line: errors become messages, and messages exit statuses."""
+"""Runs the command line of `recipe.py`: turns errors into messages and exit statuses."""
 
 import sys
 

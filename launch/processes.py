@@ -31,14 +31,11 @@ def that_work(processes: Iterable[psutil.Process], argument: str) -> list[int]:
         processes: all of a job, as `below` gives them.
         argument: a word of the workers' command line that no other command line has.
     """
-    parents, found = {}, set()
+    found: set[int] = set()
+    above: set[int] = set()
     for process in processes:
         with contextlib.suppress(psutil.Error):
-            parents[process.pid] = process.ppid()
             if argument in process.cmdline()[1:]:
+                above.update(parent.pid for parent in process.parents())
                 found.add(process.pid)
-    above: set[int] = set()
-    for pid in found:
-        while (pid := parents.get(pid, 0)) and pid not in above:
-            above.add(pid)
     return sorted(found - above)

@@ -51,7 +51,7 @@ def tell_how_to_resume(run_dir: Path) -> None:
 def resumed_by_the_same_command() -> Iterator[None]:
     """Inside this block, error messages say to rerun the same command."""
     board.note_command(None, command_line.to_repeat())
-    yield
+    yield  # an error leaves the command there, for its message
     board.note_command(None, "")
 
 

@@ -1,4 +1,4 @@
-"""horovodrun's elastic mode: a worker is killed, and the one that is left goes on."""
+"""horovodrun's elastic mode: a worker is killed, and the other one continues."""
 
 import csv
 import os
@@ -16,7 +16,7 @@ from tests.waiting import HANG_SECONDS, until
 PHASE = {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50}
 STRATEGY = [{**PHASE, "image_size": [20, 20], "data_dir": "20"}]
 STEPS_OF_ONE = 4000 // 50
-# Horovod gives up a host of which a worker failed: two names of this one stand for two.
+# Horovod stops using a host on which a worker failed. So two names of this host stand for two.
 HOSTS = "#!/bin/sh\necho localhost:1\necho 127.0.0.1:1\n"
 
 
@@ -62,18 +62,18 @@ def rows(path):
         return []
 
 
-def test_the_run_is_through(shrunk):
+def test_the_run_is_complete(shrunk):
     assert shrunk["status"] == 0, shrunk["said"]
     assert (shrunk["run"] / "model.keras").exists()
 
 
-def test_the_one_that_is_left_does_the_steps_of_one(shrunk):
+def test_the_worker_that_is_left_does_the_steps_of_one(shrunk):
     steps = [int(row["step"]) for row in rows(shrunk["run"] / "train.csv")]
     assert steps == sorted(set(steps))
     assert steps[-1] == STEPS_OF_ONE
     found = re.search(r"step (\d+) of 40 is step (\d+) of 80 by the images", shrunk["said"])
     before, after = map(int, found.groups())
-    assert before % 10 == 0 < before  # a checkpoint's
+    assert before % 10 == 0 < before  # the step of a checkpoint
     assert after == 2 * before
 
 

@@ -1,4 +1,4 @@
-"""`recipe.py launch` as a user starts it: a worker is killed, and the run goes through."""
+"""`recipe.py launch` as a user starts it: a worker is killed, and the run still completes."""
 
 import csv
 import os
@@ -21,8 +21,8 @@ STRATEGY = [{**PHASE, "image_size": [20, 20], "data_dir": "20"}]
 
 
 @pytest.fixture(scope="module")
-def outlived(root, digits, tmp_path_factory):
-    """A run of two workers of which one was killed, and what was seen of it."""
+def survived(root, digits, tmp_path_factory):
+    """A run of two workers of which one was killed, and observations of it."""
     folder = tmp_path_factory.mktemp("launch")
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe |= {
@@ -79,19 +79,19 @@ def rows(run):
         return []
 
 
-def test_the_run_is_through_with_each_row_once(outlived):
-    assert outlived["status"] == 0, outlived["said"]
-    assert [int(row["step"]) for row in rows(outlived["run"])] == list(range(5, STEPS + 1, 5))
-    assert (outlived["run"] / "model.keras").exists()
+def test_the_run_is_complete_with_each_row_once(survived):
+    assert survived["status"] == 0, survived["said"]
+    assert [int(row["step"]) for row in rows(survived["run"])] == list(range(5, STEPS + 1, 5))
+    assert (survived["run"] / "model.keras").exists()
 
 
-def test_no_process_is_left_after_60_seconds(outlived):
-    """Or, where the machine is so busy, after as long as it takes to start them."""
-    assert outlived["ended"] < max(60, outlived["start_up"])
+def test_no_process_is_left_after_60_seconds(survived):
+    """Or, on a busy machine, after the time that it took to start them."""
+    assert survived["ended"] < max(60, survived["start_up"])
 
 
-def test_one_message_names_the_worker_and_the_way_on(outlived):
-    said = outlived["said"]
+def test_one_message_names_the_worker_and_how_to_resume(survived):
+    said = survived["said"]
     assert said.count("was ended by SIGKILL") == 1
     assert re.search(
         r"recipe.py launch -np 2 --restarts 1 .* --recipe .* --run_dir .* --resume", said
@@ -100,6 +100,6 @@ def test_one_message_names_the_worker_and_the_way_on(outlived):
     assert "Traceback" not in said
 
 
-def test_workers_of_one_host_listen_on_loopback_alone(outlived):
-    assert outlived["listening"]  # the rendezvous, at least
-    assert set(outlived["listening"]) <= {"127.0.0.1", "::1"}
+def test_workers_of_one_host_listen_on_loopback_alone(survived):
+    assert survived["listening"]  # the rendezvous, at least
+    assert set(survived["listening"]) <= {"127.0.0.1", "::1"}

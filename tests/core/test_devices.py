@@ -1,4 +1,4 @@
-"""What a worker does about its host before it trains."""
+"""The settings of a worker's host before it trains."""
 
 import os
 
@@ -13,17 +13,17 @@ NAME = "ONEDNN_MAX_CPU_ISA"
 
 @pytest.fixture
 def unset(monkeypatch):
-    monkeypatch.setenv(NAME, "as it was")  # so that it is restored whatever happens
+    monkeypatch.setenv(NAME, "as it was")  # so that it is restored in any case
     monkeypatch.delenv(NAME)
 
 
 @pytest.mark.parametrize(("widths", "isa"), [((4, 8, 16), "AVX"), ((16, 16, 16), None)])
-def test_narrow_models_get_plainer_kernels(unset, widths, isa):
+def test_narrow_models_get_older_kernels(unset, widths, isa):
     avoid_overrun(build_model("resnet8", (28, 28), 10, widths=widths))
     assert os.environ.get(NAME) == isa
 
 
-def test_neither_a_users_setting_nor_half_precision_is_touched(unset, monkeypatch):
+def test_a_users_setting_and_half_precision_stay_unchanged(unset, monkeypatch):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         avoid_overrun(build_model("resnet8", (28, 28), 10, widths=(4, 8, 16)))

@@ -37,7 +37,7 @@ class Stuck:
         assert self.process.stdout.readline() == "stuck\n"
 
     def gets(self, number, at, asks=1):
-        """Sends it a signal, and the time as often as it asks."""
+        """Sends it a signal, and answers each time that it asks for the time."""
         self.process.send_signal(number)
         for _ in range(asks):
             assert self.process.stdout.readline() == "what time is it?\n"
@@ -61,4 +61,4 @@ def test_the_second_signal_ends_the_process_at_once(stuck):
 def test_two_within_a_second_are_one(stuck):
     stuck.gets(signal.SIGTERM, at=10, asks=2)
     stuck.gets(signal.SIGTERM, at=9.9 + SAME_SIGNAL_SECONDS)
-    stuck.gets(signal.SIGTERM, at=9.9 + SAME_SIGNAL_SECONDS)  # it lives, and asks once more
+    stuck.gets(signal.SIGTERM, at=9.9 + SAME_SIGNAL_SECONDS)  # it is alive, and asks again

@@ -25,7 +25,7 @@ REFUSAL = (
 
 
 class StandIn(http.server.BaseHTTPRequestHandler):
-    """Keeps what is asked of SageMaker, and refuses IAM, which the SDK can do without."""
+    """Keeps the requests to SageMaker, and refuses IAM, which the SDK does not need."""
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))

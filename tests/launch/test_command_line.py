@@ -1,4 +1,4 @@
-"""What a user types to resume a run, or to repeat a job."""
+"""The commands that resume a run or repeat a job."""
 
 import sys
 

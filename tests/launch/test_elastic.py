@@ -1,4 +1,4 @@
-"""What Horovod's driver answers to a worker that asks for its place."""
+"""A worker asks Horovod's driver for its new place."""
 
 import http.server
 import threading
@@ -10,7 +10,7 @@ from launch import elastic
 
 @pytest.fixture
 def driver(monkeypatch):
-    """Answers as Horovod's rendezvous does; `asked` holds what was asked for."""
+    """Answers as Horovod's rendezvous does; `asked` holds the requests."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -47,7 +47,7 @@ def test_the_place_is_that_of_the_slot(driver):
 
 
 @pytest.mark.parametrize("answer", [b"-1,-1,-1,-1,-1,-1", b"", b"1,2", b"<html>"])
-def test_without_a_place_there_is_none(driver, answer):
+def test_an_answer_without_a_place_gives_none(driver, answer):
     driver.answer = answer
     assert elastic.new_place() is None
 
@@ -58,6 +58,6 @@ def test_a_job_that_has_ended_has_no_place(driver, monkeypatch):
     assert elastic.new_place() is None
 
 
-def test_a_process_that_is_not_elastic_keeps_what_it_was_told(monkeypatch):
+def test_a_process_that_is_not_elastic_keeps_its_options(monkeypatch):
     monkeypatch.delenv("HOROVOD_ELASTIC", raising=False)
     assert elastic.join_those_that_resume(False, None) == (False, None)

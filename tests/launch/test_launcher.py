@@ -1,4 +1,4 @@
-"""What `launch` shows of a job that ends: all but horovodrun's own words."""
+"""`launch` shows the output of a job without the lines that horovodrun adds at its end."""
 
 import sys
 
@@ -13,7 +13,7 @@ import os
 print("it begins", flush=True)
 {crash}
 """
-# As Horovod 0.28.1 ends when a worker has ended with status 3.
+# What Horovod 0.28.1 prints when a worker has ended with status 3.
 HOROVODS = """\
 Process 0 exit with status code 3.
 Terminating remaining workers after failure of Process 0.
@@ -32,13 +32,13 @@ Exit code: 3
 
 @pytest.fixture
 def launched(tmp_path, monkeypatch, capfdbinary):
-    """Launches a worker that does `crash`; the status, and what was shown."""
+    """Launches workers that run the code `crash`; returns the status and the output."""
 
     def launch(crash, workers, hosts=None):
         script = tmp_path / "worker.py"
         script.write_text(CRASH.format(crash=crash))
         monkeypatch.setattr(sys, "argv", [str(script)])
-        monkeypatch.setenv(RESUMES_WITH, "")  # it is put back afterwards
+        monkeypatch.setenv(RESUMES_WITH, "")  # so that it is restored afterwards
         status = launcher.launch([], tmp_path / "run", workers, hosts, 0)
         out, err = capfdbinary.readouterr()
         return status, (out + err).decode()
@@ -53,14 +53,14 @@ def test_a_crash_of_the_only_worker_is_shown(launched):
     assert shown.endswith("\nKeyError: 'a key'\n")
 
 
-def test_a_crash_of_one_of_two_workers_is_shown_without_horovodruns(launched):
+def test_a_crash_of_one_of_two_workers_is_shown_without_that_of_horovodrun(launched):
     status, shown = launched("if os.environ['HOROVOD_RANK'] == '1': {}['a key']", 2)
     assert status == 1
     assert "[1]<stderr>:KeyError: 'a key'\n" in shown
     assert shown.count("Traceback (most recent call last):") == 1
 
 
-def test_why_horovodrun_itself_cannot_begin_is_shown(launched):
+def test_an_error_of_horovodrun_before_the_start_is_shown(launched):
     status, shown = launched("", 3, "localhost:2")
     assert status == 1
     assert "it begins" not in shown
@@ -71,11 +71,11 @@ def filtered(text):
     return b"".join(without_horovodruns(text.encode().splitlines(keepends=True))).decode()
 
 
-def test_horovodruns_own_words_are_left_out():
+def test_horovodruns_own_lines_are_left_out():
     assert filtered(HOROVODS) == ""
     worker = "[0]<stderr>:KeyError: 'a key'\n"
     lines = HOROVODS.splitlines(keepends=True)
-    for place in range(len(lines) + 1):  # the workers' lines come when they come
+    for place in range(len(lines) + 1):  # a worker's line may come at any place
         assert filtered("".join([*lines[:place], worker, *lines[place:]])) == worker
     assert filtered(HOROVODS + "recipe.py: error: of one's own\n") == (
         "recipe.py: error: of one's own\n"
@@ -89,9 +89,9 @@ def test_horovodruns_own_words_are_left_out():
         "Traceback (most recent call last):\n  File 'a'\nKeyError: 'c'\n\nDuring handling of the "
         "above exception, another exception occurred:\n\nTraceback (most recent call last):\n"
         "  File 'd'\nValueError\n",
-        "Traceback (most recent call last):\n  File 'a'\n",  # killed as it wrote
+        "Traceback (most recent call last):\n  File 'a'\n",  # killed while it wrote
         "one line\n\nExit code: 3\nProcess name: 1\n",
     ],
 )
-def test_all_else_is_passed_on_as_it_came(text):
+def test_everything_else_is_passed_on_unchanged(text):
     assert filtered(text) == text

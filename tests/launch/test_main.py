@@ -1,4 +1,4 @@
-"""What the command line says of an error, on which worker, and with which exit status."""
+"""The message of an error, the worker that prints it, and the exit status."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from launch.main import exit_status
 
 @pytest.fixture
 def said(monkeypatch, capsys):
-    """What rank 0 or 1 of two says when an error comes, and how long it waits before."""
+    """For rank 0 or 1 of two and an error: status, waits before the message, and the message."""
 
     def ended(rank, error):
         waits = []
@@ -30,17 +30,17 @@ def said(monkeypatch, capsys):
     ("error", "status"),
     [(SharedUserError("both"), 2), (RunError("both"), 1), (SharedPreempted("both"), 75)],
 )
-def test_what_all_meet_rank_0_says_before_the_others_end(said, error, status):
+def test_rank_0_prints_an_error_of_all_before_the_others_end(said, error, status):
     found, waits, text = said(0, error)
     assert (found, waits) == (status, [])
     assert text.count("recipe.py: ") == text.count("both") == 1
     assert said(1, error) == (status, [(20.0, status)], "")
 
 
-def test_what_one_meets_it_says_when_rank_0_has_not_ended(said):
+def test_a_worker_prints_its_own_error_unless_rank_0_ends_first(said):
     assert said(0, UserError("own")) == (2, [], "recipe.py: error: worker 0: own\n")
     assert said(1, UserError("own")) == (2, [(4.0, 2)], "recipe.py: error: worker 1: own\n")
 
 
-def test_a_worker_that_alone_gets_a_signal_ends_at_once_and_the_launcher_the_others(said):
+def test_a_worker_that_alone_gets_a_signal_ends_at_once(said):
     assert said(1, Preempted("stopped")) == (75, [], "")

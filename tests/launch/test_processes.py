@@ -1,4 +1,4 @@
-"""Processes of a job: real ones, three deep, of which some end."""
+"""The processes of a job, some of which end; with real processes, three levels deep."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from launch.processes import below, runs, that_work
 from tests.waiting import HANG_SECONDS, until
 
 WORD = "a-word-of-nobody-else"
-# Starts a shell that starts what is given, and waits: horovodrun's way.
+# Like horovodrun, it starts a shell that runs the given command, and waits for it.
 LAUNCHER = """
 import subprocess, sys
 command = sys.argv[2:]
@@ -39,22 +39,22 @@ def test_the_worker_is_the_one_that_starts_no_other(job):
     assert that_work(processes, "another word") == []
 
 
-def test_one_that_has_ended_is_passed_over(job):
+def test_one_that_has_ended_is_skipped(job):
     processes = below(job.pid)
     worker = psutil.Process(that_work(processes, WORD)[0])
     assert runs(worker)
     worker.kill()
-    job.wait(HANG_SECONDS)  # all above it end with it
+    job.wait(HANG_SECONDS)  # all processes above it end, too
     assert not any(map(runs, processes))
     assert that_work(processes, WORD) == []
     assert below(job.pid) == []
 
 
-def test_one_that_nobody_has_waited_for_does_not_run():
+def test_a_zombie_does_not_run():
     process = subprocess.Popen([sys.executable, "-c", ""])
     seen = psutil.Process(process.pid)
     until(lambda: seen.status() == psutil.STATUS_ZOMBIE)
-    assert seen.is_running()  # as psutil has it
+    assert seen.is_running()  # in psutil's sense
     assert not runs(seen)
     process.wait()
     assert not runs(seen)

@@ -21,7 +21,7 @@ from launch.sagemaker import for_click, launcher, metric_definitions, read_job
 from tests.waiting import HANG_SECONDS
 from training.run_folder import RunFolder
 
-# What the toolkit set for a job with one channel and two hyperparameters, on one GPU.
+# The toolkit's variables for a job with one channel and two hyperparameters, on one GPU.
 VARIABLES = {
     "SM_MODEL_DIR": "/opt/ml/model",
     "SM_OUTPUT_DIR": "/opt/ml/output",
@@ -60,7 +60,7 @@ def test_the_folders_and_hyperparameters_become_defaults():
     }
 
 
-def test_a_command_line_of_ones_own_stays():
+def test_another_command_line_stays_unchanged():
     found = for_click(["train", "--data_dir", "/fsx"], job())
     assert found["args"] == ["train", "--data_dir", "/fsx"]
     assert found["default_map"]["train"]["recipe_name"] == "cifar10"
@@ -68,8 +68,8 @@ def test_a_command_line_of_ones_own_stays():
 
 @pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("true", "false")])
 def test_flags_and_what_is_not_an_option(yes, no):
-    """The toolkit writes Python's True and the SDK's drivers JSON's; the TensorFlow
-    estimator adds model_dir."""
+    """The toolkit writes `True` as Python does, the SDK's drivers as JSON does. The
+    TensorFlow estimator adds model_dir."""
     arguments = f"--model_dir s3://b/m --overwrite {yes} --recipe demo --resume {no} --workers 4"
     hyperparameters = {"recipe": "demo", "overwrite": True, "resume": False, "workers": 4}
     found = job(SM_HPS=json.dumps({**hyperparameters, "model_dir": "s3://b/m"}))
@@ -108,7 +108,7 @@ def test_a_run_that_was_left_behind_is_resumed(tmp_path):
     assert for_click(ARGUMENTS, found)["default_map"]["train"]["resume"]
 
 
-def test_one_worker_a_gpu_and_none_twice(monkeypatch):
+def test_one_worker_for_each_gpu_and_no_launcher_under_a_launcher(monkeypatch):
     assert launcher(job(), ["train"]) is None
     command = launcher(job(SM_NUM_GPUS="8"), ["train"])
     assert command[1:6] == ["-m", "launch.horovodrun", "-np", "8", "--gloo"]  # the guarded one
@@ -154,7 +154,7 @@ def test_refusals(changes, message):
         launcher(job(**changes), [])
 
 
-def test_what_a_broken_run_left_is_delivered(tmp_path):
+def test_the_files_of_a_failed_run_are_delivered(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.checkpoints.mkdir(parents=True)
     for path in (run.recipe_file, run.log, run.checkpoint(60), run.path / ".train.csv"):
@@ -165,8 +165,8 @@ def test_what_a_broken_run_left_is_delivered(tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
-# Lines of the published log (https://github.com/mzhangatge/imagenet104, hvd_train.txt), and
-# the same as horovodrun and the toolkit hand on a worker's output.
+# Lines of the published log (https://github.com/mzhangatge/imagenet104, hvd_train.txt), some
+# of them as horovodrun and the toolkit pass on a worker's output.
 PUBLISHED = {
     "Log @train: steps@625 epoch@2.9 im/s@14493.47 loss@3.598 total_loss@4.343 lr@1.48225 "
     "bs@740 sz@128 top5@0.5000 tm@275.59": {
@@ -235,7 +235,7 @@ needs_toolkit = pytest.mark.skipif(
 
 @pytest.fixture
 def container(root, tmp_path):
-    """A folder as SageMaker mounts it at /opt/ml, and the toolkit's `train` upon it."""
+    """A folder as SageMaker mounts it at /opt/ml, and the toolkit's `train` for it."""
 
     class Container:
         base = tmp_path / "ml"

@@ -14,14 +14,14 @@ def hangs() -> int:
     return 0
 
 
-def left_by_horovod() -> int:
+def cut_off_by_horovod() -> int:
     supervisor.board.note_command(None, "the command")
     supervisor.board.note_reason("two requests of one name")
     return supervisor.OTHER_ENDED
 
 
-def test_the_first_worker_tells_why_and_the_way_on(run_process):
-    ran = run_process(__file__, "left_by_horovod", workers=2)
+def test_the_first_worker_says_why_and_how_to_resume(run_process):
+    ran = run_process(__file__, "cut_off_by_horovod", workers=2)
     assert ran.returncode != 0
     assert ran.stderr.count("recipe.py: error:") == 1
     message = "worker 0 was cut off by Horovod: two requests of one name; to resume, run\n"
@@ -30,12 +30,12 @@ def test_the_first_worker_tells_why_and_the_way_on(run_process):
 
 
 def test_alone_it_ends_with_a_failure(run_process):
-    ran = run_process(__file__, "left_by_horovod")
+    ran = run_process(__file__, "cut_off_by_horovod")
     assert ran.returncode == 1
 
 
-def test_a_worker_without_another_sign_in_time_is_ended_and_named(run_process):
-    """The variable is horovodrun's; the process beside the worker needs no more of it."""
+def test_a_worker_without_a_sign_of_life_is_killed_and_named(run_process):
+    """The supervisor needs nothing of horovodrun but this variable."""
     ran = run_process(__file__, "hangs", HOROVOD_RANK="0")
     assert ran.returncode == 1
     assert "recipe.py: error: worker 0 and all others have waited for 1 s in step 7; " in ran.stderr
@@ -55,7 +55,7 @@ def test_a_worker_that_waits_ends_with_its_status_when_it_is_asked(run_process):
 
 
 if __name__ == "__main__":
-    # Rank 1 is ended by the launcher when rank 0 has spoken.
+    # The launcher ends rank 1 when rank 0 has printed its message.
     supervisor.SILENCE_SECONDS = 0.5 if os.environ.get("HOROVOD_RANK") == "0" else 600.0
-    runs = {"hangs": hangs, "left_by_horovod": left_by_horovod}
+    runs = {"hangs": hangs, "cut_off_by_horovod": cut_off_by_horovod}
     sys.exit(supervisor.supervise(runs[sys.argv[1]]))

@@ -1,4 +1,4 @@
-"""Run by test_two_workers.py under `horovodrun -np 2`: does things, prints what came out.
+"""Run by test_two_workers.py under `horovodrun -np 2`: runs checks and writes their results.
 
 Each check returns plain data; the expectations are in the test. The order is the same on
 both workers, as the collectives need it to be.
@@ -57,7 +57,7 @@ def loss():
 
 
 def applied(optimizer, gradients, value=0.0, in_graph=False):
-    """What a variable holds after each of the gradients was applied."""
+    """The values of a variable after each of the gradients was applied."""
     variable = keras.Variable(np.full(np.shape(gradients[0]), value, "float32"))
     optimizer.build([variable])
 
@@ -233,7 +233,7 @@ def trouble_of_one():
 
 
 def disagreement(recipe=None, data=None, policy="float32", steps=10):
-    """What is said where worker 1 is about to do something else."""
+    """The message if worker 1 is about to do something else."""
     asked = {"recipe": {"seed": 0, **(recipe or {})}, "data": data or {}, "policy": policy}
     try:
         resume.agree(workers.current(), asked, steps)
@@ -243,14 +243,14 @@ def disagreement(recipe=None, data=None, policy="float32", steps=10):
 
 
 def two_gathers_at_a_time():
-    """The main thread gathers while what a thread beside it began is not through."""
+    """The main thread gathers while a gather in another thread is not complete."""
     with ThreadPoolExecutor(1) as thread:
         if RANK == 0:
             beside = thread.submit(workers.gather_beside, [0.0, 0.5])
             while not beside.running():
                 time.sleep(0.01)
-            # It waits for worker 1 now, which asks later; on a machine where it has not come
-            # so far yet, the check shows less, and passes.
+            # By now the thread should wait for worker 1, which gathers later. On a slow
+            # machine it may not be there yet; the check then shows less, and passes.
             time.sleep(0.5)
         gathered = workers.gather(RANK)
         if RANK == 1:
@@ -259,7 +259,7 @@ def two_gathers_at_a_time():
 
 
 def until_the_other_has_waited(name, waits_first):
-    """A `sign` for both workers, and what ends when worker `waits_first` had three of them."""
+    """A `sign` for both workers, and a function that returns after three of `waits_first`'s."""
     waited = Path(sys.argv[1]).with_name(name)
     signs = []
 
@@ -293,7 +293,7 @@ def slow_checkpoint():
 
 
 def slow_names():
-    """Signs on both workers while the second reads what its batch held; and what is said."""
+    """Signs on both workers while the second reads its batch's names; and the message."""
     signs, sign, end = until_the_other_has_waited("slow_names", waits_first=0)
     model = small_model()
     model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)

@@ -1,4 +1,4 @@
-"""How workers are launched: what Horovod does not bring together, and what it lets in."""
+"""Launching workers: launches without a common Horovod are refused, and so are pickles."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_mpirun_without_mpi_in_horovod_is_refused(run_process, tmp_path):
 
 @pytest.mark.parametrize(("launcher", "written"), [("attack", True), ("horovodrun.main", False)])
 def test_our_launcher_loads_no_pickle(run_process, tmp_path, launcher, written):
-    """CVE-2024-10190; Horovod's own does, which shows that the attack is one."""
+    """CVE-2024-10190. Horovod's own launcher loads it, which shows that the attack works."""
     ran = run_process("-c", ATTACK % launcher, tmp_path / "written")
     assert ran.returncode == 3, ran.stderr
     assert (tmp_path / "written").exists() == written
@@ -56,6 +56,6 @@ horovodrun.main()
 
 
 def test_our_launcher_imports_no_tensorflow(run_process):
-    """Horovod's own does so to learn whether Gloo was built, and says here that it was not."""
+    """Horovod's own does, to find out whether Gloo was built; here it would say no."""
     ran = run_process("-c", WITHOUT_TENSORFLOW)
     assert ran.returncode == 0, ran.stderr

@@ -1,4 +1,4 @@
-"""What two real workers do together, under `horovodrun -np 2`."""
+"""Two real workers together, under `horovodrun -np 2`."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_accumulation_averages_the_mean_over_the_micro_batches(found):
     assert both(found, "accumulation") == [[[0.0], [-4.0]]] * 2
 
 
-def test_accumulation_talks_once_an_applied_step(found):
+def test_accumulation_communicates_once_for_each_applied_step(found):
     everywhere, inside = found[0]["collectives"]
     assert everywhere == 0
     assert inside == 1
@@ -118,7 +118,7 @@ def test_workers_whose_weights_differ_are_named_on_both(found):
         assert message.startswith("step 0: the weights of worker 1 differ from worker 0's")
 
 
-def test_the_trouble_of_one_worker_is_raised_on_both(found):
+def test_an_error_of_one_worker_is_raised_on_both(found):
     assert both(found, "trouble_of_one") == [["worker 1: the disk is full", True]] * 2
 
 
@@ -138,7 +138,7 @@ def test_workers_that_would_do_different_things_are_refused_on_both(found, what,
     assert both(found, what) == [[f"{message}; give all hosts the same files", True]] * 2
 
 
-def test_workers_that_agree_go_on(found):
+def test_workers_that_agree_continue(found):
     assert both(found, "agreement") == ["nothing"] * 2
 
 
@@ -153,5 +153,5 @@ def test_all_workers_give_signs_while_one_waits_for_its_disk(found):
     assert both(found, "slow_names") == [[True, message]] * 2
 
 
-def test_a_thread_gathers_beside_the_main_thread(found):
+def test_a_thread_gathers_at_the_same_time_as_the_main_thread(found):
     assert both(found, "two_gathers") == [[[0, 1], [[0.0, 0.5], [1.0, 1.5]]]] * 2
