@@ -1,12 +1,20 @@
-"""Bad records of all workers: named in the log, counted, and too many of them an end."""
+"""Names the bad records of all workers in the log, and ends a run with too many of them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from callbacks.step_callback import StepCallback
 from core import workers
 from core.errors import RunError
-from datasets.input.faults import Faults
+
+
+class Faults(Protocol):
+    """What one worker's pipeline found damaged; `datasets/input/faults.py` has one."""
+
+    problem: str | None  # why the run has to stop
+
+    def news(self) -> list[str]:
+        """A line for each bad record found since the last call."""
 
 
 class BadRecords(StepCallback):
@@ -14,12 +22,12 @@ class BadRecords(StepCallback):
 
     Args:
         faults: this worker's, as given to its pipeline.
-        every: in steps, how often to collect; the end of a `fit` is another time.
-        limit: so many different bad records of all workers may be there.
+        every: steps between two collections; there is another one at the end of a `fit`.
+        limit: the maximum number of different bad records of all workers.
         say: called on rank 0 with a line for each bad record.
 
     Raises:
-        RunError: on every worker: the limit is passed, or a file cannot be read.
+        RunError: on every worker: there are too many, or a file cannot be read.
 
     Example:
 
@@ -28,13 +36,7 @@ class BadRecords(StepCallback):
     >>> model.fit(batches, callbacks=[BadRecords(faults, every=100, limit=10)])
     """
 
-    def __init__(
-        self,
-        faults: Faults,
-        every: int,
-        limit: int,
-        say: Callable[[str], Any] = print,
-    ):
+    def __init__(self, faults: Faults, every: int, limit: int, say: Callable[[str], Any] = print):
         super().__init__()
         self.faults = faults
         self.every = every
@@ -44,13 +46,12 @@ class BadRecords(StepCallback):
 
     def before_step(self, step: int) -> None:
         if step % self.every == 0 and step != self.initial_step:
-            self.collect()
+            self._collect()
 
     def after_fit(self, step: int) -> None:
-        self.collect()
+        self._collect()
 
-    def collect(self) -> None:
-        """Compares the workers' findings; a collective."""
+    def _collect(self) -> None:
         found = workers.gather({"problem": self.faults.problem, "new": self.faults.news()})
         for line in [line for worker in found for line in worker["new"]]:
             if line not in self._known:

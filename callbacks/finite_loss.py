@@ -1,4 +1,4 @@
-"""A watch over the numbers: a run whose loss or weights are not finite stops."""
+"""Stops a run whose loss or weights are not finite."""
 
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -7,22 +7,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from callbacks.step_callback import StepCallback
+from callbacks.step_callback import StepCallback, at_least_one
 from core import workers
 from core.errors import RunError
+from core.keras_patches import gradients_applied, note_losses, stop_noting_losses
 
 # TensorFlow's and PyTorch's dynamic loss scales stop here, too: below 1 a scale would
 # push gradients out of float16's range instead of into it.
 LOWEST_SCALE = 1.0
 NAMES_SHOWN = 8
-ADVICE = "a lower learning rate, or clipping, may do"
+ADVICE = "a lower learning rate or gradient clipping may help"
 
 
 class SkippedSteps:
-    """How many steps a dynamic loss scale has skipped; 0 without one.
+    """The number of steps that a dynamic loss scale has skipped; 0 without one.
 
-    Those are the steps that were no update, counted from where a process begins: steps
-    are counted anew for another number of workers, the optimizer's updates are not.
+    It is counted from where a process begins: another number of workers counts steps
+    anew, but not the optimizer's updates.
 
     Args:
         optimizer: the model's, with the updates that are done.
@@ -39,10 +40,8 @@ class SkippedSteps:
         return self._offset + self._steps_without_update(step)
 
     def _steps_without_update(self, step: int) -> int:
-        if not isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer):
-            return 0
-        # Keras's `iterations` counts updates; with accumulation each is of several steps.
-        return step - int(self._optimizer.inner_optimizer._iterations)
+        scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
+        return step - gradients_applied(self._optimizer) if scaled else 0
 
 
 def all_finite(variables: Sequence[Any]) -> bool:
@@ -54,30 +53,28 @@ def all_finite(variables: Sequence[Any]) -> bool:
 class FiniteLoss(StepCallback):
     """Stops all workers when a loss or a weight is not finite.
 
-    A counter on the device notes the first step of each worker whose loss was not
-    finite; it is read only every so many steps. All workers then compare, so that all
-    of them stop. A dynamic loss scale skips such steps by itself; there the run stops
-    when the scale has sunk to 1.
+    A counter on the device notes each worker's first step whose loss was not finite. It is
+    read every `every` steps; all workers then compare, so that all of them stop. A dynamic
+    loss scale skips such steps by itself; there the run stops when the scale has sunk to 1.
 
-    The loss is noted inside the train function, so each `fit` with this callback traces it
-    anew, as does the next one without.
+    The loss is noted inside the train function. Each `fit` with this callback therefore
+    traces the model anew, and so does the next one without it.
 
-    As a peer of `StepCheckpoint` it looks at the weights, too, and a checkpoint that is
-    not finite is never written.
+    As a peer of `StepCheckpoint` it checks the weights, too, and a checkpoint that is not
+    finite is never written.
 
     Args:
-        every: in steps, how often to look.
+        every: steps between two checks.
         names: what this worker's batch of a step held, for the message.
         way_out: called on every worker with the step whose loss was not finite (None where
             no single step is to blame); returns the end of the message.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
-            start of the first `fit` on.
+            start of the first `fit`.
         sign: called on every worker every few seconds while all wait for the names, which
             may have to be read from a disk; `Heartbeat.waiting`, for example.
 
     Raises:
-        RunError: on every worker, in the middle of `fit`, with the step, the workers and
-            the names.
+        RunError: on every worker, during `fit`, with the step, the workers and the names.
 
     Example:
 
@@ -89,20 +86,18 @@ class FiniteLoss(StepCallback):
     def __init__(
         self,
         every: int,
-        names: Callable[[int], Collection[str]] | None = None,
+        names: Callable[[int], Collection[str]] = lambda step: (),
         way_out: Callable[[int | None], str] = lambda step: ADVICE,
         skipped: SkippedSteps | None = None,
         sign: Callable[[], Any] = lambda: None,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
-        self.every = every
-        self.names = names or (lambda step: ())
+        self.every = at_least_one(every)
+        self.names = names
         self.way_out = way_out
         self.skipped = skipped
         self.sign = sign
-        with keras.device("cpu:0"):  # int32 has no other home in TensorFlow
+        with keras.device("cpu:0"):  # TensorFlow keeps int32 variables nowhere else
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
 
@@ -111,62 +106,51 @@ class FiniteLoss(StepCallback):
         self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
         self._seen.assign(self.step)
         self._first_bad.assign(-1)
-        if not self._is_watching():
-            self.model.compute_loss = self._watched(self.model.compute_loss)
-            # Keras would go on with the function of an earlier `fit`.
-            self.model.make_train_function(force=True)
+        note_losses(self.model, self._note)
 
-    def _is_watching(self) -> bool:
-        return getattr(self.model.compute_loss, "watched_by", None) is self
-
-    def _watched(self, compute_loss: Callable[..., Any]) -> Callable[..., Any]:
-        """`compute_loss` with the note of its first value that is not finite."""
-
-        def watched(x=None, y=None, y_pred=None, sample_weight=None, training=True):
-            loss = compute_loss(x, y, y_pred, sample_weight, training=training)
-            if training:
-                first = ops.logical_and(self._first_bad < 0, ~ops.isfinite(loss))
-                self._first_bad.assign(ops.where(first, self._seen, self._first_bad))
-                self._seen.assign_add(1)
-            return loss
-
-        watched.watched_by = self  # type: ignore[attr-defined]
-        watched.plain = compute_loss  # type: ignore[attr-defined]
-        return watched
+    def _note(self, loss: Any) -> None:
+        """Part of the train function: remembers the first step whose loss is not finite."""
+        first = ops.logical_and(self._first_bad < 0, ~ops.isfinite(loss))
+        self._first_bad.assign(ops.where(first, self._seen, self._first_bad))
+        self._seen.assign_add(1)
 
     def before_step(self, step: int) -> None:
         if step % self.every == 0 and step != self.initial_step:
             self._check(step, weights=False)
 
-    def after_fit(self, step: int) -> None:
-        self.before_save(step)
-        if self._is_watching():
-            self.model.compute_loss = self.model.compute_loss.plain
-            self.model.train_function = None
-
     def before_save(self, step: int) -> None:
         """Checks the losses of the `step` steps done, and the weights; a collective."""
         self._check(step, weights=True)
 
+    def after_fit(self, step: int) -> None:
+        self.before_save(step)
+        stop_noting_losses(self.model, self._note)
+
     def _check(self, step: int, weights: bool) -> None:
-        optimizer = self.model.optimizer
-        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-        bad = int(self._first_bad)
-        found = {
-            "step": None if scaled or bad < 0 else bad,
-            "scale": float(optimizer.dynamic_scale) if scaled else None,
-            "weights": not weights
-            or all_finite([*self.model.trainable_variables, *self.model.non_trainable_variables]),
-        }
-        gathered = workers.gather(found)
+        model, bad = self.model, int(self._first_bad)
+        scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        variables = [*model.trainable_variables, *model.non_trainable_variables]
+        gathered = workers.gather(
+            {
+                "step": None if scaled or bad < 0 else bad,
+                "scale": float(model.optimizer.dynamic_scale) if scaled else None,
+                "weights": not weights or all_finite(variables),
+            }
+        )
         steps = [worker["step"] for worker in gathered if worker["step"] is not None]
         if steps:
-            self._stop_for_loss(gathered, min(steps))
+            first = min(steps)
+            ranks = [rank for rank, worker in enumerate(gathered) if worker["step"] == first]
+            raise RunError(
+                f"step {first}: the loss of worker {', '.join(map(str, ranks))} is not finite"
+                f"{self._names_of(first, ranks)}\n"
+                f"The checkpoints before it are whole; {self.way_out(first)}"
+            )
         if scaled and min(worker["scale"] for worker in gathered) <= LOWEST_SCALE:
+            skipped = self.skipped.at(step) if self.skipped else 0
             raise RunError(
                 f"step {step}: the loss scale has sunk to {gathered[0]['scale']:g}, after "
-                f"{self.skipped.at(step) if self.skipped else 0} skipped steps; "
-                f"{self.way_out(None)}"
+                f"{skipped} skipped steps; {self.way_out(None)}"
             )
         others = [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]
         if others:
@@ -175,17 +159,13 @@ class FiniteLoss(StepCallback):
                 f"this checkpoint is not written; {self.way_out(None)}"
             )
 
-    def _stop_for_loss(self, gathered: Sequence[dict[str, Any]], step: int) -> None:
-        ranks = [rank for rank, worker in enumerate(gathered) if worker["step"] == step]
+    def _names_of(self, step: int, ranks: Sequence[int]) -> str:
+        """What the batches of the workers `ranks` held, for the message; a collective."""
         asked = workers.current().rank in ranks
         with ThreadPoolExecutor(1) as thread:
             own = thread.submit(lambda: list(self.names(step))[:NAMES_SHOWN] if asked else [])
             found = workers.gather_in_time(
                 lambda seconds: own.result() if wait([own], seconds).done else None, self.sign
             )
-        names = [name for part in found for name in part]
-        shown = f"; its batch holds {', '.join(names[:NAMES_SHOWN])}, ..." if names else ""
-        raise RunError(
-            f"step {step}: the loss of worker {', '.join(map(str, ranks))} is not finite{shown}\n"
-            f"The checkpoints before it are whole; {self.way_out(step)}"
-        )
+        names = [name for part in found for name in part][:NAMES_SHOWN]
+        return f"; its batch holds {', '.join(names)}, ..." if names else ""

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from callbacks.step_callback import StepCallback
 
-# Longer than that is a hang; a worker whose steps are slower gets five of them.
+# A longer step is a hang; a worker whose steps are slower gets the time of five of them.
 LONGEST_STEP_SECONDS = 45.0
 STEPS = 5
 
@@ -18,13 +18,13 @@ class Board(Protocol):
 
 
 class Heartbeat(StepCallback):
-    """Tells a supervisor before every step that this worker is alive.
+    """Shows a supervisor before every step that this worker is alive.
 
-    The first step of a `fit` may take as long as it likes, since it is traced. So may what
+    The first step of a `fit` has no time limit, since it is traced. Neither has what
     workers wait for together between two steps, such as a slow disk: they call `waiting`.
 
     Args:
-        board: is told; `launch/supervisor.py` has one that costs a microsecond.
+        board: gets the signs; `core/board.py` has one that costs a microsecond.
 
     Example:
 
@@ -58,7 +58,7 @@ class Heartbeat(StepCallback):
         self._beat(step, None)
 
     def waiting(self) -> None:
-        """Another sign between two steps; the time from one to the next is no step's."""
+        """Another sign between two steps. The time between such signs belongs to no step."""
         now = time.monotonic()
         if self._waiting_since is not None:
             self._began += now - self._waiting_since

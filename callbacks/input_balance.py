@@ -1,17 +1,16 @@
-"""Tells an input-bound run from a compute-bound one, without waiting for the device."""
+"""Says whether a run is input-bound or compute-bound, without waiting for the device."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
-from tensorflow.python.framework import config  # it is public only as its setter
+from tensorflow.python.framework import config  # its public twin can only set
 
 from callbacks.step_callback import StepCallback
 from core import workers
 
-INPUT_BOUND = 0.1  # share of the time above which waiting for images is worth mending
-
+INPUT_BOUND = 0.1  # share of the time above which waiting for images is worth a remedy
 LEFT_OUT = 4  # first steps, which trace and fill the buffers
 GROWTH = 1.25  # of the steps between two looks at the clock
 
@@ -19,13 +18,12 @@ GROWTH = 1.25  # of the steps between two looks at the clock
 class InputBalance(StepCallback):
     """Says once, after the first minute, whether the model waits for its input.
 
-    `watched` has the dataset itself add up how long each request for a batch took to
-    answer: nothing for a batch that lies ready, and all of the shortfall where the
-    pipeline is slower than the model. That holds on a GPU, too: the host runs ahead of
-    it by no more than its queue of kernels takes.
+    `watched` has the dataset itself add up how long each request for a batch took: nothing
+    for a batch that is ready, and the whole shortfall where the pipeline is slower than the
+    model. This holds on a GPU, too: the host runs ahead of it only by its queue of kernels.
 
-    All workers take part; rank 0 speaks. The workers look at the clock of the first one
-    at steps that grow apart, so that they agree and rarely ask.
+    All workers take part; rank 0 speaks. They look at the first one's clock, so that they
+    agree, and at steps ever further apart, so that they rarely ask.
 
     Args:
         say: called on rank 0 with the line.
@@ -40,11 +38,7 @@ class InputBalance(StepCallback):
     """
 
     def __init__(
-        self,
-        say: Callable[[str], Any],
-        total_steps: int,
-        threads: int,
-        after: float = 60.0,
+        self, say: Callable[[str], Any], total_steps: int, threads: int, after: float = 60.0
     ):
         super().__init__()
         self.say = say
@@ -53,8 +47,8 @@ class InputBalance(StepCallback):
         self.after = after
         self._watching = False
         self.done = True  # until there is a dataset to watch
-        self.start_at(0)
         self._began = self._waited_before = 0.0
+        self.start_at(0)
         with tf.device("CPU"):
             self._waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
 
@@ -65,7 +59,7 @@ class InputBalance(StepCallback):
     def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same dataset, which adds up the seconds that its batches are waited for.
 
-        With TensorFlow's deterministic ops it may not look at the clock, and does not.
+        TensorFlow's deterministic ops cannot read the clock; then nothing is added up.
         """
         if config.is_op_determinism_enabled():
             return dataset
@@ -84,11 +78,10 @@ class InputBalance(StepCallback):
         if step == self._begin_at:
             self._began = time.monotonic()
             self._waited_before = float(self._waited)
-        if self.done or step < self._look_at:
-            return
-        self._look_at = max(step + 1, int(step * GROWTH))
-        if step > self._begin_at:
-            self._judge(self.after)
+        if not self.done and step >= self._look_at:
+            self._look_at = max(step + 1, int(step * GROWTH))
+            if step > self._begin_at:
+                self._judge(self.after)
 
     def after_fit(self, step: int) -> None:
         if not self.done and step >= self.total_steps and step > self._begin_at:
@@ -97,12 +90,11 @@ class InputBalance(StepCallback):
     def _judge(self, after: float) -> None:
         elapsed = time.monotonic() - self._began
         found = workers.gather([elapsed, float(self._waited) - self._waited_before])
-        if found[0][0] < after:
-            return
-        self.done = True
-        if workers.current().is_first:
-            shares = [waited / seconds for seconds, waited in found]
-            self.say(verdict(shares, found[0][0], self.threads))
+        if found[0][0] >= after:
+            self.done = True
+            if workers.current().is_first:
+                shares = [waited / seconds for seconds, waited in found]
+                self.say(verdict(shares, found[0][0], self.threads))
 
 
 def verdict(shares: Sequence[float], seconds: float, threads: int) -> str:

@@ -18,8 +18,8 @@ def average_over_workers(values: Mapping[str, float]) -> dict[str, float]:
 class MetricAverage(keras.callbacks.Callback):
     """Averages the logs of each epoch over the workers, for the callbacks after it.
 
-    To be put first in the list: `History`, `EarlyStopping` or `ModelCheckpoint` then
-    see the same numbers on every worker and come to the same decisions.
+    Put it first in the list: `History`, `EarlyStopping` and `ModelCheckpoint` then see the
+    same numbers on every worker and decide alike.
 
     Example:
 

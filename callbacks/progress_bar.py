@@ -10,6 +10,17 @@ from tqdm.auto import tqdm
 from callbacks.step_callback import StepCallback
 from core import workers
 
+FORMATS = {
+    "epoch": "epoch {:.2f}",
+    "phase": "phase {}",
+    "image_size": "{} px",
+    "learning_rate": "lr {:.4g}",
+    "images_per_second": "{:,.0f} im/s",
+    "loss": "loss {:.3f}",
+    "top1": "top-1 {:.1%}",
+    "top5": "top-5 {:.1%}",
+}
+
 
 class ProgressBar(StepCallback):
     """Shows steps and, by `show`, the last report of `WallClock`; on rank 0 only.
@@ -35,32 +46,22 @@ class ProgressBar(StepCallback):
 
     @functools.cached_property
     def bar(self) -> tqdm:
-        """The bar itself, which appears where it is first used."""
+        """The bar itself, which appears when it is first used."""
         return tqdm(total=self.total_steps, initial=self.initial_step, **self._options)
 
     def show(self, row: Mapping[str, Any]) -> None:
         """Puts the numbers of a report behind the bar."""
         self.bar.set_postfix_str(describe(row), refresh=False)
 
-    def after_fit(self, step: int) -> None:
-        self.bar.update(step - self.bar.n)
-        if self.bar.total is not None and step >= self.bar.total:
-            self.bar.close()
-
     def before_step(self, step: int) -> None:
         self.bar.update(step - self.bar.n)
 
+    def after_fit(self, step: int) -> None:
+        self.bar.update(step - self.bar.n)
+        if step >= self.total_steps:
+            self.bar.close()
+
 
 def describe(row: Mapping[str, Any]) -> str:
-    """A report of `WallClock` in a line: what is there of epoch, rate, speed, metrics."""
-    formats = {
-        "epoch": "epoch {:.2f}",
-        "phase": "phase {}",
-        "image_size": "{} px",
-        "learning_rate": "lr {:.4g}",
-        "images_per_second": "{:,.0f} im/s",
-        "loss": "loss {:.3f}",
-        "top1": "top-1 {:.1%}",
-        "top5": "top-5 {:.1%}",
-    }
-    return " ".join(text.format(row[name]) for name, text in formats.items() if name in row)
+    """A report of `WallClock` in a line: what there is of epoch, rate, speed and metrics."""
+    return " ".join(text.format(row[name]) for name, text in FORMATS.items() if name in row)

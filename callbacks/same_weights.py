@@ -1,7 +1,7 @@
-"""A check that the workers still train one model."""
+"""Checks that the workers still train one model."""
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,42 +22,39 @@ def digest(variables: Iterable[Any]) -> str:
 class SameWeights(StepCallback):
     """Compares a digest of the weights and optimizer state over all workers.
 
-    Statistics of BatchNorm are each worker's own and left out.
+    The statistics of BatchNorm are each worker's own and are left out.
 
     Args:
         steps: the global steps to compare before; by default the first of each `fit`.
 
     Raises:
-        RunError: on every worker, in the middle of `fit`, naming those that differ.
+        RunError: on every worker, during `fit`, naming the workers that differ.
 
     Example:
 
     >>> model.fit(dataset, callbacks=[SameWeights(p.first for p in schedule.phases)])
     """
 
-    def __init__(self, steps: Collection[int] | Iterable[int] | None = None):
+    def __init__(self, steps: Iterable[int] | None = None):
         super().__init__()
         self.steps = None if steps is None else frozenset(steps)
-        self._first_of_fit = True
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        self._first_of_fit = True
+        self._first_of_fit = self.step
 
     def before_step(self, step: int) -> None:
-        if step in self.steps if self.steps is not None else self._first_of_fit:
+        if step == self._first_of_fit if self.steps is None else step in self.steps:
             self._compare(step)
-        self._first_of_fit = False
 
     def _compare(self, step: int) -> None:
         if workers.current().size == 1:
             return
         state = [*self.model.trainable_variables, *self.model.optimizer.variables]
         found = workers.gather(digest(state))
-        others = [rank for rank, value in enumerate(found) if value != found[0]]
+        others = [str(rank) for rank, value in enumerate(found) if value != found[0]]
         if others:
-            names = ", ".join(map(str, others))
             raise RunError(
-                f"step {step}: the weights of worker {names} differ from worker 0's; "
-                "is the optimizer a DistributedOptimizer, and BroadcastFromFirst in place?"
+                f"step {step}: the weights of worker {', '.join(others)} differ from worker "
+                "0's; use a DistributedOptimizer and the callback BroadcastFromFirst"
             )

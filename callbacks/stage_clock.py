@@ -1,4 +1,4 @@
-"""The parts of a stage that are not its steps: data and tracing."""
+"""Separates a stage's steps from its other parts: data and tracing."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -10,21 +10,21 @@ from core.clock import TimeBuckets
 
 
 def wait_for_device(model: keras.Model) -> None:
-    """Returns when the steps that were queued are done.
+    """Returns when the queued steps are done.
 
-    The first layer's kernel is the last of which a step computes the gradient.
+    A step computes the gradient of the first layer's kernel last.
     """
     keras.ops.convert_to_numpy(model.trainable_variables[0])
 
 
 class StageClock(StepCallback):
-    """Fills a run's time buckets while it fits; each `fit` is one stage.
-
-    Waits for the device after the first step of each `fit` and before the `marks`,
-    and nowhere else. To be put first in the list of callbacks.
+    """Fills a run's time buckets while it fits; each `fit` is one stage. Put it first.
 
     The first step of a `fit` counts as `tracing`, less the mean of the `fit`'s other
     steps, which is moved to `steps` when the `fit` ends.
+
+    It waits for the device after the first step of each `fit`, before the `marks` and at
+    the end, and at no other time.
 
     Args:
         clock: the run's buckets.

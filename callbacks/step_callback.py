@@ -6,7 +6,7 @@ import keras
 
 
 class StepCallback(keras.callbacks.Callback):
-    """A callback with a count of global steps of its own.
+    """A callback that counts global steps by itself.
 
     `optimizer.iterations` is no such count: it stands still when loss scaling skips a
     step. This one follows the data and continues in the next `fit`. It starts at 0, or
@@ -49,3 +49,14 @@ class StepCallback(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Any = None) -> None:
         self.after_fit(self.step)
+
+
+def at_least_one(every: int) -> int:
+    """`every`, the argument of a callback that acts every so many steps.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if every < 1:
+        raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
+    return every

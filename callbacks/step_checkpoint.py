@@ -1,8 +1,8 @@
-"""Checkpoints as training goes."""
+"""Checkpoints during training."""
 
 import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from callbacks.stage_clock import wait_for_device
-from callbacks.step_callback import StepCallback
+from callbacks.step_callback import StepCallback, at_least_one
 from core import checkpoints, workers
 from core.checkpoints import BackgroundWriter, Snapshot
 from core.clock import TimeBuckets
@@ -28,38 +28,22 @@ class Stateful(Protocol):
         """Remembers what `state` returned in another process."""
 
 
-@runtime_checkable
-class ChecksBeforeSave(Protocol):
-    """A callback that can keep a checkpoint from being written, by raising an error."""
-
-    def before_save(self, step: int) -> None:
-        """Called on every worker before the checkpoint of `step` steps done."""
-
-
-@runtime_checkable
-class ShowsLife(Protocol):
-    """A callback that shows another process that this one is alive."""
-
-    def waiting(self) -> None:
-        """Called on every worker every few seconds while all wait for a file."""
-
-
 class Journal(Protocol):
-    """The record of a run, in which its checkpoints are noted. All methods run on rank 0.
+    """Where a run notes its checkpoints.
 
-    A subclass overrides what it needs: by itself, it notes nothing and prints warnings.
+    A subclass overrides what it needs: by itself it notes nothing and prints warnings.
     """
 
     def facts(self, step: int) -> dict[str, Any]:
-        """What to store in the checkpoint for all workers, as JSON."""
+        """What to store in a checkpoint for all workers, as JSON; called on rank 0."""
         return {}
 
     def saved(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
-        """Called in the writing thread when a checkpoint is on the disk."""
+        """Called on rank 0, in the writing thread, when a checkpoint is on the disk."""
         return None
 
     def warn(self, line: str) -> None:
-        """Shows the user a line; called in the writing thread."""
+        """Called on rank 0 with a line for the user."""
         print(line)
 
 
@@ -68,10 +52,10 @@ class NoJournal(Journal):
 
 
 def mean_moving_statistics(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
-    """The moving statistics of BatchNorm, each with its mean over the workers.
+    """The moving statistics of BatchNorm, each with its mean over the workers; a collective.
 
     Each worker gathers them from its own share of the data; a checkpoint should hold
-    what all have seen. A collective. Integer variables (random seeds) are left out.
+    what all have seen. Integer variables (random seeds) are left out.
     """
     variables = [v for v in model.non_trainable_variables if v.dtype in ("float32", "float64")]
     return list(zip(variables, workers.means(variables), strict=True))
@@ -82,56 +66,44 @@ def own_variables(model: keras.Model) -> list[Any]:
     return [*model.non_trainable_variables, *model.metrics_variables]
 
 
-def _by_name(peers: Sequence[Any]) -> dict[str, Stateful]:
-    """Those that remember something, by the names of their classes: `wall_clock`.
-
-    A second one of the same class is `wall_clock_2`.
-    """
-    found: dict[str, Stateful] = {}
-    for peer in peers:
-        if isinstance(peer, Stateful):
-            kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(peer).__name__).lower()
-            names = [kind, *(f"{kind}_{number}" for number in range(2, len(peers) + 1))]
-            found[next(name for name in names if name not in found)] = peer
-    return found
-
-
 class StepCheckpoint(StepCallback):
-    """Writes the model and its optimizer every so many steps, on rank 0.
+    """Writes the model and its optimizer every `every` steps, on rank 0.
 
-    On the step the variables are only copied to the host; the file is written in the
+    Before a step the variables are only copied to the host; the file is written in the
     background. The next checkpoint waits for it, and so does the end of `fit`. The file
     is a plain `.keras` one, in which the moving statistics of BatchNorm are the means
-    over the workers; the run itself goes on with its own, so that a checkpoint more or
-    less changes nothing. `core/checkpoints.py` says what else is inside.
+    over the workers. The run itself keeps its own, so that the number of checkpoints does
+    not change its result. `core/checkpoints.py` says what else is inside.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
     several in a row end the run.
 
-    To be put last in the list of callbacks: what is restored at the beginning and
-    stored before a step should come after all others.
+    Put it after all others in the list, but for `StopOnSignal` and `Heartbeat`: it restores
+    and stores what they remember.
 
     Args:
         path: where to write, with the field `{step}`, as in
             `"checkpoints/step-{step:08d}.keras"`.
         every: in steps; the first checkpoint is that of step 0.
         last_step: a step that is written too, at the end of its `fit`.
-        peers: the other callbacks of the run. What a `Stateful` one remembers goes into the
-            checkpoint under its class's name (`wall_clock`); one with `before_save` is
-            called before each checkpoint; one with `waiting` is called while all wait for
-            a file to be written, which takes as long as the disk takes.
-        journal: where to note the checkpoints.
-        clock: buckets of time, of which `before_save`, copying and waiting fill
-            `checkpoints`.
+        peers: the other callbacks of the run. What one with `state()` and `restore(state)`
+            remembers is stored under its class's name (`wall_clock`). One with
+            `before_save(step)` is called on every worker before a checkpoint; an error that
+            it raises keeps the checkpoint from being written. One with `waiting()` is
+            called on every worker every few seconds while all wait for the disk.
+        journal: where to note the checkpoints; by default nowhere.
+        clock: buckets of time, of which checking, copying and waiting fill `checkpoints`.
 
     Raises:
         ValueError: `every` below 1, or a path without the field.
-        RunError: on every worker, in the middle of `fit`: too many checkpoints in a row
-            could not be written.
+        RunError: on every worker, during `fit`: too many checkpoints in a row could not be
+            written.
 
     Example:
 
-    >>> model.fit(dataset, callbacks=[StepCheckpoint("run/step-{step:06d}.keras", every=500)])
+    >>> clock = WallClock(print, every=100, batch_size=64)
+    >>> save = StepCheckpoint("run/step-{step:06d}.keras", every=500, peers=[clock])
+    >>> model.fit(dataset, callbacks=[clock, save])
     """
 
     def __init__(
@@ -145,24 +117,21 @@ class StepCheckpoint(StepCallback):
         clock: TimeBuckets | None = None,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
         if str(path).format(step=1) == str(path).format(step=2):
             raise ValueError(f"`path` needs the field {{step}}. Received: path={str(path)!r}")
         self.path = str(path)
-        self.every = every
+        self.every = at_least_one(every)
         self.last_step = last_step
-        self.clock = clock
+        self.peers = peers
         self.journal = journal or NoJournal()
+        self.clock = clock
         self.saved_step: int | None = None
         self._stateful = _by_name(peers)
-        self._checks = [peer for peer in peers if isinstance(peer, ChecksBeforeSave)]
-        self._waiting = [peer for peer in peers if isinstance(peer, ShowsLife)]
         self._resumed: Path | None = None
         self._writer = BackgroundWriter(self._write, self.journal.warn)
 
     def start_at(self, step: int) -> None:
-        """As of every `StepCallback`; the checkpoint of that step is not written again."""
+        """As for every `StepCallback`; the checkpoint of that step is not written again."""
         super().start_at(step)
         self.saved_step = step or None
 
@@ -199,28 +168,18 @@ class StepCheckpoint(StepCallback):
             kind: `"regular"` or `"signal"`, noted in the checkpoint.
         """
         with self._on_the_clock():
-            for peer in self._checks:
-                peer.before_save(step)
-            self._save(step, kind)
-
-    def _save(self, step: int, kind: str) -> None:
-        self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
-        self.saved_step = step
-        means = mean_moving_statistics(self.model)
-        own = {
-            "arrays": workers.gather_arrays([v.numpy() for v in own_variables(self.model)]),
-            "stateful": workers.gather({n: s.state() for n, s in self._stateful.items()}),
-        }
-        if not workers.current().is_first:
-            return
-        averaged = {id(variable) for variable, _ in means}
-        kept = [
-            (v, v.numpy())
-            for v in [*self.model.variables, *self.model.optimizer.variables]
-            if id(v) not in averaged
-        ]
-        state = {**self.journal.facts(step), "kind": kind, "stateful": own["stateful"]}
-        self._writer.start(Snapshot(step, [*kept, *means], state, own["arrays"]))
+            self._ask_peers("before_save", step)
+            self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
+            self.saved_step = step
+            means = mean_moving_statistics(self.model)
+            arrays = workers.gather_arrays([v.numpy() for v in own_variables(self.model)])
+            stateful = workers.gather({n: s.state() for n, s in self._stateful.items()})
+            if workers.current().is_first:
+                averaged = {id(variable) for variable, _ in means}
+                variables = [*self.model.variables, *self.model.optimizer.variables]
+                kept = [(v, v.numpy()) for v in variables if id(v) not in averaged]
+                state = {**self.journal.facts(step), "kind": kind, "stateful": stateful}
+                self._writer.start(Snapshot(step, [*kept, *means], state, arrays))
 
     def finish(self) -> None:
         """Waits until the last checkpoint that was begun is on the disk; a collective.
@@ -240,15 +199,16 @@ class StepCheckpoint(StepCallback):
     def _wait(self, allowed: int) -> None:
         left_out, *_ = workers.gather_in_time(
             lambda seconds: self._writer.left_out if self._writer.wait(seconds) else None,
-            self._show_life,
+            lambda: self._ask_peers("waiting"),
         )
         if len(left_out) > allowed:
             before = f", nor could the {len(left_out) - 1} before it" if left_out[1:] else ""
             raise RunError(f"{left_out[-1]}{before}")
 
-    def _show_life(self) -> None:
-        for peer in self._waiting:
-            peer.waiting()
+    def _ask_peers(self, method: str, *arguments: int) -> None:
+        for peer in self.peers:
+            if hasattr(peer, method):
+                getattr(peer, method)(*arguments)
 
     def _write(self, snapshot: Snapshot) -> None:
         path = Path(self.path.format(step=snapshot.step))
@@ -261,6 +221,23 @@ class StepCheckpoint(StepCallback):
         for variable, value in zip(variables, checkpoints.read_arrays(path, rank), strict=True):
             variable.assign(value)
         states = checkpoints.read_state(path)["stateful"][rank]
-        for name, item in self._stateful.items():
+        for name, peer in self._stateful.items():
             if name in states:
-                item.restore(states[name])
+                peer.restore(states[name])
+
+
+def _by_name(peers: Iterable[Any]) -> dict[str, Stateful]:
+    """The peers that remember something, by the names of their classes: `wall_clock`.
+
+    A second one of the same class is `wall_clock_2`.
+    """
+    found: dict[str, list[Stateful]] = {}
+    for peer in peers:
+        if isinstance(peer, Stateful):
+            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(peer).__name__).lower()
+            found.setdefault(name, []).append(peer)
+    return {
+        f"{name}_{number}" if number > 1 else name: peer
+        for name, alike in found.items()
+        for number, peer in enumerate(alike, 1)
+    }

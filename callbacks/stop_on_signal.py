@@ -1,4 +1,4 @@
-"""A run that is asked to stop stops in good order."""
+"""Stops all workers together when one of them is asked to stop."""
 
 import math
 import signal
@@ -12,26 +12,26 @@ from core import checkpoints, workers
 from core.errors import SharedPreempted
 from core.signals import SignalWatch
 
-LONGEST_DISTANCE = 100  # steps
+MOST_STEPS_BETWEEN = 100  # two questions
 
 
 class StopOnSignal(StepCallback):
-    """Stops all workers before the same step when one of them was signalled.
+    """Stops all workers before the same step when one of them has received a signal.
 
-    The workers ask each other about twice a second, in a thread beside the training:
-    the question goes out before one step, and the answer is looked at some steps later,
-    the same ones on all workers, so that nobody waits. The distance comes from the
-    slowest worker's time for a step.
+    About twice a second the workers ask each other, in a thread beside the training. The
+    question goes out before one step. The answer is read some steps later, before the same
+    step on all workers, so that nobody waits. The slowest worker's time for a step decides
+    how many steps later.
 
-    To be put last, after the `StepCheckpoint`.
+    Put it last, after the `StepCheckpoint`.
 
     Args:
-        watch: knows whether this worker was signalled.
-        checkpoint: is made to save before the run stops.
+        watch: knows whether this worker received a signal.
+        checkpoint: saves before the run stops.
         every_seconds: between two questions.
 
     Raises:
-        SharedPreempted: on every worker, in the middle of `fit`, with everything saved.
+        SharedPreempted: on every worker, during `fit`, with everything saved.
 
     Example:
 
@@ -40,12 +40,7 @@ class StopOnSignal(StepCallback):
     >>> model.fit(dataset, callbacks=[checkpoint, stop])
     """
 
-    def __init__(
-        self,
-        watch: SignalWatch,
-        checkpoint: StepCheckpoint,
-        every_seconds: float = 0.5,
-    ):
+    def __init__(self, watch: SignalWatch, checkpoint: StepCheckpoint, every_seconds: float = 0.5):
         super().__init__()
         self.watch = watch
         self.checkpoint = checkpoint
@@ -67,20 +62,18 @@ class StopOnSignal(StepCallback):
         if step < self._answer_at:
             return
         now = time.monotonic()
-        distance = 1
+        distance, seconds = 1, 0.0
         if self._question is not None:
-            asked_step, asked_time = self._asked_at
             answers = self._question.result()
             received = next((int(number) for number, _ in answers if number), None)
             if received:
                 self._stop(step, signal.Signals(received).name)
             slowest = max(seconds for _, seconds in answers)
             distance = math.ceil(self.every_seconds / slowest) if slowest else 1
+            asked_step, asked_time = self._asked_at
             seconds = (now - asked_time) / (step - asked_step)
-        else:
-            seconds = 0.0
         self._asked_at = (step, now)
-        self._answer_at = step + min(distance, LONGEST_DISTANCE)
+        self._answer_at = step + min(distance, MOST_STEPS_BETWEEN)
         own = signal.Signals[self.watch.received] if self.watch.received else 0
         self._question = self._thread.submit(workers.gather_beside, [own, seconds])
 

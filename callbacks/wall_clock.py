@@ -6,7 +6,7 @@ from typing import Any
 
 from callbacks.finite_loss import SkippedSteps
 from callbacks.metric_average import average_over_workers
-from callbacks.step_callback import StepCallback
+from callbacks.step_callback import StepCallback, at_least_one
 from core import workers
 from core.schedule import Schedule
 
@@ -17,7 +17,7 @@ def window_mean(now: float, count_now: int, before: float, count_before: int) ->
 
 
 class WallClock(StepCallback):
-    """Reports every so many steps: time, speed, rate and the metrics of that window.
+    """Reports time, speed, rate and metrics every `every` steps.
 
     The metrics are means over the steps since the last report and over all workers.
     Between reports nothing is read from the device.
@@ -25,16 +25,16 @@ class WallClock(StepCallback):
     Args:
         write: called on rank 0 with each report, a dict with `step` (steps done),
             `seconds`, `images_per_second` (of all workers), `learning_rate`,
-            `batch_size` (per worker), `skipped_steps` (by a dynamic
-            loss scale, of all so far), with a schedule also `epoch` and `image_size`,
-            and the model's metrics by their names (`loss` with the regularisation).
-        every: in steps; the end of a `fit` is reported too.
+            `batch_size` (per worker), `skipped_steps` (by a dynamic loss scale, of all so
+            far), with a schedule also `epoch` and `image_size`, and the model's metrics by
+            their names (`loss` with the regularisation).
+        every: steps between two reports; the end of a `fit` is reported too.
         schedule: the run's `Schedule`, or
         batch_size: images per worker and step, where there is no schedule.
         started: the `time.monotonic()` at which the clock stood at 0; by default the
             start of the first `fit`.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
-            start of the first `fit` on.
+            start of the first `fit`.
 
     Raises:
         ValueError: neither a schedule nor a batch size, or `every` below 1.
@@ -56,20 +56,12 @@ class WallClock(StepCallback):
         super().__init__()
         if schedule is None and batch_size is None:
             raise ValueError("WallClock needs a `schedule` or a `batch_size`. Received: neither")
-        if every < 1:
-            raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
         self.write = write
-        self.every = every
+        self.every = at_least_one(every)
         self.schedule = schedule
         self.batch_size = batch_size
         self.started = started
         self.skipped = skipped
-
-    def _forget(self) -> None:
-        """Keras resets its metrics at the start of an epoch; a window starts with them."""
-        self._epoch_began = self._window_began = self.step
-        self._window_time = time.monotonic()
-        self._before: Mapping[str, float] = {}
 
     def state(self) -> dict[str, Any]:
         """The window that is open, for a checkpoint; JSON."""
@@ -81,11 +73,11 @@ class WallClock(StepCallback):
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on in a window that another process opened; its metrics must be, too."""
+        """Continues a window that another process opened; restore the metrics, too."""
         self._epoch_began = state["epoch_began"]
         self._window_began = state["window_began"]
         self._window_time = time.monotonic() - state["window_seconds"]
-        self._before = state["before"]
+        self._before: Mapping[str, float] = state["before"]
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
@@ -94,7 +86,10 @@ class WallClock(StepCallback):
         self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        self._forget()
+        # Keras resets its metrics here; a window starts with them.
+        self._epoch_began = self._window_began = self.step
+        self._window_time = time.monotonic()
+        self._before = {}
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if self.step > self._window_began:
@@ -108,33 +103,32 @@ class WallClock(StepCallback):
         running = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         now = time.monotonic()
         count, before = step - self._epoch_began, self._window_began - self._epoch_began
-        window = {
-            name: window_mean(value, count, self._before.get(name, 0.0), before)
-            for name, value in running.items()
-        }
-        window = average_over_workers(window)
+        window = average_over_workers(
+            {
+                name: window_mean(value, count, self._before.get(name, 0.0), before)
+                for name, value in running.items()
+            }
+        )
         if workers.current().is_first:
             self.write({**self._describe(step, now), **window})
         self._before, self._window_began, self._window_time = running, step, now
 
     def _describe(self, step: int, now: float) -> dict[str, Any]:
-        elapsed = now - self._window_time
         row: dict[str, Any] = {"step": step, "seconds": now - (self.started or now)}
         if self.schedule is None:
             batch_size = self.batch_size or 0
             images = batch_size * workers.current().size * (step - self._window_began)
             rate = float(self.model.optimizer.learning_rate)
         else:
-            # Of the step that was the last to run: at a boundary, the phase that ends.
+            # The step that ran last: at a boundary, the report is of the phase that ends.
             scheduled = self.schedule.phase_at(step - 1)
             images = self.schedule.images_between(self._window_began, step)
             rate, batch_size = scheduled.learning_rate(step), scheduled.phase.batch_size
             row["epoch"] = scheduled.epoch(step)
             row["image_size"] = scheduled.phase.image_size[0]
-        row |= {
-            "images_per_second": images / max(elapsed, 1e-9),
+        return row | {
+            "images_per_second": images / max(now - self._window_time, 1e-9),
             "learning_rate": rate,
             "batch_size": batch_size,
             "skipped_steps": self.skipped.at(step) if self.skipped else 0,
         }
-        return row

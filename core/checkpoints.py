@@ -1,15 +1,15 @@
-"""Checkpoints: a plain `.keras` file with all that a resume needs, and a digest, inside.
+"""Checkpoints: plain `.keras` files that also hold all that a resume needs, and a digest.
 
-The file is what `model.save` writes, with two entries more in its zip archive and a
-comment at its end. Keras reads it as any other: the entries are
+The file is what `model.save` writes, with two more entries in its zip archive and a
+comment at its end. Keras reads it as any other. The entries are
 
 - `training_state.json`: the step, the kind of checkpoint, the workers, the recipe and the
   data, and what each worker's callbacks remember;
-- `worker_arrays.npz`: the variables that are each worker's own (the moving statistics
-  of BatchNorm, the metrics' accumulators, the states of random seeds);
+- `worker_arrays.npz`: each worker's own variables (the moving statistics of BatchNorm, the
+  metrics' accumulators, the states of random seeds).
 
-and the comment holds the SHA-256 of every byte before its hex digits. A file appears
-under its name only when it is whole and on the disk.
+The comment holds the SHA-256 of every byte before its hex digits. A file appears under its
+name only when it is whole and on the disk.
 """
 
 import hashlib
@@ -34,21 +34,17 @@ ARRAYS = "worker_arrays.npz"
 DIGEST = b"sha256:"
 HEX_DIGITS = 64
 BLOCK = 2**20  # bytes read at once
-# Ours are stored as they are, so an archive that unpacks to much more is not one of them.
+# Ours are stored uncompressed, so an archive that unpacks to more is not one of them.
 MOST_UNPACKED = 2
 
 # What a checkpoint is written for. It says so itself, since its step does not: another
 # number of workers, or another `checkpoint_every`, has other steps.
 REGULAR = "regular"  # by the recipe; kept as the recipe says, and evaluated
-SIGNAL = "signal"  # for a run that was asked to stop; it goes when the next one is written
+SIGNAL = "signal"  # for a run that was asked to stop; removed when the next one is written
 
-# Seconds to wait before another try at writing a checkpoint that failed.
-RETRIES = (1.0, 3.0, 6.0)
-# After so many seconds the user is told of a write that others wait for; after twice as many
-# again, and so on.
-SLOW_SECONDS = 60.0
-# So many checkpoints in a row that could not be written end a run.
-LEFT_OUT_LIMIT = 3
+RETRIES = (1.0, 3.0, 6.0)  # seconds before each further try to write a checkpoint
+SLOW_SECONDS = 60.0  # after which the user is told of a slow write; again after twice as many
+LEFT_OUT_LIMIT = 3  # checkpoints in a row that could not be written end a run
 
 
 class BadCheckpoint(UserError):
@@ -80,32 +76,9 @@ def write(model: Any, snapshot: Snapshot, path: Path) -> None:
     """
     import keras
 
-    _remember_what_keras_skips()
-    with whole(path) as unfinished:
-        # Inside the scope, which is this thread's alone, a variable is its snapshot.
-        with keras.StatelessScope(state_mapping=snapshot.values):
-            model.save(str(unfinished))
-        _add(unfinished, snapshot)
-        _stamp(unfinished)
+    from core.keras_patches import remember_what_saving_skips
 
-
-def _remember_what_keras_skips() -> None:
-    """Mends a slip of Keras 3.15 for this thread, so that it saves inside the scope.
-
-    For every layer that it saves, Keras makes a reference object to see which attributes
-    to leave alone. It means to remember the answer, but looks it up under another name;
-    and the object's variables cannot be made inside a StatelessScope.
-    """
-    from keras.src.backend.common import global_state
-    from keras.src.saving import saving_lib
-
-    for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
-        name = f"saving_attr_skiplist_{kind}"
-        if global_state.get_global_attribute(name) is None:
-            global_state.set_global_attribute(name, saving_lib.get_attr_skipset(kind))
-
-
-def _add(path: Path, snapshot: Snapshot) -> None:
+    remember_what_saving_skips()
     arrays = {
         f"{rank}/{i}": array
         for rank, own in enumerate(snapshot.arrays)
@@ -113,28 +86,26 @@ def _add(path: Path, snapshot: Snapshot) -> None:
     }
     packed = io.BytesIO()
     np.savez(packed, **arrays)
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(STATE, json.dumps({**snapshot.state, "step": snapshot.step}))
-        archive.writestr(ARRAYS, packed.getvalue())
-        archive.comment = DIGEST + b"0" * HEX_DIGITS
-
-
-def _stamp(path: Path) -> None:
-    """Puts the digest of all bytes before it at the end, the archive's comment."""
-    with open(path, "r+b") as file:
-        size = file.seek(0, os.SEEK_END) - HEX_DIGITS
-        found = _digest(file, size)
-        file.seek(size)
-        file.write(found)
+    with whole(path) as unfinished:
+        # Inside the scope, which is this thread's alone, a variable has its snapshot's value.
+        with keras.StatelessScope(state_mapping=snapshot.values):
+            model.save(str(unfinished))
+        with zipfile.ZipFile(unfinished, "a") as archive:
+            archive.writestr(STATE, json.dumps({**snapshot.state, "step": snapshot.step}))
+            archive.writestr(ARRAYS, packed.getvalue())
+            archive.comment = DIGEST + b"0" * HEX_DIGITS
+        with open(unfinished, "r+b") as file:
+            size = file.seek(0, os.SEEK_END) - HEX_DIGITS
+            found = _digest(file, size)
+            file.seek(size)
+            file.write(found)
 
 
 def _digest(file: Any, size: int) -> bytes:
+    """Hex digits of the SHA-256 of the first `size` bytes."""
     total = hashlib.sha256()
     file.seek(0)
-    while size > 0:
-        block = file.read(min(BLOCK, size))
-        if not block:
-            break
+    while size > 0 and (block := file.read(min(BLOCK, size))):
         total.update(block)
         size -= len(block)
     return total.hexdigest().encode()
@@ -202,7 +173,7 @@ def kind_of(path: Path) -> str | None:
 
 
 def superseded(regular: Sequence[Path], newest: int | None, each: int | None) -> list[Path]:
-    """The regular checkpoints that may go, of all that were written so far, in their order.
+    """The regular checkpoints that may be removed, of all written so far, in their order.
 
     The `newest` N stay, and every `each`-th one, counted from the first, and the last;
     with neither, all of them.
@@ -216,16 +187,15 @@ def superseded(regular: Sequence[Path], newest: int | None, each: int | None) ->
 class BackgroundWriter:
     """Writes checkpoints one after the other in a thread of its own.
 
-    A write that fails is reported and tried again; one that fails for good is left
-    out, and the next begins.
+    A write that fails is reported and tried again. One that fails for good is left out.
 
     Args:
         write: writes one snapshot; may raise `OSError`.
-        warn: called, from the thread, with a line for the user.
+        warn: called with a line for the user, also from the thread.
         retries: seconds to wait before each further try.
 
     Attributes:
-        left_out: why the last checkpoints are not there, since one was written.
+        left_out: why the checkpoints since the last one that was written are missing.
     """
 
     def __init__(
@@ -243,7 +213,7 @@ class BackgroundWriter:
         self._error: BaseException | None = None
 
     def start(self, snapshot: Snapshot) -> None:
-        """Begins to write; waits for the write before, if it is still under way."""
+        """Begins to write; first waits for a write that is under way."""
         self.wait()
         self._began, self._tell_after = time.monotonic(), SLOW_SECONDS
         name = f"checkpoint of step {snapshot.step}"
@@ -251,7 +221,7 @@ class BackgroundWriter:
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the write that is under way, a number of seconds at most.
+        """Waits for the write that is under way, for a maximum number of seconds.
 
         Returns:
             Whether it is done.
@@ -262,39 +232,34 @@ class BackgroundWriter:
         if self._thread is not None:
             self._thread.join(seconds)
             if self._thread.is_alive():
-                self._tell(time.monotonic() - self._began, self._thread.name)
+                waited = time.monotonic() - self._began
+                if waited >= self._tell_after:
+                    self._tell_after *= 2
+                    what = self._thread.name
+                    self._warn(f"training waits for the {what}: {waited:.0f} s of writing so far")
                 return False
             self._thread = None
         if self._error is not None:
             raise self._error
         return True
 
-    def _tell(self, seconds: float, what: str) -> None:
-        if seconds >= self._tell_after:
-            self._tell_after *= 2
-            self._warn(f"training waits for the {what}: {seconds:.0f} s of writing so far")
-
     def _run(self, snapshot: Snapshot) -> None:
         try:
-            self._try(snapshot)
-        except BaseException as error:
+            for pause in (*self._retries, None):
+                try:
+                    self._write(snapshot)
+                except OSError as error:
+                    text = str(error)
+                    if error.filename:
+                        text = f"{error.strerror}: '{error.filename}'"
+                    reason = f"checkpoint of step {snapshot.step} could not be written: {text}"
+                    if pause is not None:
+                        self._warn(f"{reason}; trying again in {pause:g} s")
+                        time.sleep(pause)
+                else:
+                    self.left_out = []
+                    return
+            self.left_out.append(reason)
+            self._warn(f"{reason}; left out")
+        except BaseException as error:  # raised where the write is waited for
             self._error = error
-
-    def _try(self, snapshot: Snapshot) -> None:
-        for pause in (*self._retries, None):
-            try:
-                self._write(snapshot)
-            except OSError as error:
-                reason = f"checkpoint of step {snapshot.step} could not be written: {_text(error)}"
-                if pause is not None:
-                    self._warn(f"{reason}; trying again in {pause:g} s")
-                    time.sleep(pause)
-            else:
-                self.left_out = []
-                return
-        self.left_out.append(reason)
-        self._warn(f"{reason}; left out")
-
-
-def _text(error: OSError) -> str:
-    return f"{error.strerror}: '{error.filename}'" if error.filename else str(error)

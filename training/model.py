@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from core import devices
+from core import devices, keras_patches
 from core.errors import UserError
 from core.files import whole
 from core.weights import load_weights
@@ -88,9 +88,7 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     optimizer.build(model.trainable_variables)
     model.compute_metrics(None, ops.zeros((1,), "int32"), ops.zeros((1, recipe.classes)))
     model.reset_metrics()
-    # Keras puts the average in the place of the weights whenever a `fit` ends, and here
-    # that is the end of a stage.
-    optimizer.finalize_variable_values = lambda variables: None
+    keras_patches.keep_weights_after_fit(optimizer)
 
 
 def accuracy_metrics() -> list[keras.metrics.Metric]:

@@ -1,0 +1,151 @@
+"""What this project changes in Keras, and what it reads of Keras's private parts.
+
+Each function says what it does and why. All are tested with the Keras below, and
+`tests/core/test_keras_patches.py` fails when Keras no longer needs one or no longer allows it.
+
+These have to stand elsewhere:
+
+- `optimizers/distributed.py` overrides the private `_clip_gradients`, the only place where
+  accumulated gradients can be averaged. It also finds a loss scale around itself by the
+  functions that are running.
+- `training/weights.py` reads the private `_model_variables_moving_average`, and the layout of
+  a `.keras` file.
+- `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are
+  deterministic; the public one can only set it.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+TESTED_WITH = "3.15.1"
+
+
+def note_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
+    """Has `note` called with the loss of each training step, inside the train function.
+
+    Callbacks see the loss only as a Python number, for which Keras waits for the device at
+    every step. The train function is made anew: Keras would reuse that of an earlier `fit`.
+    """
+    if _noted_by(model) == note:
+        return
+    plain = model.compute_loss
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        loss = plain(x, y, y_pred, sample_weight, training=training)
+        if training:
+            note(loss)
+        return loss
+
+    compute_loss.note, compute_loss.plain = note, plain  # type: ignore[attr-defined]
+    model.compute_loss = compute_loss
+    model.make_train_function(force=True)
+
+
+def stop_noting_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
+    """Undoes `note_losses`; the next `fit` traces the model anew."""
+    if _noted_by(model) == note:
+        model.compute_loss = model.compute_loss.plain
+        model.train_function = None
+
+
+def _noted_by(model: keras.Model) -> Any:
+    return getattr(model.compute_loss, "note", None)
+
+
+def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
+    """Has each training step use `batch`, whatever the dataset gives.
+
+    A batch that comes through a dataset is copied to the device at every step.
+    """
+    step = type(model).train_step
+    model.train_step = lambda _: step(model, batch)
+
+
+def keep_weights_after_fit(optimizer: keras.optimizers.Optimizer) -> None:
+    """Keeps Keras from replacing the weights by their average whenever a `fit` ends.
+
+    Here the end of a `fit` is only the end of a stage.
+    """
+    optimizer.finalize_variable_values = lambda variables: None
+
+
+def remember_what_saving_skips() -> None:
+    """Mends a mistake of Keras for this thread, so that it can save in a `StatelessScope`.
+
+    For every layer that it saves, Keras makes a reference object, to see which attributes
+    to leave alone. It means to remember the answer, but looks it up under another name; and
+    the object's variables cannot be made inside the scope.
+    """
+    from keras.src.backend.common import global_state
+    from keras.src.saving import saving_lib
+
+    for kind in ("Operation", "Layer", "Functional", "Sequential", "Metric", "Optimizer", "Loss"):
+        name = f"saving_attr_skiplist_{kind}"
+        if global_state.get_global_attribute(name) is None:
+            global_state.set_global_attribute(name, saving_lib.get_attr_skipset(kind))
+
+
+def mix_in(optimizer: keras.optimizers.Optimizer, kinds: tuple[type, ...], **values: Any) -> None:
+    """Puts the classes `kinds`, and class attributes, before the class of an optimizer.
+
+    Only its class changes: a copy would lack what no configuration has, such as the
+    variables that are excluded from weight decay. Keras saves an object, and finds it in
+    `clone_model`, by the name that its `__class__` is registered under, so there it sees
+    the plain class.
+    """
+    plain = type(optimizer)
+    body = {
+        "__class__": property(lambda self: plain),
+        "__module__": plain.__module__,
+        "__doc__": plain.__doc__,
+        **values,
+    }
+    # Keras's own `__setattr__` would track it.
+    object.__setattr__(optimizer, "__class__", type(plain.__name__, (*kinds, plain), body))
+
+
+class NoSumOverReplicas:
+    """For `mix_in`: leaves out Keras's sum over the replicas of tf.distribute where there is one.
+
+    That sum registers a gradient of its own, by which TensorFlow holds the graph to the end
+    of the process: some 12 MB a phase for a small model. The sum over one replica is the
+    gradient itself.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        if self._distribution_strategy.num_replicas_in_sync > 1:  # type: ignore[attr-defined]
+            return super()._all_reduce_sum_gradients(grads_and_vars)  # type: ignore[misc]
+        return grads_and_vars
+
+
+def gradients_applied(optimizer: keras.optimizers.Optimizer) -> int:
+    """Steps whose gradients the optimizer took, skipped ones left out.
+
+    The public `iterations` counts several steps as one where gradients are accumulated.
+    """
+    return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
+
+
+def rate_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]:
+    """A function that sets `optimizer`'s learning rate, at the least cost a call.
+
+    Keras's own setter checks, converts and reads the variable back; TensorFlow's `assign`
+    still takes twice the time of the op beneath it. Before a step of 20 milliseconds they
+    were most of what all our callbacks cost together.
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return rate_setter(optimizer.inner_optimizer)
+    variable = getattr(optimizer, "_learning_rate", None)
+    if (
+        keras.backend.backend() == "tensorflow"
+        and isinstance(variable, keras.Variable)
+        and variable.dtype == "float32"  # the op's own choice for a Python number
+    ):
+        import tensorflow as tf
+
+        handle = variable.value.handle
+        return lambda rate: tf.raw_ops.AssignVariableOp(resource=handle, value=rate)
+    return functools.partial(setattr, optimizer, "learning_rate")
