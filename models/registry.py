@@ -20,9 +20,7 @@ def names() -> tuple[str, ...]:
     return tuple(_BUILDERS)
 
 
-def build_model(
-    name: str, image_size: tuple[int | None, int | None], classes: int, **arguments: Any
-) -> keras.Model:
+def build_model(name: str, image_size: resnet.Size, classes: int, **arguments: Any) -> keras.Model:
     """A new classifier with random weights.
 
     Args:
@@ -30,16 +28,14 @@ def build_model(
         image_size: `(height, width)` in pixels; `(None, None)` takes any size. The
             weights fit a model of any other size.
         classes: number of logits.
-        **arguments: what else the model takes: see `resnet.imagenet_resnet` and
-            `resnet.small_resnet`.
+        **arguments: see `resnet.imagenet_resnet` and `resnet.small_resnet`.
 
     Returns:
         A functional `keras.Model` from RGB images on the scale 0 to 255, float32
-        `(batch, height, width, 3)` (uint8 is cast), to float32 logits
-        `(batch, classes)`.
+        `(batch, height, width, 3)` (uint8 is cast), to float32 logits `(batch, classes)`.
 
     Raises:
-        ValueError: naming what was received and what would do.
+        ValueError: naming what was received and what is known.
 
     Example:
 
@@ -48,12 +44,9 @@ def build_model(
     """
     if name not in _BUILDERS:
         raise ValueError(f"Unknown model. Received: name={name!r}; known: {', '.join(names())}")
-    build = _BUILDERS[name]
-    known = list(inspect.signature(build).parameters)[2:]
-    unknown = sorted(set(arguments) - set(known))
-    if unknown:
+    known = list(inspect.signature(_BUILDERS[name]).parameters)[2:]
+    if unknown := ", ".join(sorted(set(arguments) - set(known))):
         raise ValueError(
-            f"Unknown arguments for {name}. Received: {', '.join(unknown)}; "
-            f"known: {', '.join(known)}"
+            f"Unknown arguments for {name}. Received: {unknown}; known: {', '.join(known)}"
         )
-    return build(image_size, classes, **arguments)
+    return _BUILDERS[name](image_size, classes, **arguments)

@@ -1,14 +1,13 @@
 """ResNets (He et al. 2015) in the ImageNet form and in a small one for 28 to 32 pixels.
 
-Both are functional models of Keras's own layers, so a saved `.keras` file loads
-without this module and on any backend. They take RGB on the scale 0 to 255, hold
-the normalisation inside and return float32 logits without a softmax, also under a
-mixed-precision policy. Every layer has a fixed name, such as
-`stage2_block1_conv2`, `stem_bn` or `logits`.
+Both are functional models of Keras's own layers, so a saved `.keras` file loads without this
+module and on any backend. They take RGB on the scale 0 to 255, normalise it themselves and
+return float32 logits without a softmax, also under a mixed-precision policy. Every layer has
+a fixed name, such as `stage2_block1_conv2`, `stem_bn` or `logits`.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -28,20 +27,19 @@ EXPANSION = 4  # channels out of a bottleneck over those of its 3x3
 # Depth: blocks of each of the three stages; two convolutions a block, stem and head.
 SMALL: dict[int, int] = {8: 1, 14: 2, 20: 3}
 
-# The original run's input: (RGB - MEAN) / STD on the scale 0 to 255.
+# The original run's input, (RGB - MEAN) / STD on the scale 0 to 255, and its batch normalisation.
 MEAN = (121.0, 115.0, 100.0)
 STD = (70.0, 68.0, 71.0)
-
-# The original run's batch normalisation.
 BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-4
 
+Size = tuple[int | None, int | None]
 Tensor = Any  # symbolic; Keras exports no type that covers every backend
 
 
 def imagenet_resnet(
     depth: int,
-    image_size: tuple[int | None, int | None],
+    image_size: Size,
     classes: int,
     *,
     mean: Sequence[float] = MEAN,
@@ -74,20 +72,20 @@ def imagenet_resnet(
     if depth not in IMAGENET:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
     bottleneck, blocks = IMAGENET[depth]
-    convolution = partial(_convolution, scale=initial_scale)
+    net = _Builder(initial_scale, zero_gamma, bottleneck)
     inputs, x = _normalised_input(image_size, mean, std)
     # 3 on every side whatever the size; 'same' would pad even sizes by 2 and 3.
     x = layers.ZeroPadding2D(3, name="stem_pad")(x)
-    x = convolution(x, 64, 7, 2, name="stem_conv", padding="valid")
-    x = layers.ReLU(name="stem_relu")(_batch_norm(x, name="stem_bn"))
+    x = net.convolution(x, 64, 7, 2, "stem_conv", padding="valid")
+    x = layers.ReLU(name="stem_relu")(net.batch_norm(x, "stem_bn"))
     x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
-    x = _stages(x, blocks, IMAGENET_WIDTHS, bottleneck, convolution, zero_gamma)
+    x = net.stages(x, blocks, IMAGENET_WIDTHS)
     return _classifier(inputs, x, classes, name=f"resnet{depth}")
 
 
 def small_resnet(
     depth: int,
-    image_size: tuple[int | None, int | None],
+    image_size: Size,
     classes: int,
     *,
     widths: Sequence[int] = (32, 64, 128),
@@ -104,10 +102,8 @@ def small_resnet(
 
     Args:
         depth: 8, 14 or 20: one, two or three blocks a stage.
-        image_size: `(height, width)` in pixels; None for any.
-        classes: number of logits.
         widths: channels of the three stages. Defaults to (32, 64, 128).
-        mean, std, initial_scale, zero_gamma: as in `imagenet_resnet`.
+        image_size, classes, mean, std, initial_scale, zero_gamma: as in `imagenet_resnet`.
 
     Returns:
         A model from `(batch, height, width, 3)` to float32 `(batch, classes)`.
@@ -116,16 +112,16 @@ def small_resnet(
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, SMALL))}")
     if len(widths) != 3:
         raise ValueError(f"widths must be three numbers. Received: {widths!r}")
-    convolution = partial(_convolution, scale=initial_scale)
+    net = _Builder(initial_scale, zero_gamma, bottleneck=False)
     inputs, x = _normalised_input(image_size, mean, std)
-    x = convolution(x, widths[0], 3, 1, name="stem_conv")
-    x = layers.ReLU(name="stem_relu")(_batch_norm(x, name="stem_bn"))
-    x = _stages(x, (SMALL[depth],) * 3, widths, False, convolution, zero_gamma)
+    x = net.convolution(x, widths[0], 3, 1, "stem_conv")
+    x = layers.ReLU(name="stem_relu")(net.batch_norm(x, "stem_bn"))
+    x = net.stages(x, (SMALL[depth],) * 3, widths)
     return _classifier(inputs, x, classes, name=f"resnet{depth}")
 
 
 def _normalised_input(
-    image_size: tuple[int | None, int | None], mean: Sequence[float], std: Sequence[float]
+    image_size: Size, mean: Sequence[float], std: Sequence[float]
 ) -> tuple[Tensor, Tensor]:
     if not isinstance(image_size, tuple | list) or len(image_size) != 2:
         raise ValueError(f"image_size must be (height, width). Received: {image_size!r}")
@@ -135,102 +131,69 @@ def _normalised_input(
             f"Received: mean={mean!r}, std={std!r}"
         )
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
+    mean, variance = [float(m) for m in mean], [float(s) ** 2 for s in std]
     # In float32 under every policy: bfloat16 cannot tell 200 from 200.4.
     normalise = layers.Normalization(
-        mean=[float(m) for m in mean],
-        variance=[float(s) ** 2 for s in std],
-        dtype="float32",
-        name="normalise",
+        mean=mean, variance=variance, dtype="float32", name="normalise"
     )
     return inputs, normalise(inputs)
 
 
-def _stages(
-    x: Tensor,
-    blocks: Sequence[int],
-    widths: Sequence[int],
-    bottleneck: bool,
-    convolution: Callable[..., Tensor],
-    zero_gamma: bool,
-) -> Tensor:
-    """Stages of residual blocks; each but the first halves the resolution."""
-    for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
-        for block in range(1, count + 1):
-            stride = 2 if stage > 1 and block == 1 else 1
-            name = f"stage{stage}_block{block}"
-            x = _block(x, width, stride, bottleneck, convolution, zero_gamma, name)
-    return x
-
-
-def _block(
-    x: Tensor,
-    width: int,
-    stride: int,
-    bottleneck: bool,
-    convolution: Callable[..., Tensor],
-    zero_gamma: bool,
-    name: str,
-) -> Tensor:
-    # (channels, kernel size, stride) of each convolution
-    if bottleneck:
-        plan = [(width, 1, 1), (width, 3, stride), (width * EXPANSION, 1, 1)]
-    else:
-        plan = [(width, 3, stride), (width, 3, 1)]
-    channels = plan[-1][0]
-    shortcut = x
-    if stride != 1 or x.shape[-1] != channels:
-        shortcut = convolution(x, channels, 1, stride, name=f"{name}_shortcut_conv")
-        shortcut = _batch_norm(shortcut, name=f"{name}_shortcut_bn")
-    for number, (filters, size, step) in enumerate(plan, 1):
-        last = number == len(plan)
-        x = convolution(x, filters, size, step, name=f"{name}_conv{number}")
-        x = _batch_norm(x, name=f"{name}_bn{number}", zero_gamma=last and zero_gamma)
-        if not last:
-            x = layers.ReLU(name=f"{name}_relu{number}")(x)
-    x = layers.Add(name=f"{name}_add")([shortcut, x])
-    return layers.ReLU(name=f"{name}_out")(x)
-
-
-def _convolution(
-    x: Tensor,
-    filters: int,
-    size: int,
-    stride: int,
-    *,
-    name: str,
-    scale: float,
-    padding: str = "same",
-) -> Tensor:
-    # An initializer for each layer: a shared one repeats its values for equal shapes.
-    initializer = keras.initializers.VarianceScaling(
-        scale=scale, mode="fan_in", distribution="truncated_normal"
-    )
-    return layers.Conv2D(
-        filters,
-        size,
-        strides=stride,
-        padding=padding,
-        use_bias=False,
-        kernel_initializer=initializer,
-        name=name,
-    )(x)
-
-
-def _batch_norm(x: Tensor, *, name: str, zero_gamma: bool = False) -> Tensor:
-    return layers.BatchNormalization(
-        momentum=BN_MOMENTUM,
-        epsilon=BN_EPSILON,
-        gamma_initializer="zeros" if zero_gamma else "ones",
-        name=name,
-    )(x)
-
-
-def _classifier(inputs: Tensor, x: Tensor, classes: int, *, name: str) -> keras.Model:
+def _classifier(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
     x = layers.GlobalAveragePooling2D(name="pool")(x)
-    logits = layers.Dense(
-        classes,
-        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),  # the original's
-        dtype="float32",
-        name="logits",
-    )(x)
-    return keras.Model(inputs, logits, name=name)
+    kernel = keras.initializers.RandomNormal(stddev=0.01)  # the original's
+    head = layers.Dense(classes, kernel_initializer=kernel, dtype="float32", name="logits")
+    return keras.Model(inputs, head(x), name=name)
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Adds a network's layers to a tensor `x`; they share its options."""
+
+    initial_scale: float
+    zero_gamma: bool
+    bottleneck: bool
+
+    def stages(self, x: Tensor, blocks: Sequence[int], widths: Sequence[int]) -> Tensor:
+        """Stages of residual blocks; each but the first halves the resolution."""
+        for stage, (count, width) in enumerate(zip(blocks, widths, strict=True), 1):
+            for block in range(1, count + 1):
+                stride = 2 if stage > 1 and block == 1 else 1
+                x = self._block(x, width, stride, f"stage{stage}_block{block}")
+        return x
+
+    def _block(self, x: Tensor, width: int, stride: int, name: str) -> Tensor:
+        # (channels, kernel size, stride) of each convolution
+        if self.bottleneck:
+            plan = [(width, 1, 1), (width, 3, stride), (width * EXPANSION, 1, 1)]
+        else:
+            plan = [(width, 3, stride), (width, 3, 1)]
+        channels = plan[-1][0]
+        shortcut = x
+        if stride != 1 or x.shape[-1] != channels:
+            shortcut = self.convolution(x, channels, 1, stride, f"{name}_shortcut_conv")
+            shortcut = self.batch_norm(shortcut, f"{name}_shortcut_bn")
+        for number, (filters, size, step) in enumerate(plan, 1):
+            last = number == len(plan)
+            x = self.convolution(x, filters, size, step, f"{name}_conv{number}")
+            x = self.batch_norm(x, f"{name}_bn{number}", last and self.zero_gamma)
+            if not last:
+                x = layers.ReLU(name=f"{name}_relu{number}")(x)
+        x = layers.Add(name=f"{name}_add")([shortcut, x])
+        return layers.ReLU(name=f"{name}_out")(x)
+
+    def convolution(
+        self, x: Tensor, filters: int, size: int, stride: int, name: str, padding: str = "same"
+    ) -> Tensor:
+        # An initializer for each layer: a shared one repeats its values for equal shapes.
+        kernel = keras.initializers.VarianceScaling(
+            self.initial_scale, mode="fan_in", distribution="truncated_normal"
+        )
+        options = {"use_bias": False, "kernel_initializer": kernel, "name": name}
+        return layers.Conv2D(filters, size, stride, padding, **options)(x)
+
+    def batch_norm(self, x: Tensor, name: str, zero_gamma: bool = False) -> Tensor:
+        gamma = "zeros" if zero_gamma else "ones"
+        return layers.BatchNormalization(
+            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name
+        )(x)

@@ -17,7 +17,7 @@ class TF1Momentum(keras.optimizers.Optimizer):
         w <- w - lr * (g + momentum * v)      with Nesterov
 
     This is `tf.train.MomentumOptimizer` (TensorFlow's `ApplyMomentum` kernel). Keras's
-    `SGD` keeps lr * g in the velocity, so the two part whenever the rate moves, as it
+    `SGD` keeps lr * g in the velocity, so the two differ whenever the rate moves, as it
     does at every step of a phase.
 
     Args:
@@ -49,36 +49,29 @@ class TF1Momentum(keras.optimizers.Optimizer):
         self.nesterov = nesterov
 
     def build(self, variables: Any) -> None:
-        if self.built:
-            return
-        super().build(variables)
-        (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
+        if not self.built:
+            super().build(variables)
+            (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
         velocity = self.velocities[self._get_variable_index(variable)]
-        new_velocity = ops.add(ops.multiply(velocity, self.momentum), gradient)
-        self.assign(velocity, new_velocity)
+        step = ops.add(ops.multiply(velocity, self.momentum), gradient)
+        self.assign(velocity, step)
         if self.nesterov:
-            step = ops.add(gradient, ops.multiply(new_velocity, self.momentum))
-        else:
-            step = new_velocity
+            step = ops.add(gradient, ops.multiply(step, self.momentum))
         self.assign_sub(variable, ops.multiply(rate, step))
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
-        }
+        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
 
 def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") -> int:
     """Adds TF1's weight decay to the model's loss: `l2 / 2 * sum(w ** 2)`.
 
-    The regularizer is set on the variables, not in the layers' configurations: it is
-    in the loss from the next trace on, and a saved model knows nothing of it.
+    The regularizer is set on the variables, not in the layers' configurations: it is in
+    the loss from the next trace on, and a saved model does not hold it.
 
     The original decayed its convolution and dense kernels and nothing else: the first
     lines of its log have total_loss - loss = 9.607 - 6.931, which is 1e-4 times the sum
@@ -93,14 +86,13 @@ def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") ->
         The number of variables that decay.
 
     Raises:
-        ValueError: l2 below 0, or a group of variables that is not known.
+        ValueError: l2 below 0, or an unknown group of variables.
     """
     if l2 < 0:
         raise ValueError(f"`l2` must not be below 0. Received: l2={l2!r}")
     if variables not in ("kernels", "all"):
         raise ValueError(f"`variables` must be 'kernels' or 'all'. Received: {variables!r}")
-    regularizer = keras.regularizers.L2(l2 / 2) if l2 else None
     chosen = [v for v in model.trainable_variables if variables == "all" or len(v.shape) > 1]
     for variable in chosen:
-        variable.regularizer = regularizer
+        variable.regularizer = keras.regularizers.L2(l2 / 2) if l2 else None
     return len(chosen) if l2 else 0
