@@ -8,7 +8,7 @@ These have to stand elsewhere:
 - `optimizers/distributed.py` overrides the private `_clip_gradients`, the only place where
   accumulated gradients can be averaged. It also finds a loss scale around itself by the
   functions that are running.
-- `training/weights.py` reads the private `_model_variables_moving_average`, and the layout of
+- `core/weights.py` reads the private `_model_variables_moving_average`, and the layout of
   a `.keras` file.
 - `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are
   deterministic; the public one can only set it.
