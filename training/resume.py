@@ -1,12 +1,10 @@
 """The start of a resumed run: from which checkpoint, at which step, and whether it may.
 
-The order of a resume:
-
-1. what was asked for is compared with what the run was started with (`choose_start`);
-2. the newest checkpoint that is whole and of this run is found (`choose_start`);
-3. its weights and its optimizer's state are loaded on every worker (`training/run.py`);
-4. rows and log lines of later steps are dropped (`take_up`);
-5. when the first `fit` has begun, each worker gets its own state back (`StepCheckpoint`).
+1. What was asked for is compared with what the run was started with (`find_start`).
+2. The newest checkpoint that is whole and of this run is found (`find_start`).
+3. Its weights and its optimizer's state are loaded on every worker (`training/run.py`).
+4. Rows and log lines of later steps are dropped (`take_up`).
+5. When the first `fit` has begun, each worker gets its own state back (`StepCheckpoint`).
 """
 
 import hashlib
@@ -49,15 +47,11 @@ class Start(Settings):
 
     Attributes:
         step: steps that are done, as the present number of workers counts them.
-        saved_step, saved_workers: steps that are done, as the workers of the checkpoint
-            counted them, and their number.
-        checkpoint: to load; None at step 0.
-        kind: of the checkpoint, `"regular"` or `"signal"`.
-        seconds: on the run's clock.
-        clock: its buckets.
+        saved_step, saved_workers: the same as the workers of the checkpoint counted them.
+        checkpoint: to load, of `kind` `"regular"` or `"signal"`; None at step 0.
+        seconds, clock: on the run's clock, and in its buckets.
         skipped_steps: how many of the steps a dynamic loss scale has skipped.
-        restores_workers: the checkpoint is of the same number of workers, so each of them
-            gets its own state back.
+        restores_workers: the number of workers is the same; each gets its own state back.
         skipped_batches: steps whose batch is skipped, since its loss was not finite.
         remarks: lines for the user.
     """
@@ -103,29 +97,24 @@ def code_version() -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, without the keys that are free to change."""
-    found: list[str] = []
-    for name in IDENTITY:
-        was, given = before.get(name), now.get(name)
-        if name == "recipe" and isinstance(was, dict) and isinstance(given, dict):
-            was = {k: v for k, v in was.items() if k not in FREE_TO_CHANGE}
-            given = {k: v for k, v in given.items() if k not in FREE_TO_CHANGE}
-        found += _differences(was, given, (name,))
-    return found
+    return [
+        line
+        for name in IDENTITY
+        for line in _differences(before.get(name), now.get(name), (name,), FREE_TO_CHANGE)
+    ]
 
 
-def _differences(was: Any, given: Any, path: tuple[str, ...]) -> Iterator[str]:
+def _differences(
+    was: Any, given: Any, path: tuple[str, ...], free: frozenset[str] = frozenset()
+) -> Iterator[str]:
     if isinstance(was, dict) and isinstance(given, dict):
-        for key in sorted({*was, *given}):
+        for key in sorted({*was, *given} - free):
             yield from _differences(was.get(key), given.get(key), (*path, key))
-    elif _are_phases(was) and _are_phases(given) and len(was) == len(given):
+    elif path[-1] == "training_strategy" and was and given and len(was) == len(given):
         for number, pair in enumerate(zip(was, given, strict=True), 1):
             yield from _differences(*pair, (*path[:-1], f"phase {number}"))
     elif was != given:
         yield f"{_place(path)}: was {_short(was)}, is {_short(given)}"
-
-
-def _are_phases(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(item, dict) for item in value)
 
 
 def _place(path: tuple[str, ...]) -> str:
@@ -151,13 +140,8 @@ def choose_start(
 
     Args:
         resume: whether the run is resumed.
-        run: its folder.
         asked: the `identity` of what was asked for.
-        recipe: its recipe.
-        schedule: its schedule for the present number of workers.
-
-    Raises:
-        SharedUserError: the folder holds another run.
+        schedule: for the present number of workers.
     """
     look = resume and workers.current().is_first
     start = workers.together(lambda: find_start(run, asked, recipe, schedule) if look else Start())
@@ -167,12 +151,7 @@ def choose_start(
 def find_start(
     run: RunFolder, asked: Mapping[str, Any], recipe: Recipe, schedule: Schedule
 ) -> Start:
-    """The newest checkpoint of a run that is whole and its own.
-
-    Raises:
-        UserError: the run is another one, or its steps cannot be recomputed for this
-            number of workers.
-    """
+    """The newest checkpoint that is whole and of this run; raises `UserError` for another run."""
     _refuse_other_run(run, asked)
     _refuse_other_counts(run, schedule)
     batches = tuple(run.bad_batches(schedule.workers)[: recipe.skip_bad_batches])
@@ -251,11 +230,7 @@ def take_up(run: RunFolder, recipe: Recipe, schedule: Schedule, start: Start) ->
 
 
 def agree(team: Workers, asked: Mapping[str, Any], total_steps: int) -> None:
-    """Compares what the workers are about to do, before the first step; a collective.
-
-    Raises:
-        SharedUserError: naming the workers that differ from worker 0, and in what.
-    """
+    """Raises where workers are about to do something else than worker 0; a collective."""
     own = {
         **asked,
         "number of steps": total_steps,

@@ -1,14 +1,9 @@
-"""The start of a run: what was asked for becomes a `Run`, ready to be fitted.
-
-The order: find the recipe, its data and the folder on every worker; prepare the device;
-build and compile the model; agree with the other workers; choose the step to start from;
-open the folder.
-"""
+"""The start of a run: what was asked for becomes a `Run`, ready to be fitted."""
 
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from core import workers
 from core.errors import UserError
@@ -31,22 +26,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line asks for.
-
-    Attributes:
-        recipe_name: a preset's name, or a file.
-        data_dir: folder of the records; by default the recipe's embedded data.
-        run_dir: folder of the run; by default a new one in `runs/`.
-        policy: Keras dtype policy; by default the recipe's.
-        data: `"records"`, or `"synthetic"` for one batch of noise.
-        resume: resume the run in `run_dir`.
-        overwrite: delete the run in `run_dir` first.
-    """
+    """What the command line asks for; `recipe.py` says what each option means."""
 
     recipe_name: str
-    data_dir: Path | None = None
-    run_dir: Path | None = None
-    policy: Policy | None = None
+    data_dir: Path | None = None  # by default the recipe's embedded data
+    run_dir: Path | None = None  # by default a new folder in runs/
+    policy: Policy | None = None  # by default the recipe's
     data: Literal["records", "synthetic"] = "records"
     resume: bool = False
     overwrite: bool = False
@@ -54,45 +39,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has been started.
+    """A run that has been started."""
 
-    Attributes:
-        team: this worker's place among the workers.
-        recipe: the recipe.
-        data: its records.
-        schedule: its phases in global steps.
-        folder: the run folder.
-        threads: threads of this worker's computation, and as many of its pipeline.
-        model: compiled, with the weights of the step to start from.
-        start: the step to start from.
-        log: writes down what happens.
-        faults: where this worker's pipelines note bad records.
-        balance: measures how long training waits for images.
-    """
-
-    team: Workers
+    team: Workers  # this worker's place among the workers
     recipe: Recipe
     data: RunData
-    schedule: Schedule
+    schedule: Schedule  # the recipe's phases in global steps
     folder: RunFolder
-    threads: int
-    model: "keras.Model"
+    threads: int  # of this worker's computation, and as many of its pipeline
+    model: "keras.Model"  # compiled, with the weights of the step to start from
     start: "Start"
     log: "RunLog"
-    faults: "Faults"
-    balance: "InputBalance"
+    faults: "Faults"  # where this worker's pipelines note bad records
+    balance: "InputBalance"  # measures how long training waits for images
 
 
 def start_run(options: Options, started: float) -> Run:
     """Starts a run on this worker; a collective.
 
     Args:
-        options: what was asked for, the same on every worker.
+        options: what was asked for.
         started: the `time.monotonic()` at which this process started.
 
     Raises:
-        SharedUserError: the options, the recipe, the data or the folder have a mistake, the
-            workers do not agree, or the run to resume is another one.
+        SharedUserError: a mistake in the options, the recipe, the data or the folder; workers
+            that do not agree; or another run than the one to resume.
     """
     team = workers.current()
     now = workers.from_first(time.strftime("%Y%m%d-%H%M%S"))
@@ -121,7 +92,16 @@ def start_run(options: Options, started: float) -> Run:
         if options.resume:
             resume.take_up(folder, recipe, schedule, start)
         else:
-            folder.start(recipe, settings_of(schedule, data, policy, identity), options.overwrite)
+            settings = {
+                "workers": team.size,
+                "images": schedule.images,
+                "policy": policy,
+                "facts": identity,
+                "data_dir": str(data.root),
+                "synthetic": data.synthetic,
+                "validation": data.validation.name,
+            }
+            folder.start(recipe, settings, options.overwrite)
             folder.counted_by(schedule)
             folder.write_classes(data.validation.classes)
         log.open()
@@ -142,12 +122,7 @@ def start_run(options: Options, started: float) -> Run:
 def find_run(
     options: Options, workers: int, now: str
 ) -> tuple[Recipe, RunData, Schedule, RunFolder]:
-    """Reads and checks what a run needs; nothing is created. No TensorFlow.
-
-    Args:
-        options: what was asked for.
-        workers: number of workers.
-        now: the time, for the name of a new folder.
+    """Reads and checks what a run needs, and creates nothing; `now` names a new folder.
 
     Raises:
         UserError: a mistake in the options, the recipe, the data or the folder.
@@ -172,18 +147,3 @@ def _embedded_data(recipe: Recipe) -> Path:
     from datasets.build.digits import prepare_digits
 
     return prepare_digits(ROOT / "data" / recipe.embedded_data)
-
-
-def settings_of(
-    schedule: Schedule, data: RunData, policy: str, identity: dict[str, Any]
-) -> dict[str, Any]:
-    """What the run folder notes beside the recipe, as JSON."""
-    return {
-        "workers": schedule.workers,
-        "images": schedule.images,
-        "policy": policy,
-        "facts": identity,
-        "data_dir": str(data.root),
-        "synthetic": data.synthetic,
-        "validation": data.validation.name,
-    }

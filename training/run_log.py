@@ -25,9 +25,6 @@ class RunLog:
     """Writes down what happens in a run.
 
     Args:
-        folder: the run's folder.
-        recipe: the run's recipe.
-        schedule: the run's schedule.
         identity: what makes the run this run; stored in each checkpoint.
         start: where the run starts.
         process_started: the `time.monotonic()` at which this process started.
@@ -160,12 +157,7 @@ class RunLog:
 
 
 class Scalars:
-    """Numbers for TensorBoard.
-
-    Args:
-        folder: where its files go.
-        warn: called with a line for the user where a file cannot be written.
-    """
+    """Numbers for TensorBoard; `warn` gets a line where they cannot be written."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None]):
         self._folder = folder
@@ -194,9 +186,7 @@ class DeferredWrites:
     """Makes writes in their order; one that fails is kept, and tried again with the next.
 
     Training does not stop for a row of a table: it is some 200 bytes, and can wait in memory.
-
-    Args:
-        warn: called with a line for the user when writes begin to wait.
+    `warn` gets a line when writes begin to wait.
     """
 
     def __init__(self, warn: Callable[[str], None]):

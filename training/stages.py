@@ -56,17 +56,7 @@ def stage_pipeline(
     faults: Faults | None = None,
     skipped: Collection[int] = (),
 ) -> tf.data.Dataset:
-    """This worker's training batches of one stage.
-
-    Args:
-        stage: phases that share a pipeline.
-        recipe: of the run.
-        data: the run's records.
-        team: this worker's place among the workers.
-        threads: of the pipeline.
-        faults: where bad records are noted; without it, the first one raises.
-        skipped: global steps whose batch is left out.
-    """
+    """This worker's training batches of one stage, without those of the `skipped` steps."""
     phase = stage.data
     return training_pipeline(
         data.training[phase.data_dir, phase.prefix],

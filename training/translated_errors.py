@@ -15,13 +15,9 @@ from datasets.input.pipeline import LABEL_OUTSIDE
 def translated_errors(faults: Faults | None = None) -> Iterator[None]:
     """Translates the errors of TensorFlow and Horovod that the block raises.
 
-    Args:
-        faults: what this worker's pipelines noted, where the block trains.
-
     Raises:
         UserError: this worker read a record that cannot be used.
-        OtherWorkerEnded: Horovod stopped, usually because another worker has ended and has
-            reported why.
+        OtherWorkerEnded: Horovod stopped.
     """
     try:
         yield
