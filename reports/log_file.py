@@ -45,7 +45,7 @@ def read_log(path: Path) -> RunRecord:
     size = log_format.HOROVOD_SIZE.search(text)
     workers = int(size[1]) if size else None
     remarks = [
-        "times as logged: everything until then, so under DAWNBench's clock at most those shown"
+        "the logged times count everything, so under DAWNBench's clock they are upper bounds"
     ]
     if between := len(evaluated.keys() - set(steps)):
         remarks.append(f"the times of {between} checkpoint(s) are between those of two train lines")

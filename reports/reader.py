@@ -196,9 +196,9 @@ def _remarks(
     written = run.noted_checkpoints()
     if not times:
         yield (
-            "no clock.csv: the run is of a version that did not write one, so its time in buckets "
-            "is not known; under DAWNBench's clock its times are at most those shown, which hold "
-            "the writing of checkpoints"
+            "no clock.csv: an older version made this run, so its time in buckets is not known; "
+            "the times shown include writing checkpoints, so under DAWNBench's clock they are "
+            "upper bounds"
         )
     if run.is_synthetic:
         yield "trained on noise (--data synthetic): its rates are those without an input pipeline"
@@ -206,8 +206,7 @@ def _remarks(
         yield "the run has no checkpoints yet, so there is nothing to evaluate"
     elif not evaluated:
         yield (
-            "no checkpoint is evaluated yet; "
-            f"`python recipe.py evaluate --run_dir {run.path}` does it"
+            f"no checkpoint is evaluated yet; run `python recipe.py evaluate --run_dir {run.path}`"
         )
     elif evaluated < len(written):
         yield f"{len(written) - evaluated} checkpoint(s) not evaluated yet"

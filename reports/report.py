@@ -44,7 +44,7 @@ def report(
     """
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
-            raise UserError(f"{path}: named twice; a run is no repeat of itself")
+            raise UserError(f"{path}: named twice; name each run once")
     records = [read_record(path) for path in paths]
     names = [record.name for record in records]
     records = [
@@ -161,7 +161,7 @@ def _print_run(run: dict[str, Any], console: Console) -> None:
             {
                 "bucket": name,
                 "seconds": f"{seconds:,.1f}",
-                "share": f"{seconds / total:.1%}",
+                "share": f"{seconds / total:.1%}" if name in BUCKETS else "",
                 "what it holds": BUCKETS.get(name, ""),
             }
             for name, seconds in (run["buckets"] | {"everything": total}).items()
