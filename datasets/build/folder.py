@@ -2,7 +2,7 @@
 
 <output>/.build.json     what is built here: settings and a digest of the files
 <output>/.build.done     a line of JSON for each finished shard
-<output>/.build.lock     held while a build is at work
+<output>/.build.lock     held while a build runs
 <output>/rejected.csv    files that are left out, and why
 """
 
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,76 +27,62 @@ LOCK = ".build.lock"
 REJECTED = "rejected.csv"
 
 _RECORDS = re.compile(r"(?:train|validation)-\d{5,}-of-\d{5,}")
-_TEMPORARY_RECORDS = re.compile(r"\." + _RECORDS.pattern + r"\.tmp-\d+")
+_TEMPORARY_RECORDS = re.compile(r"\." + _RECORDS.pattern + r"\.\d+")  # see `files.whole`
 
 
 @contextlib.contextmanager
 def locked(output: Path) -> Iterator[None]:
     """Makes the output folder and keeps other builds out of it."""
-    lock = filelock.FileLock(output / LOCK)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = filelock.FileLock(output / LOCK).acquire(timeout=0)
     except filelock.Timeout:
-        raise DataError(f"output '{output}': another build is at work there; wait for it") from None
+        raise DataError(
+            f"output '{output}': another build is running there; wait for its end"
+        ) from None
     except OSError as error:
         raise DataError(f"output '{output}' cannot be written: {error.strerror}") from None
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def prepare_output(
-    output: Path,
-    identity: dict[str, Any],
-    shards: Collection[str],
-    sizes: Sequence[int],
-    overwrite: bool,
+    output: Path, identity: dict[str, Any], shards: Collection[str], overwrite: bool
 ) -> dict[str, dict[str, Any]]:
-    """Makes the output folder fit for a build; results of its shards that are done.
+    """Prepares the output folder for a build, and returns the results of finished shards.
 
-    With `overwrite` records and manifests in the size folders are removed, nothing
-    else; but what a killed build of the same identity has written is used.
-
-    Args:
-        output: data root.
-        identity: all that decides the bytes of the shards, fit for JSON.
-        shards: their names.
-        sizes: short sides in pixels, each with a folder.
-        overwrite: replace other records.
+    The `identity` is all that decides the bytes of the shards. With `overwrite`, other records
+    and manifests in the size folders are removed, and nothing else; what a killed build of
+    the same identity has written is still used.
 
     Raises:
         DataError: the folder holds another build, or records of other origin.
     """
-    folders = [output / str(size) for size in sizes]
+    folders = [output / str(size) for size in identity["sizes"]]
     before = _read_identity(output / BUILD)
-    names = set(shards) if before == identity else set()
+    same = before == identity
     foreign = [
         path
         for folder in folders
         for path in (sorted(folder.iterdir()) if folder.is_dir() else ())
-        if (_RECORDS.fullmatch(path.name) and path.name not in names)
-        or (path.name == MANIFEST and not names)
+        if (_RECORDS.fullmatch(path.name) and not (same and path.name in shards))
+        or (path.name == MANIFEST and not same)
     ]
-    if overwrite:
-        unfinished = names and any((folder / UNFINISHED).exists() for folder in folders)
-        results = _finished(output, shards) if unfinished else {}
-        for path in foreign:
-            path.unlink()
-    elif before is not None and before != identity:
+    if not overwrite and before is not None and not same:
         differ = [key for key in identity if before.get(key) != identity[key]]
         raise DataError(
             f"output '{output}' holds a build with other {', '.join(differ)}; "
             "choose another --output, or --overwrite it"
         )
-    elif foreign:
+    if not overwrite and foreign:
         raise DataError(
             f"output '{output}' holds records of other origin ('{foreign[0]}'); "
             "choose another --output, or --overwrite them"
         )
-    else:
-        results = _finished(output, shards)
+    for path in foreign:
+        path.unlink()
+    unfinished = same and any((folder / UNFINISHED).exists() for folder in folders)
+    results = _finished(output, shards) if unfinished or not overwrite else {}
     for folder in folders:
         folder.mkdir(exist_ok=True)
         (folder / UNFINISHED).touch()
@@ -134,33 +120,34 @@ def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]
     return results
 
 
-def write_rejected(path: Path, results: Iterable[dict[str, Any]]) -> None:
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["file", "reason"])
-    writer.writerows(sorted(row for result in results for row in result["rejected"]))
-    files.write(path, table.getvalue())
-
-
-def check_rejected(
-    table: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
+def report_rejected(
+    output: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
 ) -> None:
-    rejected = sum(len(result["rejected"]) for result in results)
-    if rejected > max_rejected * total:
+    """Lists the unreadable images in a table.
+
+    Raises:
+        DataError: they are more than a fraction of all images, or all of a shard.
+    """
+    path = output / REJECTED
+    rows = sorted(row for result in results for row in result["rejected"])
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows([("file", "reason"), *rows])
+    files.write(path, table.getvalue())
+    if len(rows) > max_rejected * total:
         raise DataError(
-            f"{rejected} of {total} images cannot be read ({rejected / total:.2%}; --max_rejected "
-            f"is {max_rejected:.2%})\nThey are listed in '{table}'; mend or remove them, "
-            "or run again with a higher --max_rejected"
+            f"{len(rows)} of {total} images cannot be read ({len(rows) / total:.2%}; "
+            f"--max_rejected is {max_rejected:.2%})\nThey are listed in '{path}'; mend or remove "
+            "them, or run again with a higher --max_rejected"
         )
     for result in results:
         if not all(shard["images"] for shard in result["sizes"].values()):
             raise DataError(
-                f"no image of shard '{result['name']}' can be read (see '{table}'); "
-                "fewer --shards would do"
+                f"no image of shard '{result['name']}' can be read (see '{path}'); "
+                "run again with fewer --shards"
             )
 
 
-def count_rejected(path: Path) -> int:
-    """Files listed in a `rejected.csv`."""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+def count_rejected(output: Path) -> int:
+    """The images in the table of unreadable ones."""
+    with open(output / REJECTED, encoding="utf-8", errors="surrogateescape", newline="") as file:
         return sum(1 for _ in csv.reader(file)) - 1

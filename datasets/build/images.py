@@ -1,4 +1,4 @@
-"""Image files of every kind that image sets hold, made RGB JPEGs of a size."""
+"""Makes RGB JPEGs of a given size from image files of every kind that image sets hold."""
 
 import io
 import warnings
@@ -9,7 +9,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
-# Pillow only warns from here to twice as many; a process needs about 9 bytes a pixel.
+# From here to twice as many Pillow only warns; a process needs about 9 bytes a pixel.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 28
 
@@ -25,24 +25,21 @@ _UPRIGHT = {
 }
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _SOF0 = 0xC0  # baseline, which every decoder knows
-_PLAIN_PROFILES = ("sRGB", "c2", "IEC61966-2.1")  # in the names of sRGB and its short forms
+_SRGB_NAMES = ("sRGB", "c2", "IEC61966-2.1")  # parts of the names of sRGB's profiles
 
 
 class Refused(ValueError):
-    """A file that is not made an image, with the reason."""
+    """A file that the builder does not make an image of, with the reason."""
 
 
 def read_image(data: bytes) -> tuple[Image.Image, bool]:
     """Decodes any of `FORMATS` to an upright sRGB image.
 
-    Transparency is laid on white, 16 bits keep their upper 8, of an animation the first
-    frame is taken, and colours with an ICC profile of their own become those of sRGB.
-
-    Args:
-        data: contents of an image file.
+    Transparent pixels become white, 16-bit values keep their upper 8 bits, an animation
+    gives its first frame, and an ICC profile other than sRGB is converted to sRGB.
 
     Returns:
-        The image, and whether `data` is a baseline RGB JPEG of just these pixels.
+        The image, and whether `data` is a baseline RGB JPEG of exactly these pixels.
 
     Raises:
         Refused: more than `MAX_PIXELS`.
@@ -58,9 +55,7 @@ def read_image(data: bytes) -> tuple[Image.Image, bool]:
             and profile is None
             and _frame_marker(data) == _SOF0
         )
-        rgb = _rgb(image)
-        if profile is not None:
-            rgb = _managed(image, profile) or rgb
+        rgb = _rgb(image, profile)
     return (rgb, plain) if turn is None else (rgb.transpose(turn), False)
 
 
@@ -75,7 +70,15 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, profile: ImageCms.ImageCmsProfile | None) -> Image.Image:
+    if profile is not None:
+        try:
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+            assert converted is not None  # it is only where the image is changed in place
+            return converted
+        except ImageCms.PyCMSError:
+            pass  # the profile is for another colour space
     if image.mode.startswith("I"):
         pixels = np.clip(np.asarray(image, np.int64) >> 8, 0, 255)
         return Image.fromarray(pixels.astype(np.uint8)).convert("RGB")
@@ -86,7 +89,7 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
-    """The ICC profile that the colours need; None where sRGB or nothing usable is given."""
+    """The ICC profile to convert from; None for sRGB, no profile or a broken one."""
     data = image.info.get("icc_profile")
     if not data or image.mode not in ("RGB", "CMYK"):
         return None
@@ -95,17 +98,7 @@ def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
         name = ImageCms.getProfileDescription(profile).strip()
     except Exception:  # a broken profile; the pixels are good
         return None
-    return None if any(plain in name for plain in _PLAIN_PROFILES) else profile
-
-
-def _managed(image: Image.Image, profile: ImageCms.ImageCmsProfile) -> Image.Image | None:
-    """The image in sRGB; None where its profile is for another colour space."""
-    try:
-        return ImageCms.profileToProfile(
-            image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
-        )
-    except ImageCms.PyCMSError:
-        return None
+    return None if any(part in name for part in _SRGB_NAMES) else profile
 
 
 def _orientation(image: Image.Image) -> int:
@@ -122,7 +115,7 @@ def stored_shape(data: bytes) -> tuple[int, int, int]:
 
 
 def _frame_marker(data: bytes) -> int | None:
-    """The second byte of a JPEG's frame marker, which tells its process; None without one."""
+    """The second byte of a JPEG's frame marker, which names its process; None without one."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
@@ -140,51 +133,38 @@ def resized(width: int, height: int, size: int, enlarge: bool) -> tuple[int, int
     short = min(width, height)
     if short == size or (short < size and not enlarge):
         return width, height
-    scaled = ((side * size + short // 2) // short for side in (width, height))
-    return next(scaled), next(scaled)
+    return (width * size + short // 2) // short, (height * size + short // 2) // short
 
 
 def convert(
     data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = False
 ) -> list[tuple[bytes, int, int]]:
-    """JPEGs of an image with the short sides asked for, from one decode.
+    """For each short side in pixels a JPEG of the image, its width and its height.
 
-    The decode is a full one. libjpeg's scaled decode (Pillow's draft mode) changes the
-    pixels (44 to 48 dB), and few photographs of ImageNet are large enough to gain by it.
+    A baseline RGB JPEG that already has the size is returned byte for byte. A smaller image
+    keeps its size without `enlarge`.
 
-    Args:
-        data: contents of an image file.
-        sizes: short sides in pixels.
-        quality: of the JPEGs, 1 to 100.
-        enlarge: also enlarge the image where it is smaller than a size.
-
-    Returns:
-        For each size the JPEG, its width and its height in pixels. A baseline RGB JPEG
-        that already has the size is returned byte for byte.
+    All sizes come from one full decode. libjpeg's scaled decode (Pillow's draft mode) changes
+    the pixels (44 to 48 dB), and few photographs of ImageNet are large enough to gain by it.
     """
     image, plain = read_image(data)
     out = []
     for size in sizes:
         target = resized(image.width, image.height, size, enlarge)
-        if plain and target == image.size:
-            out.append((data, *target))
-            continue
-        scaled = image
         if target != image.size:
-            scaled = image.resize(target, Image.Resampling.LANCZOS)
-        out.append((_jpeg(scaled, quality), *target))
+            jpeg = _jpeg(image.resize(target, Image.Resampling.LANCZOS), quality)
+        else:
+            jpeg = data if plain else _jpeg(image, quality)
+        out.append((jpeg, *target))
     return out
 
 
 def keep(data: bytes, quality: int) -> tuple[bytes, int, int]:
-    """An image at its own size: a JPEG that any decoder shows upright, byte for byte.
+    """An image at its own size: a JPEG that any decoder shows upright, its width and height.
 
-    RGB and greyscale JPEGs are kept, baseline or progressive, whatever their profile.
-    Others (CMYK, turned by EXIF, no JPEG at all) are encoded anew. Broken images raise
-    as in `read_image`.
-
-    Returns:
-        The JPEG, its width and its height in pixels.
+    RGB and greyscale JPEGs are kept byte for byte, baseline or progressive, whatever their
+    profile. Others (CMYK, turned by EXIF, other formats) are encoded again. Broken images
+    raise as in `read_image`.
     """
     with _opened(data) as image:
         image.load()
@@ -199,10 +179,9 @@ def _jpeg(image: Image.Image, quality: int) -> bytes:
     # 64 pixels or less it blurs whole objects, and the bytes saved are few.
     subsampling = "4:4:4" if min(image.size) <= 64 else "4:2:0"
     file = io.BytesIO()
-    # Pillow would else copy the source's profile and comment.
-    image.save(
-        file, "JPEG", quality=quality, subsampling=subsampling, comment=b"", icc_profile=None
-    )
+    # Without these two Pillow copies the source's comment and profile.
+    plain = {"comment": b"", "icc_profile": None}
+    image.save(file, "JPEG", quality=quality, subsampling=subsampling, **plain)
     return file.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Runs a function over jobs in several processes that end with the one that began them."""
+"""Runs a function over items in several processes, which end with their parent."""
 
 import multiprocessing
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
-Job = TypeVar("Job")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
@@ -18,33 +18,32 @@ def available() -> int:
 
 
 def run_jobs(
-    function: Callable[[Job], Result], jobs: Sequence[Job], processes: int
+    function: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Generator[Result, None, None]:
-    """Results as they come; from this process where it is to be one.
+    """Results in the order in which they finish. One process means this one.
 
     Raises:
         concurrent.futures.process.BrokenProcessPool: a process died.
     """
-    if processes == 1 or len(jobs) <= 1:
-        yield from map(function, jobs)
+    if processes == 1 or len(items) <= 1:
+        yield from map(function, items)
         return
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(processes, len(jobs)), context, _start_process)
+    pool = ProcessPoolExecutor(min(processes, len(items)), context, _end_with_parent)
     try:
-        for future in as_completed([pool.submit(function, job) for job in jobs]):
+        for future in as_completed([pool.submit(function, item) for item in items]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_process() -> None:
-    """Lets a process of the pool end with its parent, at Ctrl-C and at a SIGKILL too."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
 def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    """Makes a process of the pool end with its parent, after Ctrl-C and SIGKILL too."""
+
+    def wait() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=wait, daemon=True).start()

@@ -1,20 +1,19 @@
-"""Shards: their number, and the processes that write them."""
+"""Shards: how many there are, what is in each, and how one is written."""
 
 import contextlib
 import functools
 import hashlib
 import os
 import warnings
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from core import files
 from core.errors import DataError
 from datasets.build.images import convert, keep, reason, stored_shape
-from datasets.build.processes import run_jobs
+from datasets.build.options import BuildOptions
 from datasets.build.sources.boxes import Box, Boxes, relative_boxes
 from datasets.build.sources.source import ImageFile, Source, read_bytes
 from datasets.records.examples import make_example
@@ -22,25 +21,16 @@ from datasets.records.frames import frame
 from datasets.records.manifest import shard_name
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
 
-IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, as everyone has them
-
-
-class BuildStopped(RuntimeError):
-    """The build ended for no fault of the data; the same command goes on with it."""
+IMAGES_A_SHARD = 1250  # 1024 train files for ImageNet, the usual number
 
 
 def shard_counts(
     images: Mapping[str, int], shards: int | None = None, validation_shards: int | None = None
 ) -> dict[str, int]:
-    """Files of each split, by default about 1,250 images in each.
+    """Files of each split, for its number of images; by default about 1,250 images in each.
 
-    Training gets 8 or more where it has the images, validation an eighth of what
-    training gets by default: ImageNet's usual 1024 and 128.
-
-    Args:
-        images: of each split.
-        shards: training files, in place of the default.
-        validation_shards: likewise for validation.
+    Training gets 8 or more where it has the images. Validation gets an eighth of the default
+    of training. ImageNet gets its usual 1024 and 128.
 
     Raises:
         DataError: a number below 1 or above that of the images.
@@ -55,118 +45,49 @@ def shard_counts(
         if not 1 <= count <= images[prefix]:
             option = "--shards" if prefix == "train" else "--validation_shards"
             raise DataError(
-                f"{option}: received {count}; 1 to {images[prefix]}, "
-                f"the number of {prefix} images, would do"
+                f"{option}: received {count}; give a number from 1 to {images[prefix]}, "
+                f"the number of {prefix} images"
             )
     return counts
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is made of an image, the same for all of a build.
+class ShardJob:
+    """One shard in all sizes: its name, its images and their bounding boxes by image name."""
 
-    Attributes:
-        source: root of the images' places; with `ready` that of `<size>/<place>`.
-        sizes: short sides in pixels.
-        quality: of the JPEGs, 1 to 100.
-        enlarge: enlarge images that are smaller than a size.
-        ready: the source is resized already and its files are kept as they are.
-        labels: by name of the class.
-        words: likewise, where they are known.
-    """
-
-    source: Path
-    sizes: tuple[int, ...]
-    quality: int
-    enlarge: bool
-    ready: bool
-    labels: Mapping[str, int]
-    words: Mapping[str, str]
-
-    def jpegs(self, image: ImageFile) -> tuple[list[tuple[bytes, int, int]], bytes]:
-        """For each size an image's JPEG, width and height; and a file as it was read."""
-        if not self.ready:
-            data = read_bytes(self.source, image)
-            return convert(data, self.sizes, self.quality, self.enlarge), data
-        out = []
-        for size in self.sizes:
-            root = self.source / str(size)
-            bytes_now = (root / image.place / image.file).stat().st_size  # each size has its own
-            data = read_bytes(root, image._replace(size=bytes_now))
-            out.append(keep(data, self.quality))
-        return out, data
-
-
-def settings_for(source: Source, sizes: tuple[int, ...], quality: int, enlarge: bool) -> Settings:
-    """What is made of a source's images.
-
-    Raises:
-        DataError: no sizes, or sizes that a set which is resized already has not.
-    """
-    if not sizes and not source.sizes:
-        raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
-    if missing := [size for size in sizes if source.sizes and size not in source.sizes]:
-        raise DataError(
-            f"--sizes: received {missing[0]}; '{source.root}' is resized already, "
-            f"to {', '.join(map(str, source.sizes))}"
-        )
-    labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
-    return Settings(
-        source.root, sizes or source.sizes, quality, enlarge, bool(source.sizes), labels,
-        source.words,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Job:
-    """One shard in all sizes: what a process needs to write it."""
-
-    output: Path
     name: str
-    images: tuple[ImageFile, ...]
+    images: Sequence[ImageFile]
     boxes: Mapping[str, Boxes]
 
     @classmethod
-    def of(
-        cls, output: Path, name: str, images: tuple[ImageFile, ...], boxes: Mapping[str, Boxes]
-    ) -> "Job":
-        """A job that carries no boxes but those of its images."""
-        keys = (key for image in images for key in _box_keys(image)) if boxes else ()
-        return cls(output, name, images, {key: boxes[key] for key in keys if key in boxes})
-
-    def boxes_of(self, image: ImageFile) -> Boxes | None:
-        return next((self.boxes[key] for key in _box_keys(image) if key in self.boxes), None)
-
-
-def _box_keys(image: ImageFile) -> tuple[str, str]:
-    """What an image's boxes may be known by."""
-    return os.path.splitext(image.name)[0], os.path.splitext(image.file)[0]
+    def of(cls, name: str, source: Source, prefix: str, part: slice) -> "ShardJob":
+        """A job for a part of a split's images, with the boxes of these images alone."""
+        images, known = source.images[prefix][part], source.boxes.get(prefix, {})
+        boxes = {}
+        for image in images if known else ():
+            keys = (os.path.splitext(path)[0] for path in (image.name, image.file))
+            if key := next((key for key in keys if key in known), None):
+                boxes[image.name] = known[key]
+        return cls(name, images, boxes)
 
 
-def make_jobs(source: Source, output: Path, counts: Mapping[str, int]) -> list[Job]:
+def make_jobs(source: Source, counts: Mapping[str, int]) -> list[ShardJob]:
     """A job for each shard: a stretch of its split's images."""
     jobs = []
     for prefix, count in counts.items():
-        images = source.images[prefix]
+        total = len(source.images[prefix])
         for index in range(count):
-            part = images[index * len(images) // count : (index + 1) * len(images) // count]
-            name = shard_name(prefix, index, count)
-            jobs.append(Job.of(output, name, part, source.boxes.get(prefix, {})))
+            part = slice(index * total // count, (index + 1) * total // count)
+            jobs.append(ShardJob.of(shard_name(prefix, index, count), source, prefix, part))
     return jobs
 
 
 class _ShardFile:
-    """A shard under a temporary name; it gets its own when all went well."""
+    """A shard that is being written, and what its manifest says about it."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    def __init__(self, file: BinaryIO):
         self.images = self.bytes = 0
-        self._hash = hashlib.sha256()
-
-    def __enter__(self) -> "_ShardFile":
-        self._file = open(self.temporary, "wb")
-        return self
+        self._file, self._hash = file, hashlib.sha256()
 
     def write(self, example: bytes) -> None:
         record = frame(example)
@@ -175,82 +96,100 @@ class _ShardFile:
         self.images += 1
         self.bytes += len(record)
 
-    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
-        with self._file:
-            if failed is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        if failed is None:
-            files.publish(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
     def described(self) -> dict[str, Any]:
         return {"images": self.images, "bytes": self.bytes, "sha256": self._hash.hexdigest()}
 
 
-def write_shard(job: Job, settings: Settings) -> dict[str, Any]:
-    """Writes a job's shard in all sizes, one image in memory at a time.
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes shards. Its fields are the same for all shards of a build.
 
-    Returns:
-        `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}}, "rejected":
-        [[path, reason], ...]}`, fit for JSON.
+    Attributes:
+        root: of the images' places; of `<size>/<place>` with `resized`.
+        resized: the source is resized already and its files are kept as they are.
+        options: of the build; its sizes are those that are written.
+        labels, words: by name of the class; words where they are known.
     """
-    rejected = []
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # Pillow's, of images it reads all the same
-        shards = {
-            size: stack.enter_context(_ShardFile(job.output / str(size) / job.name))
-            for size in settings.sizes
-        }
-        for image in job.images:
-            try:
-                jpegs, data = settings.jpegs(image)
-                boxes = _boxes(job.boxes_of(image), data, image.label, settings.labels)
-            except MemoryError:
-                raise
-            except Exception as error:  # broken images make Pillow raise nearly anything
-                rejected.append([image.path, reason(error)])
-                continue
-            for shard, jpeg in zip(shards.values(), jpegs, strict=True):
-                shard.write(_example(image, jpeg, boxes, settings))
-    sizes = {str(size): shard.described() for size, shard in shards.items()}
-    return {"name": job.name, "sizes": sizes, "rejected": rejected}
 
+    root: Path
+    resized: bool
+    options: BuildOptions
+    labels: Mapping[str, int]
+    words: Mapping[str, str]
 
-def _boxes(boxes: Boxes | None, data: bytes, synset: str, classes: Mapping[str, int]) -> list[Box]:
-    return relative_boxes(boxes, stored_shape(data), synset, classes) if boxes else []
+    @classmethod
+    def of(cls, source: Source, options: BuildOptions) -> "ShardWriter":
+        """The writer for a source's images.
 
+        Raises:
+            DataError: no sizes, or a size that a set which is resized already does not have.
+        """
+        sizes = tuple(options.sizes) or source.sizes
+        if not sizes:
+            raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
+        if unknown := [size for size in sizes if source.sizes and size not in source.sizes]:
+            raise DataError(
+                f"--sizes: received {unknown[0]}; '{source.root}' is resized already, "
+                f"to {', '.join(map(str, source.sizes))}"
+            )
+        labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
+        options = replace(options, sizes=sizes)
+        return cls(source.root, bool(source.sizes), options, labels, source.words)
 
-def _example(
-    image: ImageFile, jpeg: tuple[bytes, int, int], boxes: Sequence[Box], settings: Settings
-) -> bytes:
-    encoded, width, height = jpeg
-    return make_example(
-        encoded,
-        height=height,
-        width=width,
-        label=settings.labels[image.label],
-        synset=image.label,
-        text=settings.words.get(image.label, ""),
-        filename=os.fsencode(image.file),
-        boxes=[box[:4] for box in boxes],
-    )
+    def write(self, job: ShardJob) -> dict[str, Any]:
+        """Writes a shard in all sizes, one image in memory at a time.
 
+        Returns:
+            `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}}, "rejected":
+            [[path, reason], ...]}`, fit for JSON.
+        """
+        rejected = []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")  # Pillow's, about images that it reads nevertheless
+            shards = {}
+            for size in self.options.sizes:
+                path = Path(self.options.output, str(size), job.name)
+                unfinished = stack.enter_context(files.whole(path))
+                shards[size] = _ShardFile(stack.enter_context(open(unfinished, "wb")))
+            for image in job.images:
+                try:
+                    jpegs, data = self._jpegs(image)
+                    boxes = self._boxes(job, image, data)
+                except MemoryError:
+                    raise
+                except Exception as error:  # broken images make Pillow raise nearly anything
+                    rejected.append([image.path, reason(error)])
+                    continue
+                example = functools.partial(
+                    make_example,
+                    label=self.labels[image.label],
+                    synset=image.label,
+                    text=self.words.get(image.label, ""),
+                    filename=os.fsencode(image.file),
+                    boxes=[box[:4] for box in boxes],
+                )
+                for shard, (jpeg, width, height) in zip(shards.values(), jpegs, strict=True):
+                    shard.write(example(jpeg, width=width, height=height))
+        sizes = {str(size): shard.described() for size, shard in shards.items()}
+        return {"name": job.name, "sizes": sizes, "rejected": rejected}
 
-def write_shards(
-    jobs: Sequence[Job], settings: Settings, processes: int
-) -> Generator[dict[str, Any], None, None]:
-    """Results of `write_shard` as they come, from this process where it is to be one.
+    def _jpegs(self, image: ImageFile) -> tuple[list[tuple[bytes, int, int]], bytes]:
+        """For each size an image's JPEG, width and height; and a file as it was read."""
+        options = self.options
+        if not self.resized:
+            data = read_bytes(self.root, image)
+            return convert(data, options.sizes, options.quality, options.enlarge), data
+        jpegs = []
+        for size in options.sizes:
+            root = self.root / str(size)
+            bytes_now = (root / image.place / image.file).stat().st_size  # each size has its own
+            data = read_bytes(root, image._replace(size=bytes_now))
+            jpegs.append(keep(data, options.quality))
+        return jpegs, data
 
-    Raises:
-        BuildStopped: a process died.
-    """
-    try:
-        yield from run_jobs(functools.partial(write_shard, settings=settings), jobs, processes)
-    except BrokenProcessPool:
-        raise BuildStopped(
-            "a process of the build died (killed, or out of memory?). Finished shards are kept:\n"
-            "run the same command again, with fewer --processes if memory was short"
-        ) from None
+    def _boxes(self, job: ShardJob, image: ImageFile, data: bytes) -> list[Box]:
+        boxes = job.boxes.get(image.name)
+        if boxes is None:
+            return []
+        return relative_boxes(boxes, stored_shape(data), image.label, self.labels)

@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets import build_imagenet_data
+from datasets.build.options import BuildOptions
+from datasets.build.sources.layouts import read_source
+from datasets.build.sources.source import Source
+from datasets.records.manifest import Manifest
+
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
@@ -35,6 +41,16 @@ def write_tree(root: Path, images: dict[str, Image.Image | bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image if isinstance(image, bytes) else file_bytes(image, quality=95))
     return root
+
+
+def build(source: Path, output: Path, sizes: tuple[int, ...], **options) -> dict[int, Manifest]:
+    """Builds records without a progress bar, in this process unless the options say otherwise."""
+    options = {"processes": 1, "progress": False} | options
+    return build_imagenet_data.build(BuildOptions(source, output, sizes, **options))
+
+
+def find_source(root: Path, layout: str | None = None) -> Source:
+    return read_source(BuildOptions(root, root, (), layout=layout, progress=False))
 
 
 def snapshot(output: Path) -> dict[str, bytes]:

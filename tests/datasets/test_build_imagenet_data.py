@@ -14,12 +14,13 @@ from click.testing import CliRunner
 from PIL import Image
 
 from core.errors import DataError
-from datasets.build_imagenet_data import build, main
+from datasets.build_imagenet_data import main
 from datasets.records.manifest import count_images, read_manifest, shard_files
 from tests.datasets.samples import (
     BLUE,
     GREEN,
     RED,
+    build,
     file_bytes,
     photograph,
     read,
@@ -48,7 +49,7 @@ def tree(tmp_path_factory):
 @pytest.fixture(scope="module")
 def built(tree, tmp_path_factory):
     output = tmp_path_factory.mktemp("built")
-    build(tree, output, (24, 48), processes=1, progress=False)
+    build(tree, output, (24, 48))
     return output
 
 
@@ -56,9 +57,7 @@ def test_records_hold_the_tree(tree, tmp_path):
     names = tmp_path / "classes.txt"
     names.write_text("n01\ttench, Tinca tinca\nn03 great white shark\nn99\tnot here\n")
     output = tmp_path / "out"
-    manifests = build(
-        tree, output, (24, 48), shards=5, class_names=names, processes=1, progress=False
-    )
+    manifests = build(tree, output, (24, 48), shards=5, class_names=names)
     hues = {1: 0, 2: 1, 3: 2}  # labels from 1 in the order of the names: red, green, blue
     for size in (24, 48):
         for prefix, images in (("train", 60), ("validation", 12)):
@@ -91,12 +90,12 @@ def test_records_hold_the_tree(tree, tmp_path):
 
 
 def test_the_number_of_processes_does_not_show(tree, built, tmp_path):
-    build(tree, tmp_path, (24, 48), processes=2, progress=False)
+    build(tree, tmp_path, (24, 48), processes=2)
     assert snapshot(tmp_path) == snapshot(built)
 
 
 def test_a_seed_mixes_the_images_its_own_way(tree, built, tmp_path):
-    build(tree, tmp_path, (24,), seed=1, processes=1, progress=False)
+    build(tree, tmp_path, (24,), seed=1)
     before, after = (
         [record["image/filename"].numpy() for record in read(output, 24, "train")]
         for output in (built, tmp_path)
@@ -123,7 +122,7 @@ def _finished(output: Path) -> int:
     return done.read_text().count("\n") if done.exists() else 0
 
 
-def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
+def test_a_killed_build_resumes_with_the_same_bytes(tmp_path):
     source, output = tmp_path / "source", tmp_path / "out"
     write_tree(source, {"train/a/0.JPEG": photograph(0, 450, 350)})
     (source / "train" / "b").mkdir()
@@ -157,11 +156,11 @@ def test_a_killed_build_goes_on_with_the_same_bytes(tmp_path):
 
     finished = {path: path.stat().st_mtime_ns for path in (output / "200").glob("train-*")}
     assert 5 <= len(finished) < 16
-    build(source, output, (200, 100), shards=16, processes=1, progress=False)
+    build(source, output, (200, 100), shards=16)
     kept = [path for path, time_ns in finished.items() if path.stat().st_mtime_ns == time_ns]
     assert len(kept) >= 5
     whole = tmp_path / "whole"
-    build(source, whole, (200, 100), shards=16, processes=1, progress=False)
+    build(source, whole, (200, 100), shards=16)
     assert snapshot(output) == snapshot(whole)
     assert {path.name for path in (output / "100").glob(".*")} == set(), "temporary files are left"
 
@@ -174,7 +173,7 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
             first = source / split / "ab"[number % 2] / "0.JPEG"
             os.link(first, first.with_name(f"{number}.JPEG"))
     settings = {"source": source, "sizes": "300,150", "shards": 25, "validation_shards": 25}
-    build(source, whole, (300, 150), shards=25, validation_shards=25, progress=False)
+    build(source, whole, (300, 150), shards=25, validation_shards=25)
     command = [sys.executable, "-m", "datasets.build_imagenet_data", "--processes", "2"]
     command += [f"--{key}={value}" for key, value in (settings | {"output": output}).items()]
     moments = random.Random(5)
@@ -209,15 +208,15 @@ def test_ten_kills_at_random_moments_leave_the_same_bytes(tmp_path):
 
 def test_a_finished_build_is_left_alone(tree, built):
     before = {path: path.stat().st_mtime_ns for path in built.rglob("train-*")}
-    build(tree, built, (24, 48), processes=1, progress=False)
+    build(tree, built, (24, 48))
     assert {path: path.stat().st_mtime_ns for path in built.rglob("train-*")} == before
     assert read_manifest(built / "24") is not None
 
 
 def test_a_lost_shard_is_built_again(tree, built, tmp_path):
-    build(tree, tmp_path, (24, 48), processes=1, progress=False)
+    build(tree, tmp_path, (24, 48))
     (tmp_path / "24" / "train-00002-of-00008").unlink()
-    build(tree, tmp_path, (24, 48), processes=1, progress=False)
+    build(tree, tmp_path, (24, 48))
     assert snapshot(tmp_path) == snapshot(built)
 
 
@@ -226,17 +225,16 @@ def test_other_builds_and_records_are_not_touched_unasked(tree, tmp_path):
     foreign = tmp_path / "24" / "train-00000-of-00001"
     foreign.write_bytes(b"theirs")
     (tmp_path / "24" / "notes.txt").write_text("mine")
-    settings = {"processes": 1, "progress": False}
     with pytest.raises(DataError, match=r"other origin.*train-00000-of-00001"):
-        build(tree, tmp_path, (24,), **settings)
+        build(tree, tmp_path, (24,))
     assert foreign.read_bytes() == b"theirs"
-    build(tree, tmp_path, (24,), overwrite=True, **settings)
+    build(tree, tmp_path, (24,), overwrite=True)
     assert not foreign.exists()
     before = snapshot(tmp_path)
     with pytest.raises(DataError, match="other quality, seed;"):
-        build(tree, tmp_path, (24,), quality=50, seed=3, **settings)
+        build(tree, tmp_path, (24,), quality=50, seed=3)
     assert snapshot(tmp_path) == before
-    build(tree, tmp_path, (24,), quality=50, shards=4, overwrite=True, **settings)
+    build(tree, tmp_path, (24,), quality=50, shards=4, overwrite=True)
     assert len(shard_files(tmp_path, "24", "train")) == 4
     assert (tmp_path / "24" / "notes.txt").read_text() == "mine"
 
@@ -244,9 +242,9 @@ def test_other_builds_and_records_are_not_touched_unasked(tree, tmp_path):
 def test_two_builds_do_not_share_an_output(tree, tmp_path):
     with (
         filelock.FileLock(tmp_path / ".build.lock"),
-        pytest.raises(DataError, match="another build is at work"),
+        pytest.raises(DataError, match="another build is running"),
     ):
-        build(tree, tmp_path, (24,), processes=1, progress=False)
+        build(tree, tmp_path, (24,))
 
 
 def test_unreadable_images_are_listed_and_too_many_end_the_build(tmp_path):
@@ -261,13 +259,12 @@ def test_unreadable_images_are_listed_and_too_many_end_the_build(tmp_path):
         },
     )
     output = tmp_path / "out"
-    settings = {"shards": 2, "processes": 1, "progress": False}
     with pytest.raises(DataError, match="3 of 20 images"):
-        build(source, output, (32,), max_rejected=0.1, **settings)
+        build(source, output, (32,), shards=2, max_rejected=0.1)
     with pytest.raises(DataError, match="did not end"):
         shard_files(output, "32", "train")
 
-    manifests = build(source, output, (32,), max_rejected=0.15, **settings)
+    manifests = build(source, output, (32,), shards=2, max_rejected=0.15)
     assert manifests[32].splits["train"].images == 17
     assert count_images(shard_files(output, "32", "train"), None) == 17
     with open(output / "rejected.csv", newline="") as file:
@@ -282,7 +279,7 @@ def test_an_empty_class_keeps_its_label(tmp_path, caplog):
     source = write_tree(tmp_path / "source", {"train/c/1.JPEG": photograph(1)})
     (source / "train" / "b").mkdir()
     output = tmp_path / "out"
-    manifests = build(source, output, (32,), processes=1, progress=False)
+    manifests = build(source, output, (32,))
     assert manifests[32].classes == ("b", "c")
     assert [int(record["image/class/label"]) for record in read(output, 32, "train")] == [2]
     assert any("'b'" in m or "/b'" in m for m in caplog.messages)
@@ -367,7 +364,7 @@ def test_mistakes_end_with_status_2_and_leave_nothing(tree, tmp_path, arguments,
 def test_the_output_may_not_be_in_the_source(tmp_path):
     source = write_tree(tmp_path, {"train/a/1.JPEG": photograph(1)})
     with pytest.raises(DataError, match="inside the source"):
-        build(source, source / "train" / "out", (24,), progress=False)
+        build(source, source / "train" / "out", (24,))
 
 
 def test_the_command_ends_with_a_table(tree, tmp_path):
@@ -396,7 +393,7 @@ def test_real_photographs_are_read_by_tensorflow(tmp_path):
             target = tmp_path / member.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(archive.extractfile(member).read())
-    build(tmp_path / "imagenet-sample", tmp_path / "out", (160, 320), processes=1, progress=False)
+    build(tmp_path / "imagenet-sample", tmp_path / "out", (160, 320))
     for size in (160, 320):
         records = read(tmp_path / "out", size, "train")
         shapes = [tf.io.decode_jpeg(record["image/encoded"]).shape for record in records]

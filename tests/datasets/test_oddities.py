@@ -9,9 +9,17 @@ import pytest
 import yaml
 from PIL import Image
 
-from datasets.build_imagenet_data import build
 from tests.datasets.build.test_images import swapped_profile, ycck
-from tests.datasets.samples import BLUE, RED, file_bytes, halves, photograph, read, write_tree
+from tests.datasets.samples import (
+    BLUE,
+    RED,
+    build,
+    file_bytes,
+    halves,
+    photograph,
+    read,
+    write_tree,
+)
 
 
 def _exif(image, orientation):
@@ -69,8 +77,8 @@ def corpus(tmp_path_factory):
     (root / "set/train/nothing").mkdir()
     os.symlink("nowhere", root / "set/train/a/dead link.JPEG")
     os.mkfifo(root / "set/train/a/pipe.JPEG")
-    options = {"max_rejected": 0.4, "enlarge": True, "processes": 2, "progress": False}
-    build(root / "set", root / "out", (32,), shards=2, **options)
+    options = {"shards": 2, "max_rejected": 0.4, "enlarge": True, "processes": 2}
+    build(root / "set", root / "out", (32,), **options)
     return root / "out"
 
 
@@ -124,7 +132,17 @@ def test_it_trains(corpus, run_process, tmp_path, root):
         "policy": "float32",
         "evaluation": {"image_size": 32, "data_dir": "32", "prefix": "validation", "batch_size": 4},
         "log_every": 1,
-        "training_strategy": [phase],
+        "training_strategy": [
+            {
+                "epoch": [0, 1],
+                "lr": [0.01, 0.01],
+                "lr_method": "linear",
+                "batch_size": 9,
+                "image_size": [32, 32],
+                "data_dir": "32",
+                "prefix": "train",
+            }
+        ],
     }
     path = tmp_path / "oddities.yaml"
     path.write_text(yaml.safe_dump(recipe))

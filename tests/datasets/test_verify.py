@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.build_imagenet_data import build
 from datasets.verify import verify
+from tests.datasets.samples import build
 
 tf = pytest.importorskip("tensorflow")
 

@@ -3,32 +3,22 @@
     ILSVRC2012_img_train.tar            a tar of 1,000 tars, <wnid>.tar
     ILSVRC2012_img_val.tar              50,000 files, in the order of the ground truth
     ILSVRC2012_devkit_t12.tar.gz        ground truth and names of the classes
-    ILSVRC2012_bbox_train_v2.tar.gz     bounding boxes, where they are there
+    ILSVRC2012_bbox_train_v2.tar.gz     bounding boxes, optional
     ILSVRC2012_bbox_val_v3.tgz
 
-Nothing is unpacked to disk: images are addressed by their offset in the archive, and
-several processes read it at once.
+Nothing is unpacked to disk. An image's address is its offset in the archive, and several
+processes read the archive at once.
 """
 
 import io
 import logging
-import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 from core.errors import DataError
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.source import (
-    ImageFile,
-    Progress,
-    Source,
-    check_classes,
-    digest,
-    in_order,
-)
-from datasets.build.sources.tar import read_members
+from datasets.build.sources.source import ImageFile, Progress, Source, check_classes, with_classes
+from datasets.build.sources.tar import read_members, read_small_files
 
 logger = logging.getLogger(__name__)
 
@@ -39,50 +29,41 @@ BOXES = {"train": "ILSVRC2012_bbox_train_v2.tar.gz", "validation": "ILSVRC2012_b
 
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_VALIDATION_NAME = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG")
 _MAX_DEVKIT_BYTES = 1 << 26
 
 
-class Devkit(NamedTuple):
-    """What the development kit tells.
-
-    Attributes:
-        wnids: by ILSVRC2012_ID, which is not the label of the records.
-        words: by wnid.
-        truth: ILSVRC2012_ID of each validation image, in the order of their numbers.
-    """
-
-    wnids: dict[int, str]
-    words: dict[str, str]
-    truth: list[int]
-
-
-def read_archives(root: Path, seed: int, progress: Progress) -> Source:
+def read_archives(root: Path, progress: Progress) -> Source:
     """The set in the archives in `root`. Labels are places among the sorted wnids."""
     if not (root / TRAIN).is_file():
         raise DataError(f"source '{root}' has no '{TRAIN}'")
-    images = {"train": in_order(progress(_train_images(root)), seed)}
+    images = {"train": list(progress(_train_images(root)))}
     classes = tuple(sorted({image.label for image in images["train"]}))
     if not classes:
         raise DataError(f"archive '{root / TRAIN}' holds no images")
-    devkit = read_devkit(root)
-    if (root / VALIDATION).is_file():
-        if devkit is None:
+    words, truth = _read_devkit(root)
+    if (validation := root / VALIDATION).is_file():
+        if not truth:
             raise DataError(
-                f"'{root / VALIDATION}' needs '{DEVKIT}.tar.gz' beside it: the classes of its "
-                "images are in there"
+                f"'{validation}' needs '{DEVKIT}.tar.gz' beside it, "
+                "which has the classes of its images"
             )
-        images["validation"] = in_order(progress(_validation_images(root, devkit)), seed)
-        check_classes(classes, {i.label for i in images["validation"]}, root / VALIDATION)
+        check_classes(classes, truth, validation)
+        labels = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(truth, 1)}
+        found = (
+            ImageFile(member.name, VALIDATION, member.offset, member.size, member.refused)
+            for member in read_members(validation)
+        )
+        labelled = with_classes(found, labels, validation, root / DEVKIT)
+        images["validation"] = list(progress(labelled))
     else:
-        logger.warning("warning: source '%s' has no '%s'; only train is written", root, VALIDATION)
-    words = {name: devkit.words[name] for name in classes if name in devkit.words} if devkit else {}
+        logger.warning(f"warning: source '{root}' has no '{VALIDATION}'; only train is written")
+    words = {name: words[name] for name in classes if name in words}
     boxes = {
         prefix: read_boxes([root / BOXES[prefix]], classes)
         for prefix in images
         if (root / BOXES[prefix]).is_file()
     }
-    return Source("archives", root, classes, images, digest(images), words=words, boxes=boxes)
+    return Source(root, classes, images, words, boxes)
 
 
 def _train_images(root: Path) -> Iterator[ImageFile]:
@@ -96,83 +77,40 @@ def _train_images(root: Path) -> Iterator[ImageFile]:
         yield ImageFile(name, TRAIN, member.offset, member.size, member.refused)
 
 
-def _validation_images(root: Path, devkit: Devkit) -> Iterator[ImageFile]:
-    seen = set()
-    for member in read_members(root / VALIDATION):
-        file = PurePosixPath(member.name).name
-        match = _VALIDATION_NAME.fullmatch(file)
-        number = int(match[1]) if match else 0
-        if not 1 <= number <= len(devkit.truth) or number in seen:
-            raise DataError(
-                f"archive '{root / VALIDATION}' holds '{member.name}' where "
-                f"ILSVRC2012_val_00000001.JPEG to ..._{len(devkit.truth):08d}.JPEG, once each, "
-                "would do"
-            )
-        seen.add(number)
-        label = devkit.wnids[devkit.truth[number - 1]]
-        yield ImageFile(f"{label}/{file}", VALIDATION, member.offset, member.size, member.refused)
-    if len(seen) < len(devkit.truth):
-        raise DataError(
-            f"archive '{root / VALIDATION}' holds {len(seen)} images, the ground truth has "
-            f"{len(devkit.truth)}; download the archive again"
-        )
+def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
+    """What the development kit in `root` says; nothing where there is no kit.
 
-
-def read_devkit(root: Path) -> Devkit | None:
-    """The development kit in `root`, as an archive or unpacked; None where there is none.
+    Returns:
+        Words by wnid, and the wnid of each validation image in the order of their numbers.
 
     Raises:
         DataError: it lacks a file, or its files do not fit one another.
     """
-    where = root / f"{DEVKIT}.tar.gz"
-    if where.is_file():
-        files = _devkit_files(where)
-    elif (where := root / DEVKIT).is_dir():
-        files = {
-            name: (where / name).read_bytes()
-            for name in (_META, _GROUND_TRUTH)
-            if (where / name).is_file()
-        }
-    else:
-        return None
+    places = [root / f"{DEVKIT}.tar.gz", root / DEVKIT]
+    where = next((place for place in places if place.exists()), None)
+    if where is None:
+        return {}, []
+    kit = read_small_files(where, "devkit", (_META, _GROUND_TRUTH), _MAX_DEVKIT_BYTES)
+    files = {"/".join(PurePosixPath(path).parts[-2:]): data for path, data in kit}
     for name in (_META, _GROUND_TRUTH):
         if name not in files:
             raise DataError(f"devkit '{where}' has no '{name}'; download it again")
     wnids, words = _read_meta(files[_META], where)
     try:
-        truth = [int(line) for line in files[_GROUND_TRUTH].split()]
-    except ValueError as error:
-        raise DataError(f"devkit '{where}': '{_GROUND_TRUTH}' is no list of numbers") from error
-    if unknown := sorted(set(truth) - wnids.keys()):
+        truth = [wnids[int(number)] for number in files[_GROUND_TRUTH].split()]
+    except ValueError:
+        raise DataError(f"devkit '{where}': '{_GROUND_TRUTH}' is not a list of numbers") from None
+    except KeyError as error:
         raise DataError(
-            f"devkit '{where}': the ground truth has ILSVRC2012_ID {unknown[0]}, "
-            f"which '{_META}' has not"
-        )
-    return Devkit(wnids, words, truth)
-
-
-def _devkit_files(path: Path) -> dict[str, bytes]:
-    """Contents of the two files that matter, by their path in the kit."""
-    files = {}
-    try:
-        with tarfile.open(path) as archive:
-            for member in archive:
-                for name in (_META, _GROUND_TRUTH):
-                    plain = member.isreg() and member.size <= _MAX_DEVKIT_BYTES
-                    if plain and f"/{member.name}".endswith(f"/{name}"):
-                        content = archive.extractfile(member)
-                        assert content is not None  # it is for a regular file
-                        files[name] = content.read()
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DataError(
-            f"devkit '{path}' is no whole tar archive ({error}); download it again"
+            f"devkit '{where}': the ground truth has ILSVRC2012_ID {error}, "
+            f"but '{_META}' does not have it"
         ) from None
-    return files
+    return words, truth
 
 
 def _read_meta(data: bytes, where: Path) -> tuple[dict[int, str], dict[str, str]]:
     """wnids by ILSVRC2012_ID, and words by wnid, of the kit's MATLAB file."""
-    from scipy.io import loadmat  # a fifth of a second that other sources need not pay
+    from scipy.io import loadmat  # takes a fifth of a second, and other sources do not need it
 
     try:
         synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"].reshape(-1)

@@ -1,22 +1,21 @@
 """Bounding boxes: ImageNet's annotation XML and Tiny ImageNet's lists."""
 
 import logging
-import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import NamedTuple
 from xml.etree import ElementTree
 
 from core.errors import DataError
+from datasets.build.sources.tar import read_small_files
 
 logger = logging.getLogger(__name__)
 
 _MAX_XML_BYTES = 1 << 20
-_TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Box(NamedTuple):
-    """Edges, in pixels in `Boxes` and from 0 to 1 in records, and the class it is said to be."""
+    """Edges, in pixels in `Boxes` and from 0 to 1 in records, and the class that it names."""
 
     xmin: float
     ymin: float
@@ -26,7 +25,7 @@ class Box(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """The boxes of an image that is `width` x `height` pixels; 0 x 0: as it is stored."""
+    """The boxes of an image of `width` x `height` pixels; 0 x 0: its size as stored."""
 
     boxes: tuple[Box, ...]
     width: int = 0
@@ -36,17 +35,12 @@ class Boxes(NamedTuple):
 def relative_boxes(
     boxes: Boxes, stored: tuple[int, int, int], synset: str, classes: Iterable[str] = ()
 ) -> list[Box]:
-    """An image's boxes as fractions of its sides, upright.
+    """An image's boxes as fractions of its sides, after it is turned upright.
 
-    As in TensorFlow's `process_bounding_boxes.py`: edges are clipped to the image and put
-    in order, boxes without area are left out, and so are those that name another class of
-    the set (a word, as in some of the dogs, is no other class).
-
-    Args:
-        boxes: in pixels of the image as it is stored.
-        stored: width, height and EXIF orientation of the stored image.
-        synset: class of the image.
-        classes: of the set.
+    As in TensorFlow's `process_bounding_boxes.py`, edges are clipped to the image and put in
+    order. Boxes without area are left out, and so are boxes that name another of the set's
+    classes. (Some boxes of dogs name a word, which is not another class.) `stored` is the
+    width, height and EXIF orientation of the image as it is stored, and `synset` its class.
     """
     width, height = (boxes.width, boxes.height) if boxes.width else stored[:2]
     out = []
@@ -64,22 +58,16 @@ def relative_boxes(
 
 def _turned(x: float, y: float, orientation: int) -> tuple[float, float]:
     """Where a point of the stored image is in the upright one, by EXIF 2.3, tag 0x0112."""
-    match orientation:
-        case 2:
-            return 1 - x, y
-        case 3:
-            return 1 - x, 1 - y
-        case 4:
-            return x, 1 - y
-        case 5:
-            return y, x
-        case 6:
-            return 1 - y, x
-        case 7:
-            return 1 - y, 1 - x
-        case 8:
-            return y, 1 - x
-    return x, y
+    upright = {
+        2: (1 - x, y),
+        3: (1 - x, 1 - y),
+        4: (x, 1 - y),
+        5: (y, x),
+        6: (1 - y, x),
+        7: (1 - y, 1 - x),
+        8: (y, 1 - x),
+    }
+    return upright.get(orientation, (x, y))
 
 
 def _box(edges: Iterable[str], label: str = "") -> Box:
@@ -91,22 +79,22 @@ def parse_xml(data: bytes) -> Boxes:
     """Boxes of an annotation file of ImageNet (the format of PASCAL VOC).
 
     Raises:
-        ValueError: it is none.
+        ValueError: the data is not such a file.
     """
     try:
         tree = ElementTree.fromstring(data)
-        width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
-        boxes = tuple(
-            _box(
-                (thing.findtext(f"bndbox/{edge}", "") for edge in Box._fields[:4]),
-                (thing.findtext("name") or "").strip(),
-            )
-            for thing in tree.iter("object")
-        )
     except ElementTree.ParseError as error:
         raise ValueError(str(error)) from None
+    width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
     if width < 1 or height < 1:
         raise ValueError(f"size is {width} x {height}")
+    boxes = tuple(
+        _box(
+            (thing.findtext(f"bndbox/{edge}", "") for edge in Box._fields[:4]),
+            (thing.findtext("name") or "").strip(),
+        )
+        for thing in tree.iter("object")
+    )
     return Boxes(boxes, width, height)
 
 
@@ -115,7 +103,7 @@ def read_boxes(paths: Sequence[str | Path], classes: Iterable[str]) -> dict[str,
 
     Returns:
         The boxes by `<class>/<image without its ending>`, or by the image alone where the
-        file is not in a folder of a class. Files that cannot be read are counted in a warning.
+        file is not in a folder of a class. A warning counts the files that cannot be read.
 
     Raises:
         DataError: a path is neither folder nor archive, or holds no annotation.
@@ -124,7 +112,7 @@ def read_boxes(paths: Sequence[str | Path], classes: Iterable[str]) -> dict[str,
     found: dict[str, Boxes] = {}
     for path in map(Path, paths):
         before, broken = len(found), []
-        for name, data in _xml_files(path):
+        for name, data in read_small_files(path, "bounding boxes", (".xml",), _MAX_XML_BYTES):
             parts = PurePosixPath(name)
             try:
                 boxes = parse_xml(data)
@@ -136,69 +124,40 @@ def read_boxes(paths: Sequence[str | Path], classes: Iterable[str]) -> dict[str,
         if len(found) == before and not broken:
             raise DataError(
                 f"bounding boxes '{path}': no annotation (.xml) in it; "
-                "a folder or tar of ImageNet's annotation files would do"
+                "give a folder or tar of ImageNet's annotation files"
             )
         if broken:
             logger.warning(
-                "warning: bounding boxes '%s': %d file(s) cannot be read and are left out, the "
-                "first is %s", path, len(broken), broken[0],
-            )  # fmt: skip
+                f"warning: bounding boxes '{path}': {len(broken)} file(s) cannot be read and are "
+                f"left out, the first is {broken[0]}"
+            )
     return found
-
-
-def _xml_files(path: Path) -> Iterator[tuple[str, bytes]]:
-    """Paths and contents of all .xml files in a folder or tar; no links are followed."""
-    if path.is_dir():
-        for file in sorted(path.rglob("*.xml")):
-            if file.is_file() and file.stat().st_size <= _MAX_XML_BYTES:
-                yield str(file.relative_to(path.parent)), file.read_bytes()
-        return
-    if not path.is_file():
-        raise DataError(f"bounding boxes '{path}': there is no such folder or archive")
-    with open(path, "rb") as archive:
-        try:
-            yield from _xml_members(archive, "")
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise DataError(
-                f"bounding boxes '{path}' is no whole tar archive ({error}); download it again"
-            ) from None
-
-
-def _xml_members(file: IO[bytes], folder: str) -> Iterator[tuple[str, bytes]]:
-    with tarfile.open(fileobj=file) as archive:
-        while (member := archive.next()) is not None:
-            archive.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
-            if not member.isreg():
-                continue
-            inside = archive.extractfile(member)
-            assert inside is not None  # it is for a regular file
-            if member.name.endswith(".xml") and member.size <= _MAX_XML_BYTES:
-                yield folder + member.name, inside.read()
-            elif not folder and member.name.endswith(_TARS):
-                yield from _xml_members(inside, PurePosixPath(member.name).name.split(".")[0] + "/")
 
 
 def read_box_list(path: Path) -> dict[str, Boxes]:
     """Boxes of lines `<file> ... <xmin> <ymin> <xmax> <ymax>`, by file without its ending.
 
-    Both of Tiny ImageNet's lists are like this, separated by tabs.
+    Both of Tiny ImageNet's lists have such lines. Tabs separate the fields.
 
     Raises:
-        DataError: a line is not.
+        DataError: a line is different.
     """
     found: dict[str, Boxes] = {}
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         fields = line.split("\t")
         try:
             box = _box(fields[-4:])
         except ValueError:
             raise DataError(
                 f"'{path}', line {number}: received {line[:80]!r}; "
-                "'<file><tab>...<tab>xmin<tab>ymin<tab>xmax<tab>ymax' would do"
+                "it needs '<file><tab>...<tab>xmin<tab>ymin<tab>xmax<tab>ymax'"
             ) from None
         name = PurePosixPath(fields[0]).stem
         found[name] = Boxes((*(found[name].boxes if name in found else ()), box))
     return found
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """The numbered lines of a text file that are not blank."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    return [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]

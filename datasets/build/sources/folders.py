@@ -1,13 +1,13 @@
-"""Sets of images in folders: a folder for each class, and what others made of that."""
+"""Sets of images in folders: a folder for each class, and variants of that."""
 
 import csv
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from core.errors import DataError
-from datasets.build.sources.boxes import Boxes, read_box_list, read_boxes
+from datasets.build.sources.boxes import Boxes, read_box_list, read_boxes, read_lines
 from datasets.build.sources.class_names import find_class_names
 from datasets.build.sources.source import (
     ImageFile,
@@ -15,12 +15,10 @@ from datasets.build.sources.source import (
     Source,
     check_classes,
     digest,
-    in_order,
+    with_classes,
 )
 
 logger = logging.getLogger(__name__)
-
-SPLIT_FOLDERS = {"train": ("train",), "validation": ("val", "validation")}
 
 TINY_ANNOTATIONS = "val_annotations.txt"
 TINY_IMAGES = "images"
@@ -29,23 +27,19 @@ CLS_LOC_ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
 CLS_LOC_SOLUTION = "LOC_val_solution.csv"
 
 
-def read_class_folders(root: Path, seed: int, progress: Progress) -> Source:
-    """`root/{train,val}/<class>/*`. Hidden files are left out, folders in a class too."""
+def read_class_folders(root: Path, progress: Progress) -> Source:
+    """`root/{train,val}/<class>/*`. Hidden files and folders inside a class are skipped."""
     splits = _split_folders(root)
-    images = {}
-    for prefix, folder in splits.items():
-        images[prefix] = in_order(progress(_class_files(root, folder, "")), seed)
-        if not images[prefix]:
-            raise DataError(f"'{root / folder}' holds no images; they belong in '<class>/<image>'")
-    classes = _class_folders(root / splits["train"])
+    found = {prefix: _class_files(root, folder) for prefix, folder in splits.items()}
+    images = {prefix: list(progress(part)) for prefix, part in found.items()}
+    classes = _class_folders(root / "train")
     if "validation" in splits:
         validation = root / splits["validation"]
         check_classes(classes, _class_folders(validation), validation)
-    words = find_class_names(root, classes)
-    return Source("folders", root, classes, images, digest(images), words=words)
+    return Source(root, classes, images, find_class_names(root, classes))
 
 
-def read_tiny_imagenet(root: Path, seed: int, progress: Progress) -> Source:
+def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
     """Tiny ImageNet as it is released.
 
     `train/<wnid>/images/*` with boxes in `train/<wnid>/<wnid>_boxes.txt`, and `val/images/*`
@@ -53,70 +47,59 @@ def read_tiny_imagenet(root: Path, seed: int, progress: Progress) -> Source:
     `<file><tab><wnid><tab>xmin<tab>ymin<tab>xmax<tab>ymax`. `val` may have class folders too.
     """
     splits = _split_folders(root)
-    train = splits["train"]
-    classes = _class_folders(root / train)
-    images = {"train": in_order(progress(_class_files(root, train, TINY_IMAGES)), seed)}
+    found = {prefix: _class_files(root, folder, TINY_IMAGES) for prefix, folder in splits.items()}
+    classes = _class_folders(root / "train")
     boxes: dict[str, dict[str, Boxes]] = {"train": {}}
     for name in classes:
-        if (listed := root / train / name / f"{name}_boxes.txt").is_file():
-            found = read_box_list(listed)
-            boxes["train"].update({f"{name}/{stem}": box for stem, box in found.items()})
+        if (listed := root / "train" / name / f"{name}_boxes.txt").is_file():
+            for stem, box in read_box_list(listed).items():
+                boxes["train"][f"{name}/{stem}"] = box
     if "validation" in splits:
         folder = root / splits["validation"]
         if (annotations := folder / TINY_ANNOTATIONS).is_file():
-            labels = _tiny_labels(annotations)
+            of_stem = read_box_list(annotations)
+            labels = dict(line.split("\t")[:2] for _, line in read_lines(annotations))
             check_classes(classes, labels.values(), annotations)
-            flat = f"{splits['validation']}/{TINY_IMAGES}"
-            images["validation"] = in_order(
-                progress(_flat_files(root, flat, labels, annotations)), seed
-            )
+            place = f"{splits['validation']}/{TINY_IMAGES}"
+            found["validation"] = _flat_files(root, place, labels, annotations)
             boxes["validation"] = {
-                f"{labels[file]}/{Path(file).stem}": found[Path(file).stem]
-                for found in [read_box_list(annotations)]
-                for file in labels
+                f"{label}/{Path(file).stem}": of_stem[Path(file).stem]
+                for file, label in labels.items()
             }
         else:
             check_classes(classes, _class_folders(folder), folder)
-            images["validation"] = in_order(
-                progress(_class_files(root, splits["validation"], TINY_IMAGES)), seed
-            )
-    for prefix, part in images.items():
-        if not part:
-            raise DataError(f"'{root / splits[prefix]}' holds no images")
-    if (root / "wnids.txt").is_file():
-        listed_classes = set((root / "wnids.txt").read_text().split())
+    images = {prefix: list(progress(part)) for prefix, part in found.items()}
+    if (wnids := root / "wnids.txt").is_file():
+        listed_classes = set(wnids.read_text().split())
         if listed_classes != set(classes):
             logger.warning(
-                "warning: '%s' names %d classes, train has %d folders; the folders are the classes",
-                root / "wnids.txt", len(listed_classes), len(classes),
-            )  # fmt: skip
-    words = find_class_names(root, classes)
-    return Source("tiny-imagenet", root, classes, images, digest(images), words=words, boxes=boxes)
+                f"warning: '{wnids}' names {len(listed_classes)} classes, but train has "
+                f"{len(classes)} folders; the folders are used as the classes"
+            )
+    return Source(root, classes, images, find_class_names(root, classes), boxes)
 
 
-def read_cls_loc(root: Path, seed: int, progress: Progress) -> Source:
-    """ImageNet as Kaggle has it, unpacked.
+def read_cls_loc(root: Path, progress: Progress) -> Source:
+    """ImageNet from Kaggle, unpacked.
 
     `ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*`, the classes of val in `LOC_val_solution.csv`,
     words in `LOC_synset_mapping.txt`, boxes in `ILSVRC/Annotations/CLS-LOC/{train,val}`.
     """
-    train = str(CLS_LOC / "train")
-    classes = _class_folders(root / train)
-    images = {"train": in_order(progress(_class_files(root, train, "")), seed)}
+    folders = {"train": "train", "validation": "val"}
+    classes = _class_folders(root / CLS_LOC / "train")
+    images = {"train": list(progress(_class_files(root, str(CLS_LOC / "train"))))}
     if (root / CLS_LOC / "val").is_dir():
         solution = root / CLS_LOC_SOLUTION
         labels = _solution_labels(solution)
         check_classes(classes, labels.values(), solution)
-        images["validation"] = in_order(
-            progress(_flat_files(root, str(CLS_LOC / "val"), labels, solution)), seed
-        )
+        files = _flat_files(root, str(CLS_LOC / "val"), labels, solution)
+        images["validation"] = list(progress(files))
     boxes = {
-        prefix: read_boxes([root / CLS_LOC_ANNOTATIONS / part], classes)
-        for prefix, part in (("train", "train"), ("validation", "val"))
-        if prefix in images and (root / CLS_LOC_ANNOTATIONS / part).is_dir()
+        prefix: read_boxes([annotations], classes)
+        for prefix in images
+        if (annotations := root / CLS_LOC_ANNOTATIONS / folders[prefix]).is_dir()
     }
-    words = find_class_names(root, classes)
-    return Source("cls-loc", root, classes, images, digest(images), words=words, boxes=boxes)
+    return Source(root, classes, images, find_class_names(root, classes), boxes)
 
 
 def sizes_of_resized(root: Path) -> tuple[int, ...]:
@@ -125,7 +108,7 @@ def sizes_of_resized(root: Path) -> tuple[int, ...]:
     return tuple(sorted(int(name) for name in names if name.isascii() and name.isdigit()))
 
 
-def read_resized(root: Path, seed: int, progress: Progress) -> Source:
+def read_resized(root: Path, progress: Progress) -> Source:
     """Trees that are resized already: `root/<size>/{train,val}/<class>/*`, alike in all sizes.
 
     The records keep the files as they are.
@@ -133,40 +116,38 @@ def read_resized(root: Path, seed: int, progress: Progress) -> Source:
     sizes = sizes_of_resized(root)
     if not sizes:
         raise DataError(f"source '{root}' has no folder like '160/train', named by the short side")
-    trees = [read_class_folders(root / str(size), seed, progress) for size in sizes]
-    first = {prefix: {i.name for i in part} for prefix, part in trees[0].images.items()}
-    for size, tree in zip(sizes[1:], trees[1:], strict=True):
-        names = {prefix: {i.name for i in part} for prefix, part in tree.images.items()}
-        if tree.classes != trees[0].classes or names.keys() != first.keys():
-            raise DataError(
-                f"'{root / str(size)}' has other classes or splits than '{root / str(sizes[0])}'"
-            )
-        for prefix, there in names.items():
-            if differ := sorted(there ^ first[prefix]):
+    trees = [read_class_folders(root / str(size), progress) for size in sizes]
+    first = trees[0]
+    names = _names(first)
+    for tree in trees[1:]:
+        there = _names(tree)
+        if tree.classes != first.classes or there.keys() != names.keys():
+            raise DataError(f"'{tree.root}' has other classes or splits than '{first.root}'")
+        for prefix in names:
+            if differ := sorted(there[prefix] ^ names[prefix]):
                 raise DataError(
-                    f"'{root / str(size)}' and '{root / str(sizes[0])}' differ in {len(differ)} "
-                    f"file(s) of {prefix}, the first is '{differ[0]}'; "
-                    "all sizes need the same files"
+                    f"'{tree.root}' and '{first.root}' differ in {len(differ)} file(s) of "
+                    f"{prefix}, the first is '{differ[0]}'; all sizes need the same files"
                 )
-    total = " ".join(tree.digest for tree in trees)
-    return Source(
-        "resized", root, trees[0].classes, trees[0].images, total, sizes, trees[0].words
-    )  # fmt: skip
+    digests = " ".join(digest(tree.images) for tree in trees)
+    return Source(root, first.classes, first.images, first.words, sizes=sizes, digest=digests)
+
+
+def _names(tree: Source) -> dict[str, set[str]]:
+    return {prefix: {image.name for image in part} for prefix, part in tree.images.items()}
 
 
 def _split_folders(root: Path) -> dict[str, str]:
-    folders = {}
-    for prefix, names in SPLIT_FOLDERS.items():
-        found = [name for name in names if (root / name).is_dir()]
-        if len(found) > 1:
-            raise DataError(f"source '{root}' has both 'val' and 'validation'; keep one of them")
-        if found:
-            folders[prefix] = found[0]
-    if "train" not in folders:
+    """The folder of each split that is there."""
+    if not (root / "train").is_dir():
         raise DataError(f"source '{root}' has no folder 'train' with a folder for each class")
-    if "validation" not in folders:
-        logger.warning("warning: source '%s' has no folder 'val'; only train is written", root)
-    return folders
+    validation = [name for name in ("val", "validation") if (root / name).is_dir()]
+    if len(validation) > 1:
+        raise DataError(f"source '{root}' has both 'val' and 'validation'; keep one of them")
+    if validation:
+        return {"train": "train", "validation": validation[0]}
+    logger.warning(f"warning: source '{root}' has no folder 'val'; only train is written")
+    return {"train": "train"}
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -174,14 +155,14 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
         raise DataError(f"'{folder}': there is no such folder")
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     if not names:
-        raise DataError(f"'{folder}' has no class folders; images belong in '<class>/<image>'")
+        raise DataError(f"'{folder}' has no class folders; put the images in '<class>/<image>'")
     for name in names:
         if not name.isprintable():
             raise DataError(f"class folder {name!r} in '{folder}': give it a printable name")
     return tuple(names)
 
 
-def _class_files(root: Path, split: str, inside: str) -> Iterator[ImageFile]:
+def _class_files(root: Path, split: str, inside: str = "") -> Iterator[ImageFile]:
     """Files of `root/split/<class>/*`, or of the folder `inside` of a class that has it."""
     for name in _class_folders(root / split):
         place = f"{split}/{name}"
@@ -192,51 +173,26 @@ def _class_files(root: Path, split: str, inside: str) -> Iterator[ImageFile]:
             empty = False
             yield ImageFile(f"{name}/{file}", place, -1, size)
         if empty:
-            logger.warning("warning: class folder '%s' holds no images", root / place)
+            logger.warning(f"warning: class folder '{root / place}' holds no images")
 
 
 def _flat_files(
-    root: Path, place: str, labels: dict[str, str], listed: Path
+    root: Path, place: str, labels: Mapping[str, str], listed: Path
 ) -> Iterator[ImageFile]:
-    """Files of one folder whose classes are listed."""
-    if not (root / place).is_dir():
-        raise DataError(
-            f"'{root / place}': there is no such folder, but '{listed}' lists its files"
-        )
-    seen = set()
-    for file, size in _files(root / place):
-        if file not in labels:
-            raise DataError(f"'{root / place / file}' has no line in '{listed}'; add or remove it")
-        seen.add(file)
-        yield ImageFile(f"{labels[file]}/{file}", place, -1, size)
-    if lost := sorted(labels.keys() - seen):
-        raise DataError(
-            f"'{listed}' lists {len(lost)} file(s) that '{root / place}' has not, "
-            f"the first is '{lost[0]}'; copy the set again"
-        )
+    """Files of one folder. The file `listed` has their classes."""
+    folder = root / place
+    if not folder.is_dir():
+        raise DataError(f"'{folder}': there is no such folder, but '{listed}' lists its files")
+    files = (ImageFile(file, place, -1, size) for file, size in _files(folder))
+    return with_classes(files, labels, folder, listed)
 
 
 def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes in bytes of what is no folder and not hidden; -1 for no regular file."""
+    """Names and sizes in bytes of all but folders and hidden files; -1 if not a regular file."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name[0] != "." and not entry.is_dir():
                 yield entry.name, entry.stat().st_size if entry.is_file() else -1
-
-
-def _tiny_labels(path: Path) -> dict[str, str]:
-    labels = {}
-    text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            file, _, rest = line.partition("\t")
-            if not rest:
-                raise DataError(
-                    f"'{path}', line {number}: received {line[:80]!r}; "
-                    "'<file><tab><wnid>...' would do"
-                )
-            labels[file] = rest.split("\t")[0]
-    return labels
 
 
 def _solution_labels(path: Path) -> dict[str, str]:
@@ -252,5 +208,5 @@ def _solution_labels(path: Path) -> dict[str, str]:
             }
         except (KeyError, IndexError, AttributeError):
             raise DataError(
-                f"'{path}', line {rows.line_num}: columns ImageId and PredictionString are needed"
+                f"'{path}', line {rows.line_num}: it needs the columns ImageId and PredictionString"
             ) from None

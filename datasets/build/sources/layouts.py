@@ -1,18 +1,20 @@
-"""The layouts of image sets that the builder knows, and which of them a folder has."""
+"""The layouts of image sets that the builder knows, and how a folder's layout is found."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from core.errors import DataError
+from datasets.build.options import BuildOptions
 from datasets.build.sources import archives, folders
 from datasets.build.sources.boxes import read_boxes
 from datasets.build.sources.class_names import read_class_names
-from datasets.build.sources.source import Progress, Source
+from datasets.build.sources.source import Progress, Source, digest, in_order
 
-LAYOUTS: dict[str, Callable[[Path, int, Progress], Source]] = {
+LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
     "folders": folders.read_class_folders,
     "archives": archives.read_archives,
     "tiny-imagenet": folders.read_tiny_imagenet,
@@ -21,57 +23,48 @@ LAYOUTS: dict[str, Callable[[Path, int, Progress], Source]] = {
 }
 
 
-def read_source(
-    root: str | Path,
-    seed: int = 0,
-    layout: str | None = None,
-    *,
-    class_names: str | Path | None = None,
-    boxes: Sequence[str | Path] = (),
-    progress: bool = False,
-) -> Source:
+def read_source(options: BuildOptions) -> Source:
     """Finds the images of a set.
 
-    Args:
-        root: its folder.
-        seed: of the order of the images.
-        layout: one of `LAYOUTS`; None finds it out.
-        class_names: file with lines of `<class><tab>words`, in place of the set's own.
-        boxes: folders and archives of annotation XML, beside the set's own.
-        progress: count the images found on the terminal.
-
     Raises:
-        DataError: the set is not as its layout wants it, or holds no images.
+        DataError: the set does not have its layout, or holds no images.
     """
-    root = Path(root)
+    root, layout = Path(options.source), options.layout
     if root.is_file() and root.name == archives.TRAIN:
         root = root.parent
     if not root.is_dir():
         raise DataError(f"source '{root}': there is no such folder")
     if layout is not None and layout not in LAYOUTS:
-        raise DataError(f"--layout: received '{layout}'; one of {', '.join(LAYOUTS)} would do")
-    layout = find_layout(root) if layout is None else layout
+        raise DataError(f"--layout: received '{layout}'; choose one of {', '.join(LAYOUTS)}")
+    layout = layout or find_layout(root)
 
-    def shown(images: Iterable) -> Iterator:
-        return iter(tqdm(images, "looking", unit=" images", delay=1, disable=not progress))
-
-    source = LAYOUTS[layout](root, seed, shown)
-    if class_names:
-        source = replace(source, words=read_class_names(class_names, source.classes))
-    if boxes:
-        given = read_boxes(boxes, source.classes)
-        own = source.boxes
-        source = replace(
-            source, boxes={prefix: {**own.get(prefix, {}), **given} for prefix in source.images}
-        )
-    return source
+    hide = not options.progress
+    progress = functools.partial(tqdm, desc="looking", unit=" images", delay=1, disable=hide)
+    source = LAYOUTS[layout](root, progress)
+    for prefix, part in source.images.items():
+        if not part:
+            raise DataError(f"source '{root}' holds no images for {prefix}")
+    words, boxes = source.words, source.boxes
+    if file := options.class_names:
+        words = read_class_names(Path(file), source.classes)
+        if not words:
+            raise DataError(
+                f"class names '{file}' has a line for none of the {len(source.classes)} classes; "
+                f"it needs lines like '{source.classes[0]}<tab>words'"
+            )
+    if options.bboxes:
+        given = read_boxes(options.bboxes, source.classes)
+        boxes = {prefix: {**boxes.get(prefix, {}), **given} for prefix in source.images}
+    images = {prefix: in_order(part, options.seed) for prefix, part in source.images.items()}
+    found = source.digest or digest(images)
+    return replace(source, images=images, words=words, boxes=boxes, digest=found, layout=layout)
 
 
 def find_layout(root: Path) -> str:
-    """The layout that a folder has, by the names in it.
+    """The layout of a folder, found by the names in it.
 
     Raises:
-        DataError: it has two of them.
+        DataError: it has two layouts.
     """
     found = {
         "archives": (root / archives.TRAIN).is_file(),
@@ -85,10 +78,7 @@ def find_layout(root: Path) -> str:
             f"source '{root}' looks like {' and '.join(names)}; choose one of them with --layout"
         )
     layout = names[0] if names else "folders"
-    return "tiny-imagenet" if layout == "folders" and _is_tiny_imagenet(root) else layout
-
-
-def _is_tiny_imagenet(root: Path) -> bool:
-    if (root / "val" / folders.TINY_ANNOTATIONS).is_file():
-        return True
-    return next((root / "train").glob(f"*/{folders.TINY_IMAGES}/"), None) is not None
+    tiny = (root / "val" / folders.TINY_ANNOTATIONS).is_file() or any(
+        (root / "train").glob(f"*/{folders.TINY_IMAGES}/")
+    )
+    return "tiny-imagenet" if layout == "folders" and tiny else layout

@@ -1,8 +1,7 @@
-"""What a set of images is to the builder, whatever it is kept in."""
+"""A set of images as the builder sees it, in whatever form it is stored."""
 
 import functools
 import hashlib
-import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,8 @@ from core.errors import DataError
 from datasets.build.images import MAX_BYTES, Refused
 from datasets.build.sources.boxes import Boxes
 
-logger = logging.getLogger(__name__)
-
-# Shows a progress bar over what it is given: images found, say.
-Progress = Callable[[Iterable], Iterator]
+# Shows a progress bar while the images that it is given are found.
+Progress = Callable[[Iterable], Iterable]
 
 
 class ImageFile(NamedTuple):
@@ -24,10 +21,10 @@ class ImageFile(NamedTuple):
 
     Attributes:
         name: `<class>/<file>`, unique in its split.
-        place: the folder or archive that holds it, from the root of the source.
+        place: the folder or archive that holds it, relative to the root of the source.
         offset: of its first byte in the archive; -1 for a file in a folder.
-        size: in bytes; -1 where it is no regular file.
-        refused: why it is not to be read, where its container tells that already.
+        size: in bytes; -1 if it is not a regular file.
+        refused: why it must not be read, if its archive shows that already.
     """
 
     name: str
@@ -47,56 +44,59 @@ class ImageFile(NamedTuple):
 
     @property
     def path(self) -> str:
-        """How it is called in messages: its path from the root, through the archive."""
+        """Its name in messages: the path from the root, through the archive."""
         return f"{self.place}/{self.file if self.offset < 0 else self.name}"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A set of images in classes.
+    """A set of images in classes. `read_source` completes what the reader of a layout finds.
 
     Attributes:
-        layout: its name in `datasets.build.sources.layouts.LAYOUTS`.
-        root: the folder that `ImageFile.place` is in.
-        sizes: short sides of a set that is resized already, each in `root/<size>`.
-            Empty for others.
+        root: the folder that `ImageFile.place` is relative to.
         classes: names of the class folders, in the order of the labels.
-        images: of each split, by prefix of its records, in the order they are written.
-        digest: hex digest of the splits' names and sizes.
+        images: of each split, by prefix of its records, in the order of the records.
         words: classes in words, where they are known.
         boxes: bounding boxes of each split by `<class>/<file without its ending>`.
+        sizes: of a set that is resized already, each in `root/<size>`; empty for others.
+        digest: hex digest of the splits' names and sizes.
+        layout: its name in `datasets.build.sources.layouts.LAYOUTS`.
     """
 
-    layout: str
     root: Path
     classes: tuple[str, ...]
-    images: dict[str, tuple[ImageFile, ...]]
-    digest: str
-    sizes: tuple[int, ...] = ()
+    images: Mapping[str, Sequence[ImageFile]]
     words: Mapping[str, str] = field(default_factory=dict)
     boxes: Mapping[str, Mapping[str, Boxes]] = field(default_factory=dict)
+    sizes: tuple[int, ...] = ()
+    digest: str = ""
+    layout: str = ""
 
-    def folders(self) -> set[Path]:
-        """The folders in which nothing may be written."""
-        if self.sizes:
-            return {self.root / str(size) for size in self.sizes}
+    def check_output(self, output: Path, sizes: Iterable[int]) -> None:
+        """Raises DataError if a build in `output` writes between the source's images."""
         places = {image.place for part in self.images.values() for image in part}
-        return {self.root / place.split("/", 1)[0] for place in places}
+        folders = {str(size) for size in self.sizes} or {place.split("/", 1)[0] for place in places}
+        for folder in (self.root / name for name in folders):
+            for written in (output, *(output / str(size) for size in sizes)):
+                if written.resolve().is_relative_to(folder.resolve()):
+                    raise DataError(
+                        f"output '{output}' is inside the source's '{folder}'; choose another"
+                    )
 
 
 def in_order(images: Iterable[ImageFile], seed: int) -> tuple[ImageFile, ...]:
     """The images in the order of a hash of seed and name.
 
-    Classes are mixed, and the order depends on neither file system nor container.
+    This mixes the classes, and does not depend on the file system or the container.
     """
-    return tuple(sorted(images, key=functools.partial(_shuffle_key, seed)))
+
+    def key(image: ImageFile) -> tuple[bytes, str]:
+        return hashlib.sha256(os.fsencode(f"{seed}/{image.name}")).digest(), image.name
+
+    return tuple(sorted(images, key=key))
 
 
-def _shuffle_key(seed: int, image: ImageFile) -> tuple[bytes, str]:
-    return hashlib.sha256(os.fsencode(f"{seed}/{image.name}")).digest(), image.name
-
-
-def digest(images: Mapping[str, Sequence[ImageFile]]) -> str:
+def digest(images: Mapping[str, Iterable[ImageFile]]) -> str:
     """Hex digest of the names and sizes in bytes of all splits."""
     total = hashlib.sha256()
     for prefix, part in images.items():
@@ -106,12 +106,36 @@ def digest(images: Mapping[str, Sequence[ImageFile]]) -> str:
 
 
 def check_classes(train: Iterable[str], validation: Iterable[str], where: str | Path) -> None:
-    """Raises DataError where validation has classes that train has not."""
+    """Raises DataError if validation has classes that train does not have."""
     unknown = sorted(set(validation) - set(train))
     if unknown:
         raise DataError(
-            f"'{where}' has {len(unknown)} class(es) that train has not: "
+            f"'{where}' has {len(unknown)} class(es) that train does not have: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
+        )
+
+
+def with_classes(
+    images: Iterable[ImageFile], labels: Mapping[str, str], place: Path, listed: Path
+) -> Iterator[ImageFile]:
+    """Names the images of one folder or archive `<class>/<file>`, by `labels` of their files.
+
+    Raises:
+        DataError: a file has no label, is missing, or is there twice.
+    """
+    seen = set()
+    for image in images:
+        file = image.name.rpartition("/")[2]
+        if file not in labels:
+            raise DataError(f"'{place / image.name}' has no line in '{listed}'; add or remove it")
+        if file in seen:
+            raise DataError(f"'{place}' holds '{file}' twice; copy or download it again")
+        seen.add(file)
+        yield image._replace(name=f"{labels[file]}/{file}")
+    if lost := sorted(labels.keys() - seen):
+        raise DataError(
+            f"'{listed}' lists {len(lost)} file(s) that '{place}' does not have, "
+            f"the first is '{lost[0]}'; copy or download the set again"
         )
 
 
@@ -119,7 +143,7 @@ def read_bytes(root: Path, image: ImageFile) -> bytes:
     """Contents of an image's file.
 
     Raises:
-        Refused: it is empty, too large, no regular file, or cut off with its archive.
+        Refused: it is empty, too large, not a regular file, or cut off with its archive.
         OSError: it cannot be read.
     """
     if image.refused:

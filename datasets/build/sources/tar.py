@@ -1,14 +1,18 @@
-"""Addresses of the files in a tar archive, so that they are read without unpacking."""
+"""Tar archives: the addresses of their files, and their small files.
 
-import io
+Nothing is unpacked to disk.
+"""
+
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import IO, NamedTuple
 
 from core.errors import DataError
 
 _BLOCK = 512
+_COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # how gzip, bzip2 and xz begin
+_TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Member(NamedTuple):
@@ -18,7 +22,7 @@ class Member(NamedTuple):
         name: its path in the archive. It names the file, and is never opened.
         offset: of its first byte in the archive file.
         size: in bytes.
-        refused: why it is not to be read: a link, a device, a name that leaves the archive.
+        refused: why it must not be read: a link, a device, a name that leaves the archive.
     """
 
     name: str
@@ -30,61 +34,66 @@ class Member(NamedTuple):
 def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
     """Finds the files of an uncompressed tar by hopping from header to header.
 
-    Args:
-        path: the archive.
-        nested: its members are archives themselves, `<class>.tar`; their files are found,
-            named `<class>/<file>`.
+    With `nested` its members are archives themselves, `<class>.tar`, and it finds their
+    files, named `<class>/<file>`.
 
     Raises:
-        DataError: it is no tar, compressed, or cut short.
+        DataError: the archive is compressed, cut short, or not a tar.
     """
     try:
         with open(path, "rb") as file:
-            if not nested:
-                yield from _members(file, str(path))
-                return
-            for outer in _members(file, str(path)):
-                inner = PurePosixPath(outer.name)
-                if outer.refused or inner.suffix != ".tar":
-                    raise DataError(
-                        f"archive '{path}' holds '{outer.name}'"
-                        f"{' (' + outer.refused + ')' if outer.refused else ''}; "
-                        "a '<class>.tar' for each class would do"
-                    )
-                part = _Part(file, outer.offset, outer.size)
-                for member in _members(part, f"{path}: {outer.name}"):
-                    yield member._replace(
-                        name=f"{inner.stem}/{member.name}", offset=outer.offset + member.offset
-                    )
+            yield from _members(file, str(path), nested)
     except OSError as error:
         raise DataError(f"archive '{path}' cannot be read: {error.strerror}") from None
 
 
-def _members(file: "BinaryIO | _Part", shown: str) -> Iterator[Member]:
-    start = file.tell()
+def _members(file: IO[bytes], shown: str, nested: bool) -> Iterator[Member]:
     try:
         with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as archive:
-            while (member := archive.next()) is not None:
-                archive.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
-                if not member.isdir():
+            for member in _each(archive):
+                if member.isdir():
+                    continue
+                if nested:
+                    yield from _inner_members(archive, member, shown)
+                else:
                     yield Member(member.name, member.offset_data, member.size, _refusal(member))
             end = archive.offset
+        # tarfile takes a broken header, or none at all, for the end of the archive.
+        file.seek(end)
+        if file.read(_BLOCK) != bytes(_BLOCK):
+            raise tarfile.ReadError(f"it has no end mark at byte {end}")
     except tarfile.TarError as error:
-        raise DataError(_broken(file, start, shown, str(error))) from None
-    # tarfile takes a broken header, or none at all, for the end of the archive.
-    file.seek(end)
-    if file.read(_BLOCK) != bytes(_BLOCK):
-        raise DataError(_broken(file, start, shown, f"it ends without its mark, at byte {end}"))
+        file.seek(0)
+        if file.read(2) in _COMPRESSED:
+            raise DataError(
+                f"archive '{shown}' is compressed, so its files have no addresses; "
+                "uncompress it first"
+            ) from None
+        raise DataError(
+            f"archive '{shown}' is cut short or damaged ({error}); download it again"
+        ) from None
 
 
-def _broken(file: "BinaryIO | _Part", start: int, shown: str, words: str) -> str:
-    file.seek(start)
-    head = file.read(2)
-    if head in (b"\x1f\x8b", b"BZ", b"\xfd7"):
-        return (
-            f"archive '{shown}' is compressed, and its files have no addresses; uncompress it first"
+def _inner_members(
+    archive: tarfile.TarFile, outer: tarfile.TarInfo, shown: str
+) -> Iterator[Member]:
+    path, refused = PurePosixPath(outer.name), _refusal(outer)
+    if refused or path.suffix != ".tar":
+        raise DataError(
+            f"archive '{shown}' holds '{outer.name}'{f' ({refused})' if refused else ''}; "
+            "it needs one '<class>.tar' for each class and nothing else"
         )
-    return f"archive '{shown}' is cut short or damaged ({words}); download it again"
+    inner = archive.extractfile(outer).raw  # type: ignore[union-attr]  # one buffer is enough
+    for member in _members(inner, f"{shown}: {outer.name}", nested=False):
+        yield member._replace(
+            name=f"{path.stem}/{member.name}", offset=outer.offset_data + member.offset
+        )
+
+
+def _each(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := archive.next()) is not None:
+        archive.members.clear()  # type: ignore[attr-defined]  # they would all stay in memory
+        yield member
 
 
 def _refusal(member: tarfile.TarInfo) -> str:
@@ -98,27 +107,45 @@ def _refusal(member: tarfile.TarInfo) -> str:
     return ""
 
 
-class _Part(io.RawIOBase):
-    """A stretch of a file as a file of its own, for reading."""
+def read_small_files(
+    path: Path, what: str, endings: tuple[str, ...], max_bytes: int
+) -> Iterator[tuple[str, bytes]]:
+    """Paths and contents of the files whose paths have one of these endings.
 
-    def __init__(self, file: BinaryIO, offset: int, size: int):
-        self._file, self._offset, self._size = file, offset, size
-        self._position = 0
+    `path` is a folder or a tar, compressed or not, that may hold tars itself. Links in a tar
+    and files of more than `max_bytes` are skipped. `what` names the content in messages.
 
-    def readable(self) -> bool:
-        return True
+    Raises:
+        DataError: `path` is neither, or the archive is broken.
+    """
+    if path.is_dir():
+        for file in sorted(path.rglob("*")):
+            name = file.relative_to(path.parent).as_posix()
+            if name.endswith(endings) and file.is_file() and file.stat().st_size <= max_bytes:
+                yield name, file.read_bytes()
+        return
+    if not path.is_file():
+        raise DataError(f"{what} '{path}': there is no such folder or archive")
+    try:
+        with open(path, "rb") as archive:
+            yield from _small_members(archive, "", endings, max_bytes)
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise DataError(
+            f"{what} '{path}' is not a whole tar archive ({error}); download it again"
+        ) from None
 
-    def tell(self) -> int:
-        return self._position
 
-    def seek(self, position: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
-        self._position = start + position
-        return self._position
-
-    def read(self, size: int = -1) -> bytes:
-        left = max(0, self._size - self._position)
-        self._file.seek(self._offset + self._position)
-        data = self._file.read(left if size < 0 else min(size, left))
-        self._position += len(data)
-        return data
+def _small_members(
+    file: IO[bytes], folder: str, endings: tuple[str, ...], max_bytes: int
+) -> Iterator[tuple[str, bytes]]:
+    with tarfile.open(fileobj=file) as archive:
+        for member in _each(archive):
+            if not member.isreg():
+                continue
+            content = archive.extractfile(member)
+            assert content is not None  # it is for a regular file
+            if member.name.endswith(endings) and member.size <= max_bytes:
+                yield folder + member.name, content.read()
+            elif not folder and member.name.endswith(_TARS):
+                inner = PurePosixPath(member.name).name.split(".")[0]
+                yield from _small_members(content, f"{inner}/", endings, max_bytes)

@@ -8,6 +8,8 @@ from PIL import Image, ImageCms, JpegImagePlugin
 from datasets.build.images import MAX_PIXELS, Refused, convert, keep, resized
 from tests.datasets.samples import BLUE, GREEN, RED, WHITE, file_bytes, halves, photograph
 
+CMYK = (0, 255, 255, 0), (255, 255, 0, 0)  # red and blue
+
 
 def _turned(image, orientation):
     exif = Image.Exif()
@@ -28,32 +30,26 @@ def _deep_grey():
     return file_bytes(Image.fromarray(pixels), "PNG")
 
 
-@pytest.mark.parametrize(
-    ("data", "first", "last"),
-    [
-        (file_bytes(halves(RED, BLUE), "PNG"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "BMP"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "GIF"), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), "WEBP", lossless=True), RED, BLUE),
-        (file_bytes(halves(RED, BLUE), progressive=True, quality=95), RED, BLUE),
-        (file_bytes(halves(200, 100, mode="L")), (200, 200, 200), (100, 100, 100)),
-        (file_bytes(halves(0, 1, mode="1"), "PNG"), (0, 0, 0), WHITE),
-        (
-            file_bytes(halves((0, 255, 255, 0), (255, 255, 0, 0), mode="CMYK"), quality=95),
-            RED,
-            BLUE,
-        ),
-        (file_bytes(halves((*RED, 255), (*BLUE, 0), mode="RGBA"), "PNG"), RED, WHITE),
-        (file_bytes(halves((90, 255), (90, 0), mode="LA"), "PNG"), (90, 90, 90), WHITE),
-        (_palette_with_hole(), RED, WHITE),
-        (_deep_grey(), (200, 200, 200), (100, 100, 100)),
-        (_turned(halves(RED, BLUE), 3), BLUE, RED),
-        (_turned(halves(RED, BLUE), 6), RED, BLUE),  # first at the top now
-        (_turned(halves(RED, BLUE), 8), BLUE, RED),
-    ],
-    ids=["png", "bmp", "gif", "webp", "progressive", "grey", "binary", "cmyk", "rgba", "la",
-         "palette", "16bit", "turned3", "turned6", "turned8"],
-)  # fmt: skip
+FILES = {
+    "png": (file_bytes(halves(RED, BLUE), "PNG"), RED, BLUE),
+    "bmp": (file_bytes(halves(RED, BLUE), "BMP"), RED, BLUE),
+    "gif": (file_bytes(halves(RED, BLUE), "GIF"), RED, BLUE),
+    "webp": (file_bytes(halves(RED, BLUE), "WEBP", lossless=True), RED, BLUE),
+    "progressive": (file_bytes(halves(RED, BLUE), progressive=True, quality=95), RED, BLUE),
+    "grey": (file_bytes(halves(200, 100, mode="L")), (200, 200, 200), (100, 100, 100)),
+    "binary": (file_bytes(halves(0, 1, mode="1"), "PNG"), (0, 0, 0), WHITE),
+    "cmyk": (file_bytes(halves(*CMYK, mode="CMYK"), quality=95), RED, BLUE),
+    "rgba": (file_bytes(halves((*RED, 255), (*BLUE, 0), mode="RGBA"), "PNG"), RED, WHITE),
+    "la": (file_bytes(halves((90, 255), (90, 0), mode="LA"), "PNG"), (90, 90, 90), WHITE),
+    "palette": (_palette_with_hole(), RED, WHITE),
+    "16bit": (_deep_grey(), (200, 200, 200), (100, 100, 100)),
+    "turned3": (_turned(halves(RED, BLUE), 3), BLUE, RED),
+    "turned6": (_turned(halves(RED, BLUE), 6), RED, BLUE),  # first at the top now
+    "turned8": (_turned(halves(RED, BLUE), 8), BLUE, RED),
+}
+
+
+@pytest.mark.parametrize(("data", "first", "last"), FILES.values(), ids=FILES.keys())
 def test_everything_becomes_an_upright_rgb_jpeg(data, first, last):
     for size in (32, 16):
         [(encoded, width, height)] = convert(data, [size], quality=95)
@@ -203,7 +199,7 @@ def test_decompression_bombs_are_refused_undecoded(function, side):
         (file_bytes(halves(RED, BLUE), progressive=True), True),
         (file_bytes(halves(200, 100, mode="L")), True),
         (file_bytes(halves(RED, BLUE), "PNG"), False),
-        (file_bytes(halves((0, 255, 255, 0), (255, 255, 0, 0), mode="CMYK")), False),
+        (file_bytes(halves(*CMYK, mode="CMYK")), False),
         (_turned(halves(RED, BLUE), 3), False),
     ],
     ids=["rgb", "progressive", "grey", "png", "cmyk", "turned"],

@@ -4,8 +4,8 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from datasets.build_imagenet_data import build, main
-from tests.datasets.samples import file_bytes, photograph, write_tree
+from datasets.build_imagenet_data import main
+from tests.datasets.samples import build, file_bytes, photograph, write_tree
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_a_plan_tells_what_the_build_is_and_writes_nothing(source, tmp_path):
     assert whole == pytest.approx(main_process + 2 * each, abs=2)
     # A process that writes does not carry what this one holds.
     assert 20 < each < 150
-    manifests = build(source, tmp_path / "out", (32, 16), max_rejected=0.01, progress=False)
+    manifests = build(source, tmp_path / "out", (32, 16), max_rejected=0.01)
     planned = {int(s): float(mb) for s, mb in re.findall(r"(\d+): ([\d.]+) MB", rows["disk"])}
     for size, manifest in manifests.items():
         shards = (shard for split in manifest.splits.values() for shard in split.shards.values())
@@ -49,9 +49,9 @@ def test_a_plan_tries_as_many_images_as_it_is_told(source, tmp_path):
     ran = CliRunner().invoke(main, [*map(str, arguments), "500"])
     assert re.search(r"^sample +500 images, [01] unreadable$", ran.stdout, re.M), ran.output
     ran = CliRunner().invoke(main, [*map(str, arguments), "0"])
-    assert (ran.exit_code, ran.stderr.splitlines()[-1]) == (
-        2, "error: --sample: received 0; give a number of images from 1",
-    )  # fmt: skip
+    assert ran.exit_code == 2
+    message = "error: --sample: received 0; give a number of images from 1"
+    assert ran.stderr.splitlines()[-1] == message
 
 
 def test_a_plan_refuses_what_the_build_would(tmp_path):

@@ -48,17 +48,23 @@ def test_boxes_turn_with_their_image(orientation):
     image.save(file, "PNG", exif=exif)
     upright, _ = read_image(file.getvalue())
     left, top, right, bottom = upright.convert("L").getbbox()
-    expected = (left / upright.width, top / upright.height,
-                right / upright.width, bottom / upright.height)  # fmt: skip
+    width, height = upright.size
+    expected = (left / width, top / height, right / width, bottom / height)
     [box] = relative_boxes(Boxes((Box(8, 16, 24, 24),)), (80, 40, orientation), "n01")
     assert box[:4] == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"<annotation/>", b"<annotation>", b"\xff\xfe", XML.replace("200", "0").encode(),
-     XML.replace("150", "far").encode()],
-)  # fmt: skip
+    [
+        b"",
+        b"<annotation/>",
+        b"<annotation>",
+        b"\xff\xfe",
+        XML.replace("200", "0").encode(),
+        XML.replace("150", "far").encode(),
+    ],
+)
 def test_what_is_no_annotation(data):
     with pytest.raises(ValueError, match=r"\w"):
         parse_xml(data)

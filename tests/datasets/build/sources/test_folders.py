@@ -5,10 +5,17 @@ import shutil
 import pytest
 
 from core.errors import DataError
-from datasets.build.sources.layouts import find_layout, read_source
-from datasets.build_imagenet_data import build
+from datasets.build.sources.layouts import find_layout
 from tests.datasets.build.sources.test_boxes import XML
-from tests.datasets.samples import file_bytes, halves, photograph, read, write_tree
+from tests.datasets.samples import (
+    build,
+    file_bytes,
+    find_source,
+    halves,
+    photograph,
+    read,
+    write_tree,
+)
 
 VALIDATION = {"val_0.JPEG": "n02", "val_1.JPEG": "n01", "val_2.JPEG": "n02"}
 
@@ -33,7 +40,7 @@ def tiny(tmp_path):
 
 
 def test_tiny_imagenet(tiny, tmp_path):
-    build(tiny, tmp_path / "out", (64,), processes=1, progress=False)
+    build(tiny, tmp_path / "out", (64,))
     train = {r["image/filename"].numpy().decode(): r for r in read(tmp_path / "out", 64, "train")}
     assert train.keys() == {f"{wnid}_{n}.JPEG" for wnid in ("n01", "n02") for n in range(3)}
     for name, record in train.items():
@@ -64,16 +71,17 @@ def test_kaggles_imagenet(tmp_path):
         "ILSVRC2012_val_00000002,n01 1 2 3 4 \n"
         "ILSVRC2012_val_00000001,n02 1 2 3 4 n02 5 6 7 8 \n"
     )
-    source = read_source(root)
+    source = find_source(root)
     assert source.layout == "cls-loc"
     assert source.words == {"n01": "tench, Tinca tinca", "n02": "goldfish"}
     assert {image.name for image in source.images["validation"]} == {
-        "n02/ILSVRC2012_val_00000001.JPEG", "n01/ILSVRC2012_val_00000002.JPEG"
-    }  # fmt: skip
+        "n02/ILSVRC2012_val_00000001.JPEG",
+        "n01/ILSVRC2012_val_00000002.JPEG",
+    }
     assert source.boxes["train"].keys() == {"n02/n02_7"}
     (root / "LOC_val_solution.csv").write_text("Id,Label\n1,2\n")
     with pytest.raises(DataError, match="ImageId"):
-        read_source(root)
+        find_source(root)
 
 
 @pytest.fixture
@@ -91,7 +99,7 @@ def resized(tmp_path):
 
 
 def test_resized_trees_are_stored_byte_for_byte(resized, tmp_path):
-    manifests = build(resized, tmp_path / "out", (), processes=1, progress=False)
+    manifests = build(resized, tmp_path / "out", ())
     assert sorted(manifests) == [16, 32]
     for size in (16, 32):
         for prefix, split, images in (("train", "train", 7), ("validation", "val", 1)):
@@ -107,23 +115,23 @@ def test_resized_trees_are_stored_byte_for_byte(resized, tmp_path):
 
 
 def test_one_of_the_sizes(resized, tmp_path):
-    assert list(build(resized, tmp_path / "out", (32,), processes=1, progress=False)) == [32]
+    assert list(build(resized, tmp_path / "out", (32,))) == [32]
     with pytest.raises(DataError, match=r"received 64; .* 16, 32"):
-        build(resized, tmp_path / "other", (64,), processes=1, progress=False)
+        build(resized, tmp_path / "other", (64,))
 
 
 def test_records_are_not_written_into_a_resized_tree(resized):
     with pytest.raises(DataError, match="inside the source"):
-        build(resized, resized, (), processes=1, progress=False)
+        build(resized, resized, ())
 
 
 def test_sizes_are_alike(resized):
     (resized / "16/train/n01/2.JPEG").unlink()
     with pytest.raises(DataError, match=r"differ in 1 file.*'n01/2.JPEG'"):
-        read_source(resized)
+        find_source(resized)
     shutil.rmtree(resized / "16/train/n02")
     with pytest.raises(DataError, match="other classes"):
-        read_source(resized)
+        find_source(resized)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +152,10 @@ def test_layouts_are_found_out(tmp_path, names, layout):
 def test_two_layouts_at_once(tmp_path):
     write_tree(tmp_path, dict.fromkeys(["train/n01/1.JPEG", "ILSVRC2012_img_train.tar"], b""))
     with pytest.raises(DataError, match=r"archives and folders; .*--layout"):
-        read_source(tmp_path)
-    assert len(read_source(tmp_path, layout="folders").images["train"]) == 1
+        find_source(tmp_path)
+    assert len(find_source(tmp_path, layout="folders").images["train"]) == 1
     with pytest.raises(DataError, match="received 'zip'"):
-        read_source(tmp_path, layout="zip")
+        find_source(tmp_path, layout="zip")
 
 
 def _unlisted(root):
@@ -179,4 +187,4 @@ def _other_class(root):
 def test_a_tiny_imagenet_that_does_not_add_up(tiny, change, words):
     change(tiny)
     with pytest.raises(DataError, match=words):
-        read_source(tiny)
+        find_source(tiny)

@@ -49,25 +49,23 @@ def test_files_of_tars_in_a_tar(tmp_path):
 
 def test_what_is_no_plain_file_inside_the_archive_is_refused(tmp_path):
     path = tmp_path / "bad.tar"
+    names = {
+        "../../up.JPEG": tarfile.REGTYPE,
+        "/etc/absolute.JPEG": tarfile.REGTYPE,
+        "soft.JPEG": tarfile.SYMTYPE,
+        "hard.JPEG": tarfile.LNKTYPE,
+        "pipe.JPEG": tarfile.FIFOTYPE,
+        "disk.JPEG": tarfile.BLKTYPE,
+        "folder.JPEG": tarfile.DIRTYPE,
+        "good.JPEG": tarfile.REGTYPE,
+    }
     with tarfile.open(path, "w") as archive:
-        for name, kind in (
-            ("../../up.JPEG", tarfile.REGTYPE),
-            ("/etc/absolute.JPEG", tarfile.REGTYPE),
-            ("soft.JPEG", tarfile.SYMTYPE),
-            ("hard.JPEG", tarfile.LNKTYPE),
-            ("pipe.JPEG", tarfile.FIFOTYPE),
-            ("disk.JPEG", tarfile.BLKTYPE),
-            ("folder.JPEG", tarfile.DIRTYPE),
-            ("good.JPEG", tarfile.REGTYPE),
-        ):
+        for name, kind in names.items():
             member = tarfile.TarInfo(name)
             member.type, member.linkname = kind, "/etc/passwd"
             archive.addfile(member)
     refused = {member.name: member.refused for member in read_members(path)}
-    assert list(refused) == [
-        "../../up.JPEG", "/etc/absolute.JPEG", "soft.JPEG", "hard.JPEG", "pipe.JPEG",
-        "disk.JPEG", "good.JPEG",
-    ]  # fmt: skip
+    assert list(refused) == [name for name in names if name != "folder.JPEG"]
     assert refused.pop("good.JPEG") == ""
     assert all(refused.values())
 

@@ -1,0 +1,63 @@
+"""What a user decides about a build."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from core.errors import DataError
+from datasets.build.processes import available
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of a build, as on the command line. Wrong values raise a `DataError`.
+
+    Attributes:
+        source: folder of the set. Its validation part may be missing.
+        output: data root; the build writes `<output>/<size>/`.
+        sizes: short sides in pixels. May be empty for a set that is resized already, which
+            means all of its sizes.
+        shards: training files; see `shard_counts`.
+        validation_shards: validation files; see `shard_counts`.
+        quality: of the JPEGs, 1 to 100.
+        seed: of the order of the images.
+        processes: processes that write. Defaults to the available CPUs; 1 starts none.
+        layout: one of `LAYOUTS`. Defaults to what the set looks like.
+        class_names: file with lines of `<class><tab>words`. Defaults to the set's own.
+        bboxes: folders and archives of annotation XML, beside the set's own.
+        enlarge: enlarge images that are smaller than a size.
+        max_rejected: the build fails with a larger fraction of unreadable images.
+        overwrite: replace records that are in the size folders already.
+        progress: show a progress bar.
+    """
+
+    source: str | Path
+    output: str | Path
+    sizes: Sequence[int]
+    shards: int | None = None
+    validation_shards: int | None = None
+    quality: int = 90
+    seed: int = 0
+    processes: int = field(default_factory=available)
+    layout: str | None = None
+    class_names: str | Path | None = None
+    bboxes: Sequence[str | Path] = ()
+    enlarge: bool = False
+    max_rejected: float = 0.001
+    overwrite: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        sizes = ",".join(map(str, self.sizes))
+        if (self.sizes and min(self.sizes) < 1) or len(set(self.sizes)) < len(self.sizes):
+            raise DataError(
+                f"--sizes: received {sizes}; give different short sides in pixels, like 160,320"
+            )
+        if not 1 <= self.quality <= 100:
+            raise DataError(f"--quality: received {self.quality}; give a number from 1 to 100")
+        if self.processes < 1:
+            raise DataError(f"--processes: received {self.processes}; give 1 or more")
+        if not 0 <= self.max_rejected <= 1:
+            raise DataError(
+                f"--max_rejected: received {self.max_rejected}; give a fraction from 0 to 1"
+            )
