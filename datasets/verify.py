@@ -47,8 +47,11 @@ class Split:
 
 @dataclass
 class Verified:
-    """All that was found: of a kind of findings up to `LISTED` in each file, and ten times as
-    many beyond; `counts` has all of them. `notes` say what could not be checked."""
+    """All that was found.
+
+    Of each kind there are up to `LISTED` findings for a file, and ten times as many for what
+    concerns several; `counts` has all. `notes` say what could not be checked.
+    """
 
     splits: list[Split] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)

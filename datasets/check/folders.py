@@ -156,7 +156,7 @@ def _label_range(
         return range(offset, offset + len(folder.manifest.classes))
     lowest, highest = int(seen[0]), int(seen[-1])
     missing = "the files' checksums and their numbers of images"
-    by = "as told"
+    by = "as given"
     if folder.info:
         label_offset, classes = TFDS_LABEL_OFFSET, folder.info.classes
         by = "by its features.json"

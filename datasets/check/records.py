@@ -143,7 +143,7 @@ def _check_record(
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.format != "JPEG":
-                detail = f"{name}: {image.format}; the pipelines read JPEGs alone"
+                detail = f"{name}: {image.format}; the pipelines only read JPEGs"
                 report.add("image", detail, record)
                 return
             image.load()

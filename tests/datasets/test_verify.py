@@ -192,7 +192,7 @@ def a_png(folder):
     file = io.BytesIO()
     Image.new("RGB", (64, 48)).save(file, "PNG")
     change(folder / TRAIN, 4, image__encoded=file.getvalue())
-    return "image", TRAIN, 4, "PNG; the pipelines read JPEGs alone"
+    return "image", TRAIN, 4, "PNG; the pipelines only read JPEGs"
 
 
 @fault
@@ -302,7 +302,7 @@ def test_a_label_out_of_range_without_a_manifest(data):
     (data / "48" / "manifest.json").unlink()
     found = check(data / "48", classes=3, label_offset=1)
     assert [(f.kind, f.record) for f in found.findings] == [("label", 4)]
-    assert "labels from 1 as told" in found.notes[0]
+    assert "labels from 1 as given" in found.notes[0]
     found = check(data / "48")
     assert not found.findings
     assert "9 classes with labels from 1 by the labels themselves" in found.notes[0]
