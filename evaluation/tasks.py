@@ -9,8 +9,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
-from functools import reduce
-from operator import add
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -96,7 +94,7 @@ class Results:
                 return
             row = {
                 **task.row,
-                **reduce(add, (counts for counts, _ in parts)).figures(),
+                **sum((counts for counts, _ in parts), Counts()).figures(),
                 "image_size": self.settings.image_size,
                 "crop": self.settings.crop,
                 "data": self.data,
