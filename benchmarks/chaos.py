@@ -42,6 +42,7 @@ from rich.table import Table
 
 from core.checkpoints import BadCheckpoint, check, read_state
 from datasets.build.digits import prepare_digits
+from launch.command_line import horovodrun
 from launch.processes import below, runs, that_work
 from training.run_folder import RunFolder
 
@@ -101,9 +102,8 @@ class Job:
         self._known: list[psutil.Process] = []
 
     def start(self, resume: bool, workers: int = 2) -> None:
-        launcher = [sys.executable, "-m", "launch.horovodrun", "-np", workers, "--gloo"]
-        command = [*launcher, sys.executable, ROOT / "recipe.py", "--recipe", self.recipe]
-        command += ["--data_dir", self.data, "--run_dir", self.run.path]
+        command = [*horovodrun(workers), sys.executable, ROOT / "recipe.py"]
+        command += ["--recipe", self.recipe, "--data_dir", self.data, "--run_dir", self.run.path]
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [*map(str, command), *(["--resume"] if resume else [])],
