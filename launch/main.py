@@ -19,7 +19,7 @@ def exit_status(main: click.Command) -> int:
     try:
         main(**sagemaker.start())
     except UserError as error:
-        speak(str(error), 2, shared=getattr(error, "shared", False))
+        speak(str(error), 2, shared=error.shared)
         return 2
     except RunError as error:
         speak(str(error) + supervisor.how_to_resume(), 1, shared=True)
