@@ -18,16 +18,16 @@ class Faults(Protocol):
 
 
 class BadRecords(StepCallback):
-    """Collects what the workers' pipelines found damaged, and stops all of them together.
+    """Collects what the workers' pipelines found damaged.
+
+    All workers stop with a `RunError` when there are too many bad records, or where a file
+    cannot be read.
 
     Args:
         faults: this worker's, as given to its pipeline.
         every: steps between two collections; there is another one at the end of a `fit`.
         limit: the maximum number of different bad records of all workers.
         say: called on rank 0 with a line for each bad record.
-
-    Raises:
-        RunError: on every worker: there are too many, or a file cannot be read.
 
     Example:
 

@@ -44,21 +44,14 @@ class SkippedSteps:
         return step - gradients_applied(self._optimizer) if scaled else 0
 
 
-def all_finite(variables: Sequence[Any]) -> bool:
-    """Whether each element of the floating-point variables is finite."""
-    flags = [ops.all(ops.isfinite(v)) for v in variables if "float" in v.dtype]
-    return not flags or bool(ops.all(ops.stack(flags)))
-
-
 class FiniteLoss(StepCallback):
-    """Stops all workers when a loss or a weight is not finite.
+    """Stops all workers with a `RunError` when a loss or a weight is not finite.
 
-    A counter on the device notes each worker's first step whose loss was not finite. It is
-    read every `every` steps; all workers then compare, so that all of them stop. A dynamic
-    loss scale skips such steps by itself; there the run stops when the scale has sunk to 1.
-
-    The loss is noted inside the train function. Each `fit` with this callback therefore
-    traces the model anew, and so does the next one without it.
+    A counter on the device notes each worker's first step whose loss was not finite, inside
+    the train function; so each `fit` with this callback traces the model anew, and so does
+    the next one without it. Every `every` steps all workers read and compare their counters.
+    A dynamic loss scale skips such steps by itself; there the run stops when the scale has
+    sunk to 1.
 
     As a peer of `StepCheckpoint` it checks the weights, too, and a checkpoint that is not
     finite is never written.
@@ -72,9 +65,6 @@ class FiniteLoss(StepCallback):
             start of the first `fit`.
         sign: called on every worker every few seconds while all wait for the names, which
             may have to be read from a disk; `Heartbeat.waiting`, for example.
-
-    Raises:
-        RunError: on every worker, during `fit`, with the step, the workers and the names.
 
     Example:
 
@@ -130,11 +120,12 @@ class FiniteLoss(StepCallback):
         model, bad = self.model, int(self._first_bad)
         scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         variables = [*model.trainable_variables, *model.non_trainable_variables]
+        flags = [ops.all(ops.isfinite(v)) for v in variables if weights and "float" in v.dtype]
         gathered = workers.gather(
             {
                 "step": None if scaled or bad < 0 else bad,
                 "scale": float(model.optimizer.dynamic_scale) if scaled else None,
-                "weights": not weights or all_finite(variables),
+                "weights": not flags or bool(ops.all(ops.stack(flags))),
             }
         )
         steps = [worker["step"] for worker in gathered if worker["step"] is not None]

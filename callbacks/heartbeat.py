@@ -1,20 +1,14 @@
 """A sign of life before every step."""
 
 import time
-from typing import Any, Protocol
+from typing import Any
 
 from callbacks.step_callback import StepCallback
+from core.board import Board
 
 # A longer step is a hang; a worker whose steps are slower gets the time of five of them.
 LONGEST_STEP_SECONDS = 45.0
 STEPS = 5
-
-
-class Board(Protocol):
-    """Where another process sees the signs."""
-
-    def beat(self, step: int, longest_seconds: float | None) -> None:
-        """Notes that step number `step` begins, and how long it may take."""
 
 
 class Heartbeat(StepCallback):
@@ -24,11 +18,11 @@ class Heartbeat(StepCallback):
     workers wait for together between two steps, such as a slow disk: they call `waiting`.
 
     Args:
-        board: gets the signs; `core/board.py` has one that costs a microsecond.
+        board: where the supervisor sees the signs; one costs a microsecond.
 
     Example:
 
-    >>> heartbeat = Heartbeat(supervisor.board)
+    >>> heartbeat = Heartbeat(Board())
     >>> checkpoint = StepCheckpoint(path, every=500, peers=[heartbeat])
     >>> model.fit(dataset, callbacks=[checkpoint, heartbeat])
     """

@@ -45,8 +45,7 @@ class InputBalance(StepCallback):
         self.total_steps = total_steps
         self.threads = threads
         self.after = after
-        self._watching = False
-        self.done = True  # until there is a dataset to watch
+        self.done: bool | None = None  # until there is a dataset to watch
         self._began = self._waited_before = 0.0
         self.start_at(0)
         with tf.device("CPU"):
@@ -68,8 +67,7 @@ class InputBalance(StepCallback):
             with tf.control_dependencies([self._waited.assign_add(tf.timestamp() - asked)]):
                 return tf.nest.map_structure(tf.identity, batch)
 
-        if not self._watching:
-            self._watching, self.done = True, False
+        self.done = self.done or False
         # `zip` asks its parts in turn: first for the time, then for the batch.
         times = tf.data.Dataset.counter().map(lambda _: tf.timestamp())
         return tf.data.Dataset.zip((times, dataset)).map(note)
@@ -78,13 +76,13 @@ class InputBalance(StepCallback):
         if step == self._begin_at:
             self._began = time.monotonic()
             self._waited_before = float(self._waited)
-        if not self.done and step >= self._look_at:
+        if self.done is False and step >= self._look_at:
             self._look_at = max(step + 1, int(step * GROWTH))
             if step > self._begin_at:
                 self._judge(self.after)
 
     def after_fit(self, step: int) -> None:
-        if not self.done and step >= self.total_steps and step > self._begin_at:
+        if self.done is False and step >= self.total_steps and step > self._begin_at:
             self._judge(0.0)
 
     def _judge(self, after: float) -> None:

@@ -22,13 +22,11 @@ def digest(variables: Iterable[Any]) -> str:
 class SameWeights(StepCallback):
     """Compares a digest of the weights and optimizer state over all workers.
 
-    The statistics of BatchNorm are each worker's own and are left out.
+    Where they differ, all workers stop with a `RunError`. The statistics of BatchNorm are
+    each worker's own and are left out.
 
     Args:
         steps: the global steps to compare before; by default the first of each `fit`.
-
-    Raises:
-        RunError: on every worker, during `fit`, naming the workers that differ.
 
     Example:
 
@@ -44,11 +42,8 @@ class SameWeights(StepCallback):
         self._first_of_fit = self.step
 
     def before_step(self, step: int) -> None:
-        if step == self._first_of_fit if self.steps is None else step in self.steps:
-            self._compare(step)
-
-    def _compare(self, step: int) -> None:
-        if workers.current().size == 1:
+        here = step == self._first_of_fit if self.steps is None else step in self.steps
+        if not here or workers.current().size == 1:
             return
         state = [*self.model.trainable_variables, *self.model.optimizer.variables]
         found = workers.gather(digest(state))

@@ -52,11 +52,7 @@ class StepCallback(keras.callbacks.Callback):
 
 
 def at_least_one(every: int) -> int:
-    """`every`, the argument of a callback that acts every so many steps.
-
-    Raises:
-        ValueError: it is below 1.
-    """
+    """Returns `every`, a number of steps; refuses one below 1."""
     if every < 1:
         raise ValueError(f"`every` must be 1 or more. Received: every={every!r}")
     return every

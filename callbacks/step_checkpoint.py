@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import keras
 import numpy as np
@@ -15,17 +15,6 @@ from core import checkpoints, workers
 from core.checkpoints import BackgroundWriter, Snapshot
 from core.clock import TimeBuckets
 from core.errors import RunError
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """A callback that remembers something between steps."""
-
-    def state(self) -> dict[str, Any]:
-        """What it remembers, as JSON."""
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Remembers what `state` returned in another process."""
 
 
 class Journal(Protocol):
@@ -55,7 +44,7 @@ def mean_moving_statistics(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
     """The moving statistics of BatchNorm, each with its mean over the workers; a collective.
 
     Each worker gathers them from its own share of the data; a checkpoint should hold
-    what all have seen. Integer variables (random seeds) are left out.
+    what all have seen. Random seeds, which are integers, are left out.
     """
     variables = [v for v in model.non_trainable_variables if v.dtype in ("float32", "float64")]
     return list(zip(variables, workers.means(variables), strict=True))
@@ -76,7 +65,7 @@ class StepCheckpoint(StepCallback):
     not change its result. `core/checkpoints.py` says what else is inside.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
-    several in a row end the run.
+    several in a row end the run, on all workers, with a `RunError`.
 
     Put it after all others in the list, but for `StopOnSignal` and `Heartbeat`: it restores
     and stores what they remember.
@@ -93,11 +82,6 @@ class StepCheckpoint(StepCallback):
             called on every worker every few seconds while all wait for the disk.
         journal: where to note the checkpoints; by default nowhere.
         clock: buckets of time, of which checking, copying and waiting fill `checkpoints`.
-
-    Raises:
-        ValueError: `every` below 1, or a path without the field.
-        RunError: on every worker, during `fit`: too many checkpoints in a row could not be
-            written.
 
     Example:
 
@@ -126,7 +110,7 @@ class StepCheckpoint(StepCallback):
         self.journal = journal or NoJournal()
         self.clock = clock
         self.saved_step: int | None = None
-        self._stateful = _by_name(peers)
+        self._stateful = _stateful(peers)
         self._resumed: Path | None = None
         self._writer = BackgroundWriter(self._write, self.journal.warn)
 
@@ -136,10 +120,7 @@ class StepCheckpoint(StepCallback):
         self.saved_step = step or None
 
     def resume_from(self, path: Path) -> None:
-        """Restores each worker's own state from a checkpoint when the first `fit` begins.
-
-        The model's metrics have to be built by then.
-        """
+        """Has the first `fit` restore each worker's own state; build the metrics before."""
         self._resumed = path
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -161,12 +142,7 @@ class StepCheckpoint(StepCallback):
                 self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
 
     def save(self, step: int, kind: str = checkpoints.REGULAR) -> None:
-        """Copies the run to the host and begins to write it; a collective.
-
-        Args:
-            step: the number of steps done.
-            kind: `"regular"` or `"signal"`, noted in the checkpoint.
-        """
+        """Copies the run of `step` steps to the host and begins to write it; a collective."""
         with self._on_the_clock():
             self._ask_peers("before_save", step)
             self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
@@ -182,11 +158,7 @@ class StepCheckpoint(StepCallback):
                 self._writer.start(Snapshot(step, [*kept, *means], state, arrays))
 
     def finish(self) -> None:
-        """Waits until the last checkpoint that was begun is on the disk; a collective.
-
-        Raises:
-            RunError: on every worker: it could not be written.
-        """
+        """Waits until the last checkpoint is on the disk, or raises `RunError`; a collective."""
         with self._on_the_clock():
             self._wait(allowed=0)
 
@@ -226,18 +198,15 @@ class StepCheckpoint(StepCallback):
                 peer.restore(states[name])
 
 
-def _by_name(peers: Iterable[Any]) -> dict[str, Stateful]:
+def _stateful(peers: Iterable[Any]) -> dict[str, Any]:
     """The peers that remember something, by the names of their classes: `wall_clock`.
 
     A second one of the same class is `wall_clock_2`.
     """
-    found: dict[str, list[Stateful]] = {}
+    found: dict[str, Any] = {}
     for peer in peers:
-        if isinstance(peer, Stateful):
-            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", type(peer).__name__).lower()
-            found.setdefault(name, []).append(peer)
-    return {
-        f"{name}_{number}" if number > 1 else name: peer
-        for name, alike in found.items()
-        for number, peer in enumerate(alike, 1)
-    }
+        if hasattr(peer, "state") and hasattr(peer, "restore"):
+            name = re.sub(r"\B([A-Z])", r"_\1", type(peer).__name__).lower()
+            alike = sum(type(other) is type(peer) for other in found.values())
+            found[f"{name}_{alike + 1}" if alike else name] = peer
+    return found

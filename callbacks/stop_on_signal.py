@@ -12,26 +12,25 @@ from core import checkpoints, workers
 from core.errors import SharedPreempted
 from core.signals import SignalWatch
 
-MOST_STEPS_BETWEEN = 100  # two questions
+# Two questions:
+SECONDS_BETWEEN = 0.5
+MOST_STEPS_BETWEEN = 100
 
 
 class StopOnSignal(StepCallback):
     """Stops all workers before the same step when one of them has received a signal.
+
+    Everything is saved, and all workers raise `SharedPreempted`. Put it after the
+    `StepCheckpoint`.
 
     About twice a second the workers ask each other, in a thread beside the training. The
     question goes out before one step. The answer is read some steps later, before the same
     step on all workers, so that nobody waits. The slowest worker's time for a step decides
     how many steps later.
 
-    Put it last, after the `StepCheckpoint`.
-
     Args:
         watch: knows whether this worker received a signal.
         checkpoint: saves before the run stops.
-        every_seconds: between two questions.
-
-    Raises:
-        SharedPreempted: on every worker, during `fit`, with everything saved.
 
     Example:
 
@@ -40,11 +39,10 @@ class StopOnSignal(StepCallback):
     >>> model.fit(dataset, callbacks=[checkpoint, stop])
     """
 
-    def __init__(self, watch: SignalWatch, checkpoint: StepCheckpoint, every_seconds: float = 0.5):
+    def __init__(self, watch: SignalWatch, checkpoint: StepCheckpoint):
         super().__init__()
         self.watch = watch
         self.checkpoint = checkpoint
-        self.every_seconds = every_seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="stop")
         self._question: Future[list[list[float]]] | None = None
         self._asked_at = (0, 0.0)
@@ -69,7 +67,7 @@ class StopOnSignal(StepCallback):
             if received:
                 self._stop(step, signal.Signals(received).name)
             slowest = max(seconds for _, seconds in answers)
-            distance = math.ceil(self.every_seconds / slowest) if slowest else 1
+            distance = math.ceil(SECONDS_BETWEEN / slowest) if slowest else 1
             asked_step, asked_time = self._asked_at
             seconds = (now - asked_time) / (step - asked_step)
         self._asked_at = (step, now)

@@ -24,10 +24,9 @@ class WallClock(StepCallback):
 
     Args:
         write: called on rank 0 with each report, a dict with `step` (steps done),
-            `seconds`, `images_per_second` (of all workers), `learning_rate`,
-            `batch_size` (per worker), `skipped_steps` (by a dynamic loss scale, of all so
-            far), with a schedule also `epoch` and `image_size`, and the model's metrics by
-            their names (`loss` with the regularisation).
+            `seconds`, `images_per_second` (of all workers), `learning_rate`, `batch_size`
+            (per worker), `skipped_steps` (of all so far), the model's metrics by their names
+            (`loss` with the regularisation) and, with a schedule, `epoch` and `image_size`.
         every: steps between two reports; the end of a `fit` is reported too.
         schedule: the run's `Schedule`, or
         batch_size: images per worker and step, where there is no schedule.
@@ -35,9 +34,6 @@ class WallClock(StepCallback):
             start of the first `fit`.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
             start of the first `fit`.
-
-    Raises:
-        ValueError: neither a schedule nor a batch size, or `every` below 1.
 
     Example:
 
@@ -103,12 +99,11 @@ class WallClock(StepCallback):
         running = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         now = time.monotonic()
         count, before = step - self._epoch_began, self._window_began - self._epoch_began
-        window = average_over_workers(
-            {
-                name: window_mean(value, count, self._before.get(name, 0.0), before)
-                for name, value in running.items()
-            }
-        )
+        window = {
+            name: window_mean(value, count, self._before.get(name, 0.0), before)
+            for name, value in running.items()
+        }
+        window = average_over_workers(window)
         if workers.current().is_first:
             self.write({**self._describe(step, now), **window})
         self._before, self._window_began, self._window_time = running, step, now

@@ -34,9 +34,6 @@ def build_model(name: str, image_size: resnet.Size, classes: int, **arguments: A
         A functional `keras.Model` from RGB images on the scale 0 to 255, float32
         `(batch, height, width, 3)` (uint8 is cast), to float32 logits `(batch, classes)`.
 
-    Raises:
-        ValueError: naming what was received and what is known.
-
     Example:
 
     >>> build_model("resnet8", (32, 32), classes=10, widths=(16, 32, 64)).output_shape

@@ -45,10 +45,6 @@ def DistributedOptimizer(
         process_set: the `horovod.tensorflow.ProcessSet` to average over; all
             workers by default.
 
-    Raises:
-        ValueError: not a Keras 3 optimizer, distributed already, an unknown compression,
-            or several workers on another backend than TensorFlow.
-
     Example:
 
     >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
