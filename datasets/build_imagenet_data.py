@@ -21,8 +21,7 @@ import hashlib
 import json
 import os
 import sys
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,7 @@ from datasets.build.sources.layouts import LAYOUTS, read_source
 from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
 
-# A build that has failed already stops when it has listed this many unreadable images.
-ENOUGH_REJECTED = 1000
+ENOUGH_REJECTED = 1000  # a build that will fail stops when it has listed this many images
 
 
 class BuildStopped(RuntimeError):
@@ -82,20 +80,23 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     }
     jobs = make_jobs(source, counts)
     with folder.locked(output):
-        names = {job.name for job in jobs}
-        results = folder.prepare_output(output, identity, names, options.overwrite)
+        shard_names = {job.name for job in jobs}
+        results = folder.prepare_output(output, identity, shard_names, options.overwrite)
         _write_missing(jobs, writer, results)
         total = sum(images.values())
         folder.report_rejected(output, results.values(), total, options.max_rejected)
         manifests = {}
         for size in sizes:
+            splits = {}
+            for prefix, count in counts.items():
+                names = [shard_name(prefix, index, count) for index in range(count)]
+                shards = {name: Shard(**results[name]["sizes"][str(size)]) for name in names}
+                in_split = sum(shard.images for shard in shards.values())
+                splits[prefix] = Split(images=in_split, shards=shards)
             manifests[size] = Manifest(
                 label_offset=CLASSIC_LABEL_OFFSET,
                 classes=source.classes,
-                splits={
-                    prefix: _split([shard_name(prefix, i, n) for i in range(n)], results, size)
-                    for prefix, n in counts.items()
-                },
+                splits=splits,
                 size=size,
                 settings=settings,
                 versions=versions,
@@ -144,46 +145,20 @@ def _write_missing(
                     return
         except BrokenProcessPool:
             raise BuildStopped(
-                "a process of the build died (killed, or out of memory?). Finished shards are "
-                "kept.\nRerun the same command to resume, with fewer --processes if memory was "
-                "short"
+                "a process of the build died (killed, or out of memory?). Finished shards are kept."
+                "\nRerun the same command to resume, with fewer --processes if memory was short"
             ) from None
-
-
-def _split(names: Iterable[str], results: Mapping[str, dict[str, Any]], size: int) -> Split:
-    shards = {name: Shard(**results[name]["sizes"][str(size)]) for name in names}
-    return Split(images=sum(shard.images for shard in shards.values()), shards=shards)
-
-
-def _plan(options: BuildOptions, sample: int | None) -> str:
-    if sample is not None and sample < 1:
-        raise DataError(f"--sample: received {sample}; give a number of images from 1")
-    begin = time.perf_counter()
-    source = read_source(options)
-    seconds = time.perf_counter() - begin
-    return plan_build(source, ShardWriter.of(source, options), seconds, sample)
 
 
 def _summary(manifests: Mapping[int, Manifest]) -> str:
     """A table of what was written: size, split, images, shards and megabytes."""
-    rows = [f"{'size':>6}  {'split':<10}  {'images':>9}  {'shards':>6}  {'MB':>9}"]
+    row = "{:>6}  {:<10}  {:>9}  {:>6}  {:>9}".format
+    rows = [row("size", "split", "images", "shards", "MB")]
     for size, manifest in manifests.items():
         for prefix, split in manifest.splits.items():
-            megabytes = sum(shard.bytes for shard in split.shards.values()) / 1e6
-            rows.append(
-                f"{size:>6}  {prefix:<10}  {split.images:>9,}  {len(split.shards):>6}  "
-                f"{megabytes:>9,.1f}"
-            )
+            megabytes = f"{sum(shard.bytes for shard in split.shards.values()) / 1e6:,.1f}"
+            rows.append(row(size, prefix, f"{split.images:,}", len(split.shards), megabytes))
     return "\n".join(rows)
-
-
-def _parse_sizes(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(size) for size in text.split(",")) if text else ()
-    except ValueError:
-        raise DataError(
-            f"--sizes: received '{text}'; give short sides in pixels, like 160,320"
-        ) from None
 
 
 @click.command(context_settings={"show_default": True})
@@ -208,13 +183,17 @@ def main(
 ) -> None:
     """Resizes a set of images and writes it as ImageNet's classic records."""
     try:
+        try:
+            short_sides = [int(size) for size in sizes.split(",")] if sizes else []
+        except ValueError:
+            raise DataError(f"--sizes: received '{sizes}'; give pixels, like 160,320") from None
         options = BuildOptions(
-            sizes=_parse_sizes(sizes or ""),
+            sizes=short_sides,
             processes=available() if processes is None else processes,
             **settings,
         )
         if plan:
-            click.echo(_plan(options, sample))
+            click.echo(plan_build(options, sample))
             return
         manifests = build(options)
     except (DataError, BuildStopped, OSError) as error:

@@ -26,10 +26,8 @@ def prepare_digits(root: str | Path) -> Path:
     """Makes the records of the digits in `20/` and `28/` of `root`, once, and returns `root`.
 
     400 images of each digit are for training, 100 for validation. Several processes
-    may call this at once: one builds, and the others wait. It starts no processes.
-
-    Raises:
-        DataError: `root` holds other records in these folders.
+    may call this at once: one builds, and the others wait. It starts no processes. Other
+    records in these folders raise a `DataError`.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)

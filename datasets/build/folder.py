@@ -37,9 +37,7 @@ def locked(output: Path) -> Iterator[None]:
         output.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(output / LOCK).acquire(timeout=0)
     except filelock.Timeout:
-        raise DataError(
-            f"output '{output}': another build is running there; wait for its end"
-        ) from None
+        raise DataError(f"output '{output}': another build is running there; wait for it") from None
     except OSError as error:
         raise DataError(f"output '{output}' cannot be written: {error.strerror}") from None
     with lock:

@@ -42,8 +42,7 @@ def read_image(data: bytes) -> tuple[Image.Image, bool]:
         The image, and whether `data` is a baseline RGB JPEG of exactly these pixels.
 
     Raises:
-        Refused: more than `MAX_PIXELS`.
-        Exception: of nearly any kind, from Pillow, for broken images.
+        Exception: `Refused` for too many pixels, nearly any kind from Pillow for broken images.
     """
     with _opened(data) as image:
         image.load()

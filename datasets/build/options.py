@@ -15,10 +15,8 @@ class BuildOptions:
     Attributes:
         source: folder of the set. Its validation part may be missing.
         output: data root; the build writes `<output>/<size>/`.
-        sizes: short sides in pixels. May be empty for a set that is resized already, which
-            means all of its sizes.
-        shards: training files; see `shard_counts`.
-        validation_shards: validation files; see `shard_counts`.
+        sizes: short sides in pixels; none means all sizes of a set that is resized already.
+        shards, validation_shards: files of the two splits; see `shard_counts`.
         quality: of the JPEGs, 1 to 100.
         seed: of the order of the images.
         processes: processes that write. Defaults to the available CPUs; 1 starts none.
@@ -48,16 +46,12 @@ class BuildOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
-        sizes = ",".join(map(str, self.sizes))
         if (self.sizes and min(self.sizes) < 1) or len(set(self.sizes)) < len(self.sizes):
-            raise DataError(
-                f"--sizes: received {sizes}; give different short sides in pixels, like 160,320"
-            )
+            sizes = ",".join(map(str, self.sizes))
+            raise DataError(f"--sizes: received {sizes}; give different sides, like 160,320")
         if not 1 <= self.quality <= 100:
             raise DataError(f"--quality: received {self.quality}; give a number from 1 to 100")
         if self.processes < 1:
             raise DataError(f"--processes: received {self.processes}; give 1 or more")
         if not 0 <= self.max_rejected <= 1:
-            raise DataError(
-                f"--max_rejected: received {self.max_rejected}; give a fraction from 0 to 1"
-            )
+            raise DataError(f"--max_rejected: received {self.max_rejected}; give 0 to 1")

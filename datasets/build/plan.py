@@ -1,6 +1,7 @@
 """Estimates a build from a look at the set and from a sample of its images."""
 
 import functools
+import itertools
 import math
 import re
 import tempfile
@@ -9,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from core.errors import DataError
+from datasets.build.options import BuildOptions
 from datasets.build.processes import run_jobs
 from datasets.build.shards import ShardJob, ShardWriter
+from datasets.build.sources.layouts import read_source
 from datasets.build.sources.source import Source
 
 _SECONDS = 5.0
@@ -18,22 +22,19 @@ _IMAGES_A_TRIAL = 250
 _MAX_IMAGES = 10_000  # of a process, where the time decides
 
 
-def plan_build(
-    source: Source, writer: ShardWriter, look_seconds: float, sample: int | None = None
-) -> str:
+def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     """A table of the time, memory and disk that a build needs.
 
     It writes a sample of the set to a temporary folder: the first training images in the order
-    of the build, which is random. The first 250 images of each process do not count, if it
-    has more. They warm it up.
-
-    Args:
-        source: the set, which took `look_seconds` to find.
-        writer: of its shards.
-        look_seconds: see `source`.
-        sample: images to try, however long it takes; by default what five seconds allow.
+    of the build, which is random. By default these are as many as five seconds allow. The first
+    250 images of each process do not count, if it has more. They warm it up.
     """
-    processes = writer.options.processes
+    if sample is not None and sample < 1:
+        raise DataError(f"--sample: received {sample}; give a number of images from 1")
+    begin = time.perf_counter()
+    source = read_source(options)
+    look_seconds = time.perf_counter() - begin
+    writer, processes = ShardWriter.of(source, options), options.processes
     limit = _MAX_IMAGES if sample is None else math.ceil(sample / processes)
     jobs = _sample(source, processes, limit)
     with tempfile.TemporaryDirectory() as folder:
@@ -83,11 +84,9 @@ def _sample(source: Source, processes: int, limit: int) -> list[list[ShardJob]]:
     jobs = []
     for process in range(processes):
         end = (process + 1) * share
-        starts = range(process * share, end, _IMAGES_A_TRIAL)
-        parts = [slice(start, min(start + _IMAGES_A_TRIAL, end)) for start in starts]
-        jobs.append(
-            [ShardJob.of(f"{process}-{part.start}", source, "train", part) for part in parts]
-        )
+        bounds = [*range(process * share, end, _IMAGES_A_TRIAL), end]
+        parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
+        jobs.append([ShardJob.of(f"{p.start}", source, "train", p) for p in parts])
     return jobs
 
 

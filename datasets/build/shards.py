@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -75,10 +76,10 @@ def make_jobs(source: Source, counts: Mapping[str, int]) -> list[ShardJob]:
     """A job for each shard: a stretch of its split's images."""
     jobs = []
     for prefix, count in counts.items():
-        total = len(source.images[prefix])
-        for index in range(count):
-            part = slice(index * total // count, (index + 1) * total // count)
-            jobs.append(ShardJob.of(shard_name(prefix, index, count), source, prefix, part))
+        ends = [index * len(source.images[prefix]) // count for index in range(count + 1)]
+        for index, (start, end) in enumerate(itertools.pairwise(ends)):
+            name = shard_name(prefix, index, count)
+            jobs.append(ShardJob.of(name, source, prefix, slice(start, end)))
     return jobs
 
 
@@ -119,11 +120,7 @@ class ShardWriter:
 
     @classmethod
     def of(cls, source: Source, options: BuildOptions) -> "ShardWriter":
-        """The writer for a source's images.
-
-        Raises:
-            DataError: no sizes, or a size that a set which is resized already does not have.
-        """
+        """The writer for a source's images. Sizes that the set cannot have raise a `DataError`."""
         sizes = tuple(options.sizes) or source.sizes
         if not sizes:
             raise DataError("--sizes: received none; give short sides in pixels, like 160,320")

@@ -78,13 +78,9 @@ def _train_images(root: Path) -> Iterator[ImageFile]:
 
 
 def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
-    """What the development kit in `root` says; nothing where there is no kit.
+    """Words by wnid, and the wnid of each validation image in the order of their numbers.
 
-    Returns:
-        Words by wnid, and the wnid of each validation image in the order of their numbers.
-
-    Raises:
-        DataError: it lacks a file, or its files do not fit one another.
+    The development kit in `root` is an archive or unpacked. Both are empty where there is none.
     """
     places = [root / f"{DEVKIT}.tar.gz", root / DEVKIT]
     where = next((place for place in places if place.exists()), None)
@@ -95,7 +91,16 @@ def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
     for name in (_META, _GROUND_TRUTH):
         if name not in files:
             raise DataError(f"devkit '{where}' has no '{name}'; download it again")
-    wnids, words = _read_meta(files[_META], where)
+    from scipy.io import loadmat  # takes a fifth of a second, and other sources do not need it
+
+    try:
+        synsets = loadmat(io.BytesIO(files[_META]), squeeze_me=True)["synsets"].reshape(-1)
+        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
+        words = {str(row["WNID"]): str(row["words"]) for row in synsets}
+    except Exception as error:  # a broken file makes scipy raise nearly anything
+        raise DataError(
+            f"devkit '{where}': '{_META}' cannot be read ({error}); download it again"
+        ) from None
     try:
         truth = [wnids[int(number)] for number in files[_GROUND_TRUTH].split()]
     except ValueError:
@@ -106,18 +111,3 @@ def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
             f"but '{_META}' does not have it"
         ) from None
     return words, truth
-
-
-def _read_meta(data: bytes, where: Path) -> tuple[dict[int, str], dict[str, str]]:
-    """wnids by ILSVRC2012_ID, and words by wnid, of the kit's MATLAB file."""
-    from scipy.io import loadmat  # takes a fifth of a second, and other sources do not need it
-
-    try:
-        synsets = loadmat(io.BytesIO(data), squeeze_me=True)["synsets"].reshape(-1)
-        wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
-        words = {str(row["WNID"]): str(row["words"]) for row in synsets}
-    except Exception as error:  # a broken file makes scipy raise nearly anything
-        raise DataError(
-            f"devkit '{where}': '{_META}' cannot be read ({error}); download it again"
-        ) from None
-    return wnids, words

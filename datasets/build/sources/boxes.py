@@ -58,16 +58,10 @@ def relative_boxes(
 
 def _turned(x: float, y: float, orientation: int) -> tuple[float, float]:
     """Where a point of the stored image is in the upright one, by EXIF 2.3, tag 0x0112."""
-    upright = {
-        2: (1 - x, y),
-        3: (1 - x, 1 - y),
-        4: (x, 1 - y),
-        5: (y, x),
-        6: (1 - y, x),
-        7: (1 - y, 1 - x),
-        8: (y, 1 - x),
-    }
-    return upright.get(orientation, (x, y))
+    if orientation in (5, 6, 7, 8):
+        x, y = y, x
+    mirrored, upside_down = orientation in (2, 3, 6, 7), orientation in (3, 4, 7, 8)
+    return (1 - x if mirrored else x), (1 - y if upside_down else y)
 
 
 def _box(edges: Iterable[str], label: str = "") -> Box:
@@ -76,11 +70,7 @@ def _box(edges: Iterable[str], label: str = "") -> Box:
 
 
 def parse_xml(data: bytes) -> Boxes:
-    """Boxes of an annotation file of ImageNet (the format of PASCAL VOC).
-
-    Raises:
-        ValueError: the data is not such a file.
-    """
+    """Boxes of an annotation file of ImageNet (PASCAL VOC's format); else a `ValueError`."""
     try:
         tree = ElementTree.fromstring(data)
     except ElementTree.ParseError as error:
@@ -137,10 +127,8 @@ def read_boxes(paths: Sequence[str | Path], classes: Iterable[str]) -> dict[str,
 def read_box_list(path: Path) -> dict[str, Boxes]:
     """Boxes of lines `<file> ... <xmin> <ymin> <xmax> <ymax>`, by file without its ending.
 
-    Both of Tiny ImageNet's lists have such lines. Tabs separate the fields.
-
-    Raises:
-        DataError: a line is different.
+    Both of Tiny ImageNet's lists have such lines, with tabs between the fields. Another line
+    raises a `DataError`.
     """
     found: dict[str, Boxes] = {}
     for number, line in read_lines(path):

@@ -10,11 +10,7 @@ USUAL_FILES = ("words.txt", "LOC_synset_mapping.txt", "classes.txt")
 
 
 def read_class_names(path: Path, classes: Sequence[str]) -> dict[str, str]:
-    """Words by class, from lines of `<class folder><tab or blank><words>`.
-
-    Raises:
-        DataError: the file cannot be read as text.
-    """
+    """Words by class, from lines of `<class folder><tab or blank><words>` in a text file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -4,6 +4,7 @@ import csv
 import logging
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from core.errors import DataError
@@ -27,15 +28,21 @@ CLS_LOC_ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
 CLS_LOC_SOLUTION = "LOC_val_solution.csv"
 
 
-def read_class_folders(root: Path, progress: Progress) -> Source:
-    """`root/{train,val}/<class>/*`. Hidden files and folders inside a class are skipped."""
-    splits = _split_folders(root)
-    found = {prefix: _class_files(root, folder) for prefix, folder in splits.items()}
-    images = {prefix: list(progress(part)) for prefix, part in found.items()}
-    classes = _class_folders(root / "train")
+def read_class_folders(
+    root: Path, progress: Progress, splits: Mapping[str, str] | None = None, inside: str = ""
+) -> Source:
+    """`root/{train,val}/<class>/*`. Hidden files and folders inside a class are skipped.
+
+    Other layouts give their own folders of the `splits`, and the folder of images `inside`
+    a class folder.
+    """
+    splits = splits or _split_folders(root)
+    classes = _class_folders(root / splits["train"])
     if "validation" in splits:
         validation = root / splits["validation"]
         check_classes(classes, _class_folders(validation), validation)
+    found = {prefix: _class_files(root, folder, inside) for prefix, folder in splits.items()}
+    images = {prefix: list(progress(part)) for prefix, part in found.items()}
     return Source(root, classes, images, find_class_names(root, classes))
 
 
@@ -47,36 +54,32 @@ def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
     `<file><tab><wnid><tab>xmin<tab>ymin<tab>xmax<tab>ymax`. `val` may have class folders too.
     """
     splits = _split_folders(root)
-    found = {prefix: _class_files(root, folder, TINY_IMAGES) for prefix, folder in splits.items()}
-    classes = _class_folders(root / "train")
-    boxes: dict[str, dict[str, Boxes]] = {"train": {}}
-    for name in classes:
+    validation = splits.get("validation", "val")
+    if (annotations := root / validation / TINY_ANNOTATIONS).is_file():
+        del splits["validation"]  # its images are in one folder
+    source = read_class_folders(root, progress, splits, TINY_IMAGES)
+    images, boxes = dict(source.images), dict[str, dict[str, Boxes]](train={})
+    for name in source.classes:
         if (listed := root / "train" / name / f"{name}_boxes.txt").is_file():
             for stem, box in read_box_list(listed).items():
                 boxes["train"][f"{name}/{stem}"] = box
-    if "validation" in splits:
-        folder = root / splits["validation"]
-        if (annotations := folder / TINY_ANNOTATIONS).is_file():
-            of_stem = read_box_list(annotations)
-            labels = dict(line.split("\t")[:2] for _, line in read_lines(annotations))
-            check_classes(classes, labels.values(), annotations)
-            place = f"{splits['validation']}/{TINY_IMAGES}"
-            found["validation"] = _flat_files(root, place, labels, annotations)
-            boxes["validation"] = {
-                f"{label}/{Path(file).stem}": of_stem[Path(file).stem]
-                for file, label in labels.items()
-            }
-        else:
-            check_classes(classes, _class_folders(folder), folder)
-    images = {prefix: list(progress(part)) for prefix, part in found.items()}
+    if annotations.is_file():
+        of_stem = read_box_list(annotations)
+        labels = dict(line.split("\t")[:2] for _, line in read_lines(annotations))
+        check_classes(source.classes, labels.values(), annotations)
+        files = _flat_files(root, f"{validation}/{TINY_IMAGES}", labels, annotations)
+        images["validation"] = list(progress(files))
+        boxes["validation"] = {
+            f"{label}/{Path(file).stem}": of_stem[Path(file).stem] for file, label in labels.items()
+        }
     if (wnids := root / "wnids.txt").is_file():
         listed_classes = set(wnids.read_text().split())
-        if listed_classes != set(classes):
+        if listed_classes != set(source.classes):
             logger.warning(
                 f"warning: '{wnids}' names {len(listed_classes)} classes, but train has "
-                f"{len(classes)} folders; the folders are used as the classes"
+                f"{len(source.classes)} folders; the folders are used as the classes"
             )
-    return Source(root, classes, images, find_class_names(root, classes), boxes)
+    return replace(source, images=images, boxes=boxes)
 
 
 def read_cls_loc(root: Path, progress: Progress) -> Source:
@@ -85,21 +88,21 @@ def read_cls_loc(root: Path, progress: Progress) -> Source:
     `ILSVRC/Data/CLS-LOC/{train/<wnid>,val}/*`, the classes of val in `LOC_val_solution.csv`,
     words in `LOC_synset_mapping.txt`, boxes in `ILSVRC/Annotations/CLS-LOC/{train,val}`.
     """
-    folders = {"train": "train", "validation": "val"}
-    classes = _class_folders(root / CLS_LOC / "train")
-    images = {"train": list(progress(_class_files(root, str(CLS_LOC / "train"))))}
+    source = read_class_folders(root, progress, {"train": str(CLS_LOC / "train")})
+    images, annotations = dict(source.images), {"train": root / CLS_LOC_ANNOTATIONS / "train"}
     if (root / CLS_LOC / "val").is_dir():
         solution = root / CLS_LOC_SOLUTION
         labels = _solution_labels(solution)
-        check_classes(classes, labels.values(), solution)
+        check_classes(source.classes, labels.values(), solution)
         files = _flat_files(root, str(CLS_LOC / "val"), labels, solution)
         images["validation"] = list(progress(files))
+        annotations["validation"] = root / CLS_LOC_ANNOTATIONS / "val"
     boxes = {
-        prefix: read_boxes([annotations], classes)
-        for prefix in images
-        if (annotations := root / CLS_LOC_ANNOTATIONS / folders[prefix]).is_dir()
+        prefix: read_boxes([folder], source.classes)
+        for prefix, folder in annotations.items()
+        if folder.is_dir()
     }
-    return Source(root, classes, images, find_class_names(root, classes), boxes)
+    return replace(source, images=images, boxes=boxes)
 
 
 def sizes_of_resized(root: Path) -> tuple[int, ...]:
@@ -162,7 +165,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _class_files(root: Path, split: str, inside: str = "") -> Iterator[ImageFile]:
+def _class_files(root: Path, split: str, inside: str) -> Iterator[ImageFile]:
     """Files of `root/split/<class>/*`, or of the folder `inside` of a class that has it."""
     for name in _class_folders(root / split):
         place = f"{split}/{name}"

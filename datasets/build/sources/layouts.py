@@ -24,11 +24,7 @@ LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
 
 
 def read_source(options: BuildOptions) -> Source:
-    """Finds the images of a set.
-
-    Raises:
-        DataError: the set does not have its layout, or holds no images.
-    """
+    """Finds the images of a set. A `DataError` says how the set differs from its layout."""
     root, layout = Path(options.source), options.layout
     if root.is_file() and root.name == archives.TRAIN:
         root = root.parent
@@ -61,11 +57,7 @@ def read_source(options: BuildOptions) -> Source:
 
 
 def find_layout(root: Path) -> str:
-    """The layout of a folder, found by the names in it.
-
-    Raises:
-        DataError: it has two layouts.
-    """
+    """The layout of a folder, found by the names in it. Two layouts raise a `DataError`."""
     found = {
         "archives": (root / archives.TRAIN).is_file(),
         "cls-loc": (root / folders.CLS_LOC / "train").is_dir(),

@@ -17,21 +17,13 @@ Progress = Callable[[Iterable], Iterable]
 
 
 class ImageFile(NamedTuple):
-    """Where one image is. The strings are shared; a million of these take about 200 MB.
+    """Where one image is. The strings are shared; a million of these take about 200 MB."""
 
-    Attributes:
-        name: `<class>/<file>`, unique in its split.
-        place: the folder or archive that holds it, relative to the root of the source.
-        offset: of its first byte in the archive; -1 for a file in a folder.
-        size: in bytes; -1 if it is not a regular file.
-        refused: why it must not be read, if its archive shows that already.
-    """
-
-    name: str
-    place: str
-    offset: int
-    size: int
-    refused: str = ""
+    name: str  # `<class>/<file>`, unique in its split
+    place: str  # the folder or archive that holds it, relative to the root of the source
+    offset: int  # of its first byte in the archive; -1 for a file in a folder
+    size: int  # in bytes; -1 if it is not a regular file
+    refused: str = ""  # why it must not be read, if its archive shows that already
 
     @property
     def label(self) -> str:

@@ -1,7 +1,4 @@
-"""Tar archives: the addresses of their files, and their small files.
-
-Nothing is unpacked to disk.
-"""
+"""Tar archives, read without unpacking: the addresses of their files, and small files."""
 
 import tarfile
 from collections.abc import Iterator
@@ -16,13 +13,10 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Member(NamedTuple):
-    """A file in an archive.
+    """A file in an archive: its path there, which is never opened, and its place in bytes.
 
-    Attributes:
-        name: its path in the archive. It names the file, and is never opened.
-        offset: of its first byte in the archive file.
-        size: in bytes.
-        refused: why it must not be read: a link, a device, a name that leaves the archive.
+    It is `refused`, with the reason, if it is a link, a device or has a name that leaves the
+    archive.
     """
 
     name: str
