@@ -7,8 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# How long a worker waits for another one to start, 30 s by default: on a busy machine, one
-# may be so much behind.
+# How long a worker waits for another one to start. The default of 30 s is too short on a
+# busy machine.
 os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.waiting import HANG_SECONDS
 
-# How long an example takes says nothing of the code: the machine may be busy.
+# The time of an example says nothing about the code: the machine may be busy.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("suite")
 
@@ -25,7 +25,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 
 def pytest_collection_modifyitems(items):
-    """Whole runs come first: with two at a time, no long one should be left to the end."""
+    """Whole runs come first: with two at a time, no long one should be the last."""
     items.sort(key=lambda item: item.path.parent != ROOT / "tests")
 
 
@@ -37,7 +37,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def run_process():
-    """Runs Python in the project's folder; several workers under our launcher, or Horovod's."""
+    """Runs Python in the project's folder; several workers under our launcher or Horovod's."""
 
     def run(*arguments, workers=1, horovodrun=False, timeout=HANG_SECONDS, cwd=ROOT, **environment):
         command = [sys.executable, *map(str, arguments)]

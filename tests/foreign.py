@@ -1,4 +1,4 @@
-"""Records as others write them, by TensorFlow's own writer and `tf.train.Example`."""
+"""Records as other programs write them, with TensorFlow's writer and `tf.train.Example`."""
 
 import json
 from pathlib import Path
@@ -47,7 +47,7 @@ def tfds_example(jpeg: bytes, number: int, name: str) -> bytes:
 
 
 def write_set(folder: Path, pattern: str, examples: list[bytes], shards: int) -> list[Path]:
-    """Files named by a pattern with `{index}` and `{count}`, in this order of examples."""
+    """Writes files named by a pattern with `{index}` and `{count}`, in the examples' order."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for index in range(shards):
@@ -73,7 +73,7 @@ def write_tfds(folder: Path, split: str, images: list[tuple[bytes, int, str]], s
 
 
 def write_tfds_notes(folder: Path, classes: int, images: dict[str, list[int]]) -> None:
-    """The `features.json` and `dataset_info.json` of TFDS 4.9, in part."""
+    """Writes the parts of TFDS 4.9's `features.json` and `dataset_info.json` that are read."""
     package = "tensorflow_datasets.core.features"
     features = {
         "file_name": {"pythonClassName": f"{package}.text_feature.Text", "text": {}},

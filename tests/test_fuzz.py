@@ -1,6 +1,6 @@
 """Mutated recipes, command lines, records and checkpoints: success or a clear error.
 
-    python -m tests.test_fuzz 2000    # so many cases, with a seed, and a table of what came
+    python -m tests.test_fuzz 2000    # 2,000 cases, each with a seed, and a table of outcomes
 
 Whatever is not a `UserError`, a `DataError` or click's own refusal counts as a failure.
 """
@@ -26,10 +26,28 @@ from tests.waiting import HANG_SECONDS
 from training.recipes import PRESETS, load_recipe
 
 CLEAR = (UserError, DataError, click.ClickException, click.exceptions.Exit)
-SECONDS = 10  # of the processor, so that other work beside it does not count
-WORDS = [b"!!python/object/apply:os.system ['true']", b"&a [*a, *a]", b"1e999", b"-1", b"nan",
-         b"../../x", b"\0", b"\xff\xfe", b"[" * 300, b"{", b"'", b"0x", b"null", b"9" * 5000,
-         b"__import__('os')", b"2024-01-01", b": ", b"\n", b"1:2:3"]  # fmt: skip
+SECONDS = 10  # of processor time, so that other work on the machine does not count
+WORDS = [
+    b"!!python/object/apply:os.system ['true']",
+    b"&a [*a, *a]",
+    b"1e999",
+    b"-1",
+    b"nan",
+    b"../../x",
+    b"\0",
+    b"\xff\xfe",
+    b"[" * 300,
+    b"{",
+    b"'",
+    b"0x",
+    b"null",
+    b"9" * 5000,
+    b"__import__('os')",
+    b"2024-01-01",
+    b": ",
+    b"\n",
+    b"1:2:3",
+]
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
@@ -52,7 +70,7 @@ def mutated(data: bytes, draw: random.Random) -> bytes:
 
 
 def recipes() -> list[tuple[str, bytes]]:
-    """A name's ending and a good recipe, in each form that is read."""
+    """The ending of a file's name and a good recipe, in each format that is read."""
     import json
 
     data = yaml.safe_load((PRESETS / "demo.yaml").read_text())
@@ -94,7 +112,7 @@ RECORDS = b"".join(
 
 
 def fuzz_records(folder: Path, draw: random.Random) -> None:
-    """Read by the counter, the verifier's reader and a run's reader, without TensorFlow."""
+    """Reads records as the counter, the verifier and a run do, without TensorFlow."""
     from datasets.input.faults import Faults, damage, fit_for_tensorflow
 
     path = folder / "train-00000-of-00001"
@@ -128,7 +146,7 @@ def fuzz_checkpoint(folder: Path, draw: random.Random, good: list[bytes] = []) -
         good.append(good_checkpoint())
     path = folder / "a.keras"
     data = good[0]
-    if draw.random() < 0.5:  # inside the archive, where its checksums do not see it
+    if draw.random() < 0.5:  # inside the archive, under right checksums
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             parts = {name: archive.read(name) for name in archive.namelist()}
         chosen = draw.choice(sorted(parts))
@@ -150,17 +168,17 @@ def stop(signum, frame):
 
 
 def one_case(kind: str, seed: int) -> str:
-    """The name of what came of one case; raises what should not have come."""
+    """The name of the outcome of one case; raises what must not happen."""
     folder = Path(tempfile.mkdtemp())
     before: dict[Path, bytes] = {}
-    import keras  # noqa: F401  # its seconds are not the case's
+    import keras  # noqa: F401  # its import takes seconds that are not the case's
 
     import datasets.input.faults  # noqa: F401
 
     signal.signal(signal.SIGPROF, stop)
     signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
-    signal.alarm(int(HANG_SECONDS))  # where it waits
+    signal.alarm(int(HANG_SECONDS))  # if it waits without using the processor
     try:
         KINDS[kind](folder, random.Random(f"{kind} {seed}"))
         outcome = "success"

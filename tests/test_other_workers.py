@@ -1,4 +1,4 @@
-"""A run that is killed twice and resumed by 1 and by 2 workers keeps and evaluates all it wrote."""
+"""A run killed twice, and resumed by 1 and by 2 workers, keeps and evaluates all it wrote."""
 
 import pytest
 import yaml
@@ -7,16 +7,9 @@ from benchmarks.chaos import Job
 from core.checkpoints import check
 
 EVERY = 10  # steps between two checkpoints
-STRATEGY = [
-    {
-        "epoch": [0, 1],
-        "lr": [0.02, 0.01],
-        "lr_method": "linear",
-        "batch_size": 50,
-        "image_size": [20, 20],
-        "data_dir": "20",
-    }
-]  # 40 steps of 2 workers, 80 of one
+PHASE = {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear"}
+PHASE |= {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
+STRATEGY = [PHASE]  # 40 steps with 2 workers, 80 with one
 
 
 @pytest.fixture(scope="module", params=[{}], ids=["all"])
@@ -51,7 +44,7 @@ def noted(job):
 
 def test_every_checkpoint_is_there_by_the_step_and_the_workers_that_wrote_it(job):
     by_two, by_one = ([step for step, count in noted(job) if count == n] for n in (2, 1))
-    # Each kill may come a checkpoint or more after the one that was waited for.
+    # Each kill may come one checkpoint or more after the one that the test waits for.
     began = by_one[0] // 2
     assert by_one[0] % EVERY == 0
     assert by_one == list(range(by_one[0], by_one[-1] + 1, EVERY))

@@ -14,17 +14,16 @@ import yaml
 from training.run_folder import RunFolder
 
 # Small enough for a test, and with all that a run has: three stages, of which the first
-# holds two phases, both rates, two sizes of image and of batch, and two folders.
+# holds two phases; both kinds of rates; several image sizes, two batches, two folders.
+SMALL = {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
+LARGE = {"batch_size": 25, "image_size": [28, 28], "data_dir": "28"}
 STRATEGY = [
-    {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", "batch_size": 50,
-     "image_size": [20, 20], "data_dir": "20"},
-    {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", "batch_size": 50,
-     "image_size": [20, 20], "data_dir": "20"},
-    {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "exp", "batch_size": 25,
-     "image_size": [28, 28], "data_dir": "28"},
-    {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "linear", "batch_size": 25,
-     "image_size": [24, 24], "data_dir": "28"},
-]  # fmt: skip
+    {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", **SMALL},
+    {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", **SMALL},
+    {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "exp", **LARGE},
+    {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "linear", **LARGE}
+    | {"image_size": [24, 24]},
+]
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +58,8 @@ def rows(path):
 @pytest.fixture(scope="module")
 def two_workers(run_process, small, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two") / "run"
-    ran = run_process(
-        "recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder,
-        workers=2, horovodrun=True,
-    )  # fmt: skip
+    command = ["recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir", folder]
+    ran = run_process(*command, workers=2, horovodrun=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return folder, ran
 
@@ -73,13 +70,12 @@ STEPS = [(0, 20), (20, 40), (40, 60), (60, 80)]
 
 def test_train_csv_has_the_columns_and_the_schedule(two_workers):
     found = rows(two_workers[0] / "train.csv")
-    assert list(found[0]) == [
-        "step", "epoch", "images_per_second", "loss", "total_loss", "learning_rate",
-        "batch_size", "image_size", "top5", "seconds", "skipped_steps", "workers",
-    ]  # fmt: skip
-    assert [(r["step"], r["batch_size"], r["image_size"]) for r in found] == [
-        ("20", "50", "20"), ("40", "50", "20"), ("60", "25", "28"), ("80", "25", "24")
-    ]  # fmt: skip
+    columns = "step epoch images_per_second loss total_loss learning_rate batch_size image_size"
+    columns += " top5 seconds skipped_steps workers"
+    assert list(found[0]) == columns.split()
+    assert [r["step"] for r in found] == ["20", "40", "60", "80"]
+    assert [r["batch_size"] for r in found] == ["50", "50", "25", "25"]
+    assert [r["image_size"] for r in found] == ["20", "20", "28", "24"]
     assert [float(r["learning_rate"]) for r in found] == [0.1, 0.05, 0.01, 0.001]
     assert [float(r["epoch"]) for r in found] == [0.5, 1, 1.25, 1.5]
     for row in found:
@@ -92,12 +88,16 @@ def test_the_log_has_the_originals_lines(two_workers):
     log = (two_workers[0] / "train.log").read_text()
     train = re.findall(
         r"^Log @train: steps@\d+ epoch@[\d.]+ im/s@[\d.]+ loss@[\d.]+ total_loss@[\d.]+ "
-        r"lr@[\d.]+ bs@\d+ sz@\d+ top5@[\d.]+ tm@[\d.]+$", log, re.M,
-    )  # fmt: skip
+        r"lr@[\d.]+ bs@\d+ sz@\d+ top5@[\d.]+ tm@[\d.]+$",
+        log,
+        re.M,
+    )
     evaluated = re.findall(
         r"^Log @eval: count@ *\d+ step@ *\d+ top1@ *[\d.]+ top5@ *[\d.]+ loss@ *[\d.]+ "
-        r"time@[-\d]+ [:\d]+$", log, re.M,
-    )  # fmt: skip
+        r"time@[-\d]+ [:\d]+$",
+        log,
+        re.M,
+    )
     assert (len(train), len(evaluated)) == (4, 4)
     for line in train + evaluated:
         assert line in two_workers[1].stdout
@@ -124,11 +124,17 @@ def buckets(row):
 def test_the_clock_adds_up(two_workers):
     folder = two_workers[0]
     found = rows(folder / "clock.csv")
-    assert [(r["step"], r["event"]) for r in found] == [
-        ("0", "checkpoint"), ("20", "phase"), ("30", "checkpoint"), ("40", "phase"),
-        ("60", "phase"), ("60", "checkpoint"), ("80", "phase"), ("80", "checkpoint"),
-        ("80", "end"),
-    ]  # fmt: skip
+    assert [f"{r['step']} {r['event']}" for r in found] == [
+        "0 checkpoint",
+        "20 phase",
+        "30 checkpoint",
+        "40 phase",
+        "60 phase",
+        "60 checkpoint",
+        "80 phase",
+        "80 checkpoint",
+        "80 end",
+    ]
     written = {r["step"]: float(r["seconds"]) for r in rows(folder / "checkpoints.csv")}
     for row in found:
         if row["event"] == "checkpoint":
@@ -169,9 +175,9 @@ def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
 
 
 def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
-    """The recipe's own policy, which a machine without a GPU uses only when asked.
+    """The recipe's own policy, which a machine without a GPU uses only on request.
 
-    It is some thirty times slower there, so the model and its batches are small.
+    It is about thirty times slower there, so the model and its batches are small.
     """
     strategy = [
         STRATEGY[0] | {"epoch": [0, 0.04], "batch_size": 20},
@@ -182,14 +188,13 @@ def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
         tmp_path / "half.yaml",
         training_strategy=strategy,
         log_every=4,
-        name="not-synthetic",  # which makes it no run on noise
-        # Not narrower: oneDNN writes past the end of smaller ones in half precision.
+        name="not-synthetic",  # the name alone does not make it a run on noise
+        # Not narrower: in half precision oneDNN writes past the end of smaller layers.
         model_arguments={"widths": [16, 16, 16], "initial_scale": 2.0},
     )
-    ran = run_process(
-        "recipe.py", "--recipe", recipe, "--data_dir", digits, "--run_dir", tmp_path / "run",
-        "--policy", "mixed_float16", workers=2,
-    )  # fmt: skip
+    command = ["recipe.py", "--recipe", recipe, "--data_dir", digits]
+    command += ["--run_dir", tmp_path / "run", "--policy", "mixed_float16"]
+    ran = run_process(*command, workers=2)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert "2 worker(s), mixed_float16" in ran.stdout
     found = rows(tmp_path / "run" / "train.csv")
@@ -336,11 +341,21 @@ def a_run_that_is_there(small, digits, folder):
     )
 
 
-MISTAKES = [no_data, no_data_named, empty_folder, unknown_recipe, too_few_classes, label_outside,
-            unknown_model, unknown_optimizer, batch_too_large, a_run_that_is_there]  # fmt: skip
+MISTAKES = [
+    no_data,
+    no_data_named,
+    empty_folder,
+    unknown_recipe,
+    too_few_classes,
+    label_outside,
+    unknown_model,
+    unknown_optimizer,
+    batch_too_large,
+    a_run_that_is_there,
+]
 MISTAKES_OF_TWO = [no_data, empty_folder, unknown_recipe, label_outside, a_run_that_is_there]
 
-# The command lines one after the other in one process, whose start takes longer than they.
+# The command lines one after the other in one process: its start takes longer than they do.
 SERIES = """
 import json, sys
 import recipe
@@ -407,10 +422,10 @@ def check_that_one_message_is_all(made, mistake):
     message, said, folder, before = made[mistake]
     (found,) = [line for line in said if "recipe.py: error: " in line]
     assert message in found
-    # Of two workers, the launcher ends rank 1 when rank 0 ends with the last mistake.
+    # With two workers, the launcher ends rank 1 when rank 0 ends with the last mistake.
     assert {line for line in said if line.startswith("ended with")} == {"ended with 2"}
     assert "Traceback" not in "\n".join(said)
-    assert contents(folder) == before  # no run was begun, and none was run over
+    assert contents(folder) == before  # no run was started, and none was overwritten
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

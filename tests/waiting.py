@@ -1,4 +1,4 @@
-"""Waiting in tests: for an event, never for a time."""
+"""Waiting in tests: for an event, never for a fixed time."""
 
 import time
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Only what hangs takes so long, on whatever machine.
+# Only what hangs takes this long, on any machine.
 HANG_SECONDS = 600.0
 
 
 def until(condition: Callable[[], T], look_every: float = 0.01) -> T:
-    """Waits until a condition holds, and returns what it came to.
+    """Waits until a condition holds, and returns its value.
 
     Raises:
-        AssertionError: it does not come to hold.
+        AssertionError: it does not hold in time.
     """
     begun = time.monotonic()
     while not (found := condition()):

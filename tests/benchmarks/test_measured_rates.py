@@ -9,10 +9,8 @@ from reports.throughput import load_throughput
 
 def test_measured_rates_are_projected_from(run_process, tmp_path):
     path = tmp_path / "rates.yaml"
-    ran = run_process(
-        "benchmarks/throughput.py", "--recipe", "demo", "--output", path, "--steps", 2,
-        "--repeats", 1,
-    )  # fmt: skip
+    command = ["benchmarks/throughput.py", "--recipe", "demo", "--output", path]
+    ran = run_process(*command, "--steps", 2, "--repeats", 1)
     assert ran.returncode == 0, ran.stderr
     found = load_throughput(path)
     assert (found.model, found.workers) == ("resnet8", 1)
