@@ -1,1 +1,1 @@
-"""The data: record folders, their manifest, the resizer and the demo's digits."""
+"""Images: building records, checking them, and reading them as batches."""

@@ -1,1 +1,1 @@
-""""""
+"""Checkpoints in, accuracies out."""

@@ -21,7 +21,7 @@ from evaluation.evaluator import Evaluator
 from evaluation.tasks import POLL, Results, Task, share_out, tasks_to_come
 from training import model
 from training.inputs import check_classes, find_validation
-from training.liveness import Pulse
+from training.liveness import LivenessProbe
 from training.recipes import Recipe, load_recipe
 from training.run import Run
 from training.run_folder import RunFolder
@@ -55,9 +55,9 @@ def evaluate_run(
     threads = devices.prepare_devices(team)
     policy, _ = devices.choose_policy(run.environment().get("policy", recipe.policy))
     devices.set_numerics(policy, recipe.seed, recipe.xla)
-    pulse = Pulse(run, patience) if follow else None
+    probe = LivenessProbe(run, patience) if follow else None
     with translated_errors():
-        return _evaluate(run, recipe, records, threads, pulse)
+        return _evaluate(run, recipe, records, threads, probe)
 
 
 def evaluate_trained(run: Run) -> str:
@@ -116,7 +116,11 @@ def _prepare(
 
 
 def _evaluate(
-    run: RunFolder, recipe: Recipe, records: Records, threads: int, pulse: Pulse | None = None
+    run: RunFolder,
+    recipe: Recipe,
+    records: Records,
+    threads: int,
+    probe: LivenessProbe | None = None,
 ) -> str:
     """Evaluates what is missing; returns, on every worker, what any of them could not evaluate.
 
@@ -127,8 +131,8 @@ def _evaluate(
     results = Results(run, settings, records.name, folder, tqdm.write)
     missing = workers.from_first(results.missing())
     tasks: Iterable[Task] = share_out(missing, team.rank, team.size)
-    if pulse:
-        tasks = chain(tasks, tasks_to_come(results, missing, team.rank, team.size, pulse))
+    if probe:
+        tasks = chain(tasks, tasks_to_come(results, missing, team.rank, team.size, probe))
     if team.is_first:
         tqdm.write(
             f"evaluating {len(missing)} checkpoint(s): {settings.image_size} px, {settings.crop} "
@@ -138,8 +142,8 @@ def _evaluate(
             tqdm.write(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
     problems = list(_problems(tasks, make_evaluator(recipe, records, threads), results))
-    if pulse and pulse.life == "silent":
-        problems.append(pulse.epitaph())
+    if probe and probe.life == "silent":
+        problems.append(probe.describe_silence())
     problems = list(dict.fromkeys(chain(*workers.gather(problems))))
     if team.is_first:
         tqdm.write(f"evaluated in {time.monotonic() - began:.1f} s; {run.evaluation_csv}")

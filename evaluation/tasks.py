@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 from core import files
 from core.settings import Evaluation
 from evaluation.evaluator import Counts
-from training.liveness import Pulse
+from training.liveness import LivenessProbe
 from training.run_folder import RunFolder
 
 NumberedRow: TypeAlias = tuple[int, dict[str, Any]]  # a checkpoint's number in the run, its row
@@ -122,7 +122,7 @@ def tasks_to_come(
     known: Sequence[NumberedRow],
     rank: int,
     workers: int,
-    pulse: Pulse,
+    probe: LivenessProbe,
     poll: float = POLL,
 ) -> Iterator[Task]:
     """One worker's tasks of a run that is still training, as checkpoints appear.
@@ -140,7 +140,7 @@ def tasks_to_come(
 
     seen = {identity(row) for _, row in known}
     while True:
-        life = pulse.feel()  # before the look, so that the last checkpoints are found
+        life = probe.look()  # before the look, so that the last checkpoints are found
         for number, row in results.missing():
             if identity(row) not in seen:
                 seen.add(identity(row))

@@ -1,1 +1,1 @@
-""""""
+"""Processes: the command lines, the launcher, the supervisor, SageMaker."""

@@ -1,1 +1,1 @@
-""""""
+"""Accuracies in; times, pictures, projections and entries out."""

@@ -1,1 +1,1 @@
-"""The run: strategies, workers, the run folder, evaluation and the report."""
+"""One run: its recipe, data, model, stages, callbacks, log and folder."""

@@ -1,8 +1,7 @@
-"""Whether a training is going on, for those who follow it from another process.
+"""Whether a run is still training, for those who follow it from another process.
 
-The training rewrites a small file of its run folder every few seconds; a follower looks
-whether it changes. It compares contents, not times: the two may be on hosts whose clocks
-differ.
+The training process rewrites a small file of the run folder every few seconds; a follower
+looks whether it changes. Contents are compared, not times: the clocks of two hosts differ.
 """
 
 import contextlib
@@ -13,26 +12,26 @@ from typing import Literal
 from training.run_folder import RunFolder
 
 BEAT = 5.0  # seconds
-# A shared file system may show an old content for a minute (NFS's `acregmax` is 60 s).
+# A shared file system may show old contents for a minute (NFS's `acregmax` is 60 s).
 PATIENCE = 120.0
 
 Life = Literal["training", "trained", "silent"]
 
 
-class Heartbeat:
-    """Says in the run folder that this process trains, until it has trained or ends.
+class SignsOfLife:
+    """Shows in the run folder that this process trains, until it has trained or ends.
 
     Args:
         run: the run's folder.
-        every: seconds between two beats.
+        every: seconds between two signs.
     """
 
     def __init__(self, run: RunFolder, every: float = BEAT):
         self.run = run
         self.every = every
         self._done = threading.Event()
-        # A daemon: it stops when the process does, however that comes about.
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        # A daemon: it stops with the process, however that ends.
+        self._thread = threading.Thread(target=self._show, name="signs-of-life", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
@@ -43,23 +42,23 @@ class Heartbeat:
         self._thread.join()
         self.run.write_state("trained")
 
-    def _beat(self) -> None:
-        beat = 0
+    def _show(self) -> None:
+        number = 0
         while True:
-            # A full disk is for others to report; the next beat may succeed.
+            # Others report a full disk; the next sign may succeed.
             with contextlib.suppress(OSError):
-                self.run.write_state("training", beat)
-            beat += 1
+                self.run.write_state("training", number)
+            number += 1
             if self._done.wait(self.every):
                 return
 
 
-class Pulse:
-    """Feels the heartbeat of a run.
+class LivenessProbe:
+    """Looks for a run's signs of life.
 
     Args:
         run: the run's folder.
-        patience: seconds without a beat after which a training is taken for dead.
+        patience: seconds without a sign after which a run counts as silent.
     """
 
     def __init__(self, run: RunFolder, patience: float = PATIENCE):
@@ -69,8 +68,8 @@ class Pulse:
         self._last = run.state()
         self._changed = time.monotonic()
 
-    def feel(self) -> Life:
-        """Looks, and returns `life`: `"trained"` also where there never was a heartbeat."""
+    def look(self) -> Life:
+        """Looks, and returns `life`; `"trained"` also for a run that never gave a sign."""
         state = self.run.state()
         if state != self._last:
             self._last, self._changed = state, time.monotonic()
@@ -81,11 +80,11 @@ class Pulse:
             self.life = "silent" if silent else "training"
         return self.life
 
-    def epitaph(self) -> str:
-        """What is to be said of a run that is silent."""
+    def describe_silence(self) -> str:
+        """A message about a run that is silent."""
         last = self._last
         return (
             f"the training in {self.run.path} has given no sign of life for "
             f"{self.patience:.0f} s (process {last['pid']} on {last['host']}, last at "
-            f"{last['time']} UTC); what it left is evaluated. Resume it and follow it again."
+            f"{last['time']} UTC); its checkpoints are evaluated. Resume it and follow it again."
         )

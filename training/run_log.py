@@ -14,7 +14,7 @@ from callbacks.finite_loss import ADVICE, SkippedSteps
 from core import checkpoints, workers
 from core.clock import TimeBuckets
 from core.schedule import Schedule
-from training.liveness import Heartbeat
+from training.liveness import SignsOfLife
 from training.log_format import train_line
 from training.recipes import Recipe
 from training.resume import Start
@@ -56,12 +56,12 @@ class RunLog:
         self._identity = identity
         self._skipped_batches = start.skipped_batches
         self._deferred = DeferredWrites(self.say)
-        self._heartbeat = Heartbeat(folder)
+        self._signs = SignsOfLife(folder)
         self._scalars = Scalars(folder.tensorboard, self.say)
 
     def open(self) -> None:
         """Begins to show that the run is alive; on rank 0, when the folder is there."""
-        self._heartbeat.start()
+        self._signs.start()
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar."""
@@ -138,7 +138,7 @@ class RunLog:
     def end_training(self) -> None:
         """The last checkpoint is written; what follows is evaluation."""
         if workers.current().is_first:
-            self._heartbeat.trained()
+            self._signs.trained()
 
     def evaluated(self, data: str) -> list[dict[str, Any]]:
         """By step, the rows that were made as the recipe says, on the records `data`."""

@@ -1,1 +1,1 @@
-""""""
+"""From image files to records."""

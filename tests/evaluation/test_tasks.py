@@ -12,7 +12,7 @@ from evaluation import tasks as evaluation_tasks
 from evaluation.evaluator import Counts
 from evaluation.tasks import Results, Task, share_out, tasks_to_come
 from tests.waiting import HANG_SECONDS
-from training.liveness import Pulse
+from training.liveness import LivenessProbe
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
 
@@ -199,11 +199,11 @@ def test_rows_of_an_older_version_are_still_the_runs_own_when_it_was_resumed(run
 
 
 def follow(run, known=(), rank=0, workers=1, patience=HANG_SECONDS):
-    pulse = Pulse(run, patience)
+    probe = LivenessProbe(run, patience)
     return [
         (task.row["step"], task.share, task.shares)
-        for task in tasks_to_come(results(run)[0], known, rank, workers, pulse, poll=0.01)
-    ], pulse.life
+        for task in tasks_to_come(results(run)[0], known, rank, workers, probe, poll=0.01)
+    ], probe.life
 
 
 def test_a_follower_sees_what_appears_until_the_run_has_trained(run, monkeypatch):

@@ -1,10 +1,10 @@
-"""The heartbeat of a training, felt from outside."""
+"""The signs of life of a training, seen from outside."""
 
 import pytest
 
 from tests.waiting import until
 from training import liveness
-from training.liveness import Heartbeat, Pulse
+from training.liveness import LivenessProbe, SignsOfLife
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
 
@@ -17,7 +17,7 @@ def run(tmp_path):
 
 
 class Clock:
-    """The clock of whoever feels a pulse."""
+    """The clock of whoever looks."""
 
     now = 100.0
 
@@ -32,31 +32,31 @@ def clock(monkeypatch):
 
 
 def test_a_run_is_training_until_it_has_trained(run, clock):
-    heartbeat, pulse = Heartbeat(run, every=0.01), Pulse(run, patience=3.0)
-    heartbeat.start()
+    signs, probe = SignsOfLife(run, every=0.01), LivenessProbe(run, patience=3.0)
+    signs.start()
     for _ in range(10):
         last = run.state()
         until(lambda last=last: run.state() != last)  # a beat
-        assert pulse.feel() == "training"
+        assert probe.look() == "training"
         clock.now += 2.9
-    heartbeat.trained()
-    assert pulse.feel() == "trained"
+    signs.trained()
+    assert probe.look() == "trained"
     clock.now += 3.1
-    assert pulse.feel() == "trained"
+    assert probe.look() == "trained"
 
 
-def test_a_run_that_stops_beating_is_silent_and_named(run, clock):
+def test_a_run_that_stops_giving_signs_is_silent_and_named(run, clock):
     run.write_state("training", beat=1)
-    pulse = Pulse(run, patience=3.0)
+    probe = LivenessProbe(run, patience=3.0)
     clock.now += 2.9
-    assert pulse.feel() == "training"
+    assert probe.look() == "training"
     clock.now += 0.2
-    assert pulse.feel() == "silent"
-    assert str(run.path) in pulse.epitaph()
+    assert probe.look() == "silent"
+    assert str(run.path) in probe.describe_silence()
     run.write_state("training", beat=2)  # resumed
-    assert pulse.feel() == "training"
+    assert probe.look() == "training"
 
 
-def test_a_run_of_before_there_was_a_heartbeat_has_ended(run):
+def test_a_run_that_never_gave_a_sign_has_ended(run):
     run.state_file.unlink()
-    assert Pulse(run).feel() == "trained"
+    assert LivenessProbe(run).look() == "trained"
