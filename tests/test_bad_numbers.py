@@ -51,16 +51,16 @@ def runs(run_process, root, digits, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("numbers")
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
+    sound = {"epoch": [0, 0.2], "lr": [0.01, 0.01], "lr_method": "linear"}
+    sound |= {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
     recipe |= {
-        "name": "numbers", "skip_bad_batches": 1, "checkpoint_every": 10, "log_every": 5,
+        "name": "numbers",
+        "skip_bad_batches": 1,
+        "checkpoint_every": 10,
+        "log_every": 5,
         "model_arguments": {"widths": [8, 8, 8], "initial_scale": 2.0},
-        "training_strategy": [
-            {"epoch": [0, 0.2], "lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 50,
-             "image_size": [20, 20], "data_dir": "20"},
-            {"epoch": [0.2, 1], "lr": [1e30, 1e30], "lr_method": "linear", "batch_size": 50,
-             "image_size": [20, 20], "data_dir": "20"},
-        ],
-    }  # fmt: skip
+        "training_strategy": [sound, sound | {"epoch": [0.2, 1], "lr": [1e30, 1e30]}],
+    }
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     arguments = (*ARGUMENTS, "--data_dir", digits)
     first = run_process("-c", SLOW_DISK, *arguments, cwd=folder)
@@ -80,8 +80,8 @@ def test_waiting_for_a_slow_disk_is_no_hang(runs):
 def test_the_step_and_its_images_are_named(runs):
     _, (first, _) = runs
     assert first.returncode == 1
-    assert re.search(r"step \d+: the loss of worker 0 is not finite; its batch holds '\d{4}.png'",
-                     first.stderr)  # fmt: skip
+    said = r"step \d+: the loss of worker 0 is not finite; its batch holds '\d{4}.png'"
+    assert re.search(said, first.stderr)
     assert "Traceback" not in first.stderr
 
 

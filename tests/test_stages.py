@@ -37,20 +37,18 @@ with open(sys.argv[1], "w") as file:
 @pytest.fixture(scope="module")
 def watched(run_process, root, digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
-    phases = [
-        {"epoch": [i / 8, (i + 1) / 8], "lr": [0.01, 0.01], "lr_method": "linear",
-         "batch_size": (100, 50)[i % 2], "image_size": [(20, 28)[i % 2]] * 2,
-         "data_dir": ("20", "28")[i % 2]}
-        for i in range(6)
-    ]  # fmt: skip
+    phase = {"lr": [0.01, 0.01], "lr_method": "linear"}
+    kinds = (
+        phase | {"batch_size": 100, "image_size": [20, 20], "data_dir": "20"},
+        phase | {"batch_size": 50, "image_size": [28, 28], "data_dir": "28"},
+    )
+    phases = [kinds[i % 2] | {"epoch": [i / 8, (i + 1) / 8]} for i in range(6)]
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe |= {"training_strategy": phases, "checkpoint_every": 1000, "log_every": 1000}
     path = folder / "six.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    ran = run_process(
-        "-c", WATCHED_RUN, folder / "out.json",
-        "--recipe", path, "--data_dir", digits, "--run_dir", folder / "run",
-    )  # fmt: skip
+    arguments = ("--recipe", path, "--data_dir", digits, "--run_dir", folder / "run")
+    ran = run_process("-c", WATCHED_RUN, folder / "out.json", *arguments)
     assert ran.returncode == 0, ran.stderr
     return json.loads((folder / "out.json").read_text())
 

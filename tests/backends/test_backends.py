@@ -65,13 +65,17 @@ def folders(tmp_path_factory):
             save(path, *case[:3])
     finally:
         keras.config.set_dtype_policy(before)
+    variables = {"PATH": os.environ["PATH"], "HOME": str(root)}
+    variables |= {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    variables |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiling is most of the time
     run = subprocess.run(
         [PYTHON, "-P", "-c", PREDICT, *paths],  # -P: the current folder is not on the path
-        capture_output=True, text=True, cwd=root, timeout=HANG_SECONDS,
-        env={"PATH": os.environ["PATH"], "HOME": str(root),
-             "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu",
-             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # compiling is most of the time
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=root,
+        env=variables,
+        timeout=HANG_SECONDS,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return paths
 

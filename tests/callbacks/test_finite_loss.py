@@ -19,10 +19,8 @@ def fit(*callbacks, bad=None, optimizer=None, model=None):
     x = np.random.default_rng(0).normal(size=(20, 4, 3)).astype("float32")
     if bad is not None:
         x[bad, 1, 2] = np.inf
-    model.fit(
-        x.reshape(80, 3), np.ones((80, 1), "float32"), batch_size=4, shuffle=False, verbose=0,
-        callbacks=list(callbacks),
-    )  # fmt: skip
+    x, y = x.reshape(80, 3), np.ones((80, 1), "float32")
+    model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=list(callbacks))
     return model
 
 

@@ -56,8 +56,8 @@ def test_two_stages_of_a_real_fit(model, tmp_path, monkeypatch):
     callback = StageClock(buckets, marks=[0, 5, 10], note=notes.append)
     checkpoint = StepCheckpoint(tmp_path / "{step}.keras", every=100, last_step=20, clock=buckets)
     for _ in range(2):
-        model.fit(np.ones((20, 1)), np.ones((20, 1)), batch_size=2, verbose=0,
-                  callbacks=[callback, checkpoint])  # fmt: skip
+        data = np.ones((20, 1))
+        model.fit(data, data, batch_size=2, verbose=0, callbacks=[callback, checkpoint])
         model.make_train_function(force=True)
     at_least = time.monotonic() - began
     found = buckets.state()

@@ -23,8 +23,8 @@ def fit(rows, epochs=1, fits=1, **arguments):
     model.compile(keras.optimizers.SGD(0.0), "mse")
     clock = WallClock(rows.append, **arguments)
     for _ in range(fits):
-        model.fit(values, np.zeros((20, 1)), batch_size=2, epochs=epochs, shuffle=False,
-                  verbose=0, callbacks=[clock])  # fmt: skip
+        options = {"batch_size": 2, "epochs": epochs, "shuffle": False, "verbose": 0}
+        model.fit(values, np.zeros((20, 1)), callbacks=[clock], **options)
     return rows
 
 
@@ -106,10 +106,8 @@ def test_refusals(arguments):
 
 
 def test_the_bar_shows_what_there_is(capsys):
-    line = describe(
-        {"epoch": 1.5, "phase": "1/3", "learning_rate": 0.1, "images_per_second": 1234.5,
-         "loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3}
-    )  # fmt: skip
+    row = {"epoch": 1.5, "phase": "1/3", "learning_rate": 0.1, "images_per_second": 1234.5}
+    line = describe(row | {"loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3})
     assert line == "epoch 1.50 phase 1/3 lr 0.1 1,234 im/s loss 0.500 top-1 75.0% top-5 90.0%"
     rows: list = []
     bar = ProgressBar(total_steps=10)

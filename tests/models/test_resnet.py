@@ -267,8 +267,12 @@ def test_a_saved_model_loads_without_the_project(tmp_path, policy):
     files = [str(tmp_path / name) for name in ("model.keras", "images.npy", "logits.npy")]
     run = subprocess.run(
         [sys.executable, "-I", "-c", LOAD, *files],  # -I: no PYTHONPATH, no current folder
-        capture_output=True, text=True, check=True, cwd=tmp_path, timeout=HANG_SECONDS,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=HANG_SECONDS,
+    )
     assert json.loads(run.stdout.splitlines()[-1]) == []
     np.testing.assert_allclose(
         np.load(tmp_path / "logits.npy"), logits_of(model, images), atol=1e-6
