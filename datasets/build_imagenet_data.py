@@ -41,7 +41,7 @@ from datasets.build.sources.layouts import LAYOUTS, read_source
 from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
 
-ENOUGH_REJECTED = 1000  # a build that will fail stops when it has listed this many images
+ENOUGH_REJECTED = 1000  # unreadable images at which a build stops if it will fail anyway
 
 
 class BuildStopped(RuntimeError):
