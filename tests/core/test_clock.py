@@ -34,8 +34,13 @@ def test_each_bucket_gets_its_seconds(turned):
         turned.now = 112
     turned.now = 115
     assert buckets.state() == {
-        "start_up": 13, "data": 0, "tracing": 0, "steps": 10, "checkpoints": 2, "evaluation": 0
-    }  # fmt: skip
+        "start_up": 13,
+        "data": 0,
+        "tracing": 0,
+        "steps": 10,
+        "checkpoints": 2,
+        "evaluation": 0,
+    }
 
 
 def test_a_block_that_fails_gives_the_bucket_back(turned):
@@ -47,11 +52,19 @@ def test_a_block_that_fails_gives_the_bucket_back(turned):
 
 
 def test_what_each_clock_counts():
-    seconds = {"start_up": 1, "data": 2, "tracing": 4, "steps": 8, "checkpoints": 16,
-               "evaluation": 32}  # fmt: skip
+    seconds = {
+        "start_up": 1,
+        "data": 2,
+        "tracing": 4,
+        "steps": 8,
+        "checkpoints": 16,
+        "evaluation": 32,
+    }
     assert {name: seconds_on(name, seconds) for name in CLOCKS} == {
-        "training": 8, "dawnbench": 15, "everything": 63
-    }  # fmt: skip
+        "training": 8,
+        "dawnbench": 15,
+        "everything": 63,
+    }
 
 
 @given(

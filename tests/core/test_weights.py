@@ -40,9 +40,14 @@ def test_the_weights_are_those_that_were_saved(tmp_path):
         np.testing.assert_array_equal(a.numpy(), b.numpy())
 
 
-@pytest.mark.parametrize(("policy", "loss_scale"), [
-    ("float32", 256), ("mixed_float16", 256), ("mixed_float16", "dynamic"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("policy", "loss_scale"),
+    [
+        ("float32", 256),
+        ("mixed_float16", 256),
+        ("mixed_float16", "dynamic"),
+    ],
+)
 def test_the_average_is_the_formulas_and_fit_leaves_the_weights_alone(tmp_path, policy, loss_scale):
     """avg <- 0.9 avg + 0.1 w, and w itself after the first step (Keras's rule)."""
     averaged = recipe(ema=0.9, loss_scale=loss_scale)
@@ -98,9 +103,14 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         load_weights(model.build(recipe()), path)
 
 
-@pytest.mark.parametrize("other", [
-    {"model_arguments": {"widths": [16, 16, 32]}}, {"model": "resnet14"}, {"classes": 11},
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"model_arguments": {"widths": [16, 16, 32]}},
+        {"model": "resnet14"},
+        {"classes": 11},
+    ],
+)
 def test_a_checkpoint_of_another_model_is_named(tmp_path, other):
     trained(recipe(), path=tmp_path / "a.keras")
     with pytest.raises(BadCheckpoint, match=r"a\.keras': of another model than the run's recipe"):

@@ -18,8 +18,14 @@ LITERAL = """training_strategy = [
 {'epoch':[36,40], 'lr': [0.004,0.002],'lr_method':'exp','batch_size':128, 'image_size':(288, 288), 'data_dir':'320', 'prefix':'train'}
 ]
 """  # noqa: E501
-PHASE = {"epoch": [0, 1], "lr": [0.1, 0.2], "lr_method": "linear", "batch_size": 8,
-         "image_size": [32, 32], "data_dir": "32"}  # fmt: skip
+PHASE = {
+    "epoch": [0, 1],
+    "lr": [0.1, 0.2],
+    "lr_method": "linear",
+    "batch_size": 8,
+    "image_size": [32, 32],
+    "data_dir": "32",
+}
 
 
 def test_the_presets_are_there_and_load():

@@ -16,11 +16,23 @@ from training.run_folder import RunFolder
 from training.run_log import RunLog
 
 PHASES = [
-    {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10,
-     "image_size": 20, "data_dir": "20"},
-    {"epoch": [1, 2], "lr": [0.1, 0.01], "lr_method": "linear", "batch_size": 5,
-     "image_size": 28, "data_dir": "20"},
-]  # fmt: skip
+    {
+        "epoch": [0, 1],
+        "lr": [0.1, 0.1],
+        "lr_method": "linear",
+        "batch_size": 10,
+        "image_size": 20,
+        "data_dir": "20",
+    },
+    {
+        "epoch": [1, 2],
+        "lr": [0.1, 0.01],
+        "lr_method": "linear",
+        "batch_size": 5,
+        "image_size": 28,
+        "data_dir": "20",
+    },
+]
 
 
 def recipe(**changes):
@@ -307,5 +319,6 @@ def test_the_log_drops_what_is_done_again(run):
         run.write_line(f"Log @train: steps@{step} epoch@0.5")
     run.take_up(20, workers=2, now=2)
     assert [line.split()[2] for line in run.log.read_text().splitlines()] == [
-        "steps@10", "steps@20",
-    ]  # fmt: skip
+        "steps@10",
+        "steps@20",
+    ]

@@ -62,8 +62,11 @@ def test_a_run_needs_no_data_and_says_that_it_learnt_nothing(ran):
     with open(folder / "train.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["step"], row["image_size"]) for row in rows] == [
-        ("10", "20"), ("20", "20"), ("30", "28"), ("40", "28")
-    ]  # fmt: skip
+        ("10", "20"),
+        ("20", "20"),
+        ("30", "28"),
+        ("40", "28"),
+    ]
     assert "nothing was learnt" in process.stdout
     assert "nothing was learnt" in (folder / "train.log").read_text()
 
