@@ -7,6 +7,7 @@ tested in milliseconds.
 """
 
 import bisect
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -42,24 +43,15 @@ def _square(size: Any) -> Any:
 
 
 class Phase(Settings):
-    """One phase of a training strategy, with the keys of the original.
+    """One phase of a training strategy, with the keys of the original."""
 
-    Attributes:
-        epoch: `[begin, end]`, in epochs; fractions are allowed.
-        lr: `[begin, end]`, the learning rate at the phase's first step and at the
-            step after its last.
-        lr_method: `"linear"` or `"exp"`, how the rate moves between the two.
-        batch_size: images per worker and step.
-        image_size: `(height, width)` in pixels, or one number for a square.
-        data_dir: folder of the records, below the data directory.
-        prefix: the record files are `<data_dir>/<prefix>-*`.
-    """
-
-    epoch: tuple[Epoch, Epoch]
-    lr: tuple[Rate, Rate]
-    lr_method: Literal["linear", "exp"]
-    batch_size: Count
+    epoch: tuple[Epoch, Epoch]  # begin and end; fractions are allowed
+    lr: tuple[Rate, Rate]  # learning rate at the first step and at the step after the last
+    lr_method: Literal["linear", "exp"]  # how the rate moves between the two
+    batch_size: Count  # images per worker and step
+    # Height and width in pixels, or one number for a square.
     image_size: Annotated[tuple[Count, Count], BeforeValidator(_square)]
+    # The records are the files <data_dir>/<prefix>-* below the data directory.
     data_dir: Annotated[str, Field(min_length=1)]
     prefix: Annotated[str, Field(min_length=1)] = "train"
 
@@ -140,15 +132,7 @@ class Strategy(RootModel[tuple[Phase, ...]]):
 
 
 def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
-    """The number of images that a phase reads.
-
-    Args:
-        phase: a phase.
-        images: as `Schedule` takes them.
-
-    Raises:
-        UserError: `images` has no number for the phase.
-    """
+    """The number of images that a phase reads, of `images` as `Schedule` takes them."""
     if isinstance(images, int):
         return images
     for name in (phase.records, phase.data_dir):
@@ -203,16 +187,10 @@ class ScheduledPhase:
 
 @dataclass(frozen=True)
 class Stage:
-    """Phases in a row that share one pipeline, and so one `fit` and one trace.
-
-    Attributes:
-        phases: the scheduled phases, in order.
-        begin: the global step that the stage starts at; above `first` where a run is
-            resumed in its middle.
-    """
+    """Phases in a row that share one pipeline, and so one `fit` and one trace."""
 
     phases: tuple[ScheduledPhase, ...]
-    begin: int
+    begin: int  # the global step to start at: above `first` where a run is resumed in its middle
 
     @property
     def first(self) -> int:
@@ -337,18 +315,10 @@ class Schedule:
 
     def stages(self, begin: int = 0) -> Iterator[Stage]:
         """Stages that are still to run when `begin` steps are done."""
-        group: list[ScheduledPhase] = []
-        for phase in self.phases:
-            if group and phase.phase.data_key != group[0].phase.data_key:
-                yield from _rest_of(group, begin)
-                group = []
-            group.append(phase)
-        yield from _rest_of(group, begin)
-
-
-def _rest_of(group: list[ScheduledPhase], begin: int) -> Iterator[Stage]:
-    if begin < group[-1].end:
-        yield Stage(tuple(group), max(begin, group[0].first))
+        for _, group in itertools.groupby(self.phases, key=lambda p: p.phase.data_key):
+            phases = tuple(group)
+            if begin < phases[-1].end:
+                yield Stage(phases, max(begin, phases[0].first))
 
 
 def explain(error: ValidationError) -> str:

