@@ -11,24 +11,19 @@ from pathlib import Path
 def whole(path: Path) -> Iterator[Path]:
     """A name beside `path` to write to, which becomes `path` at the end of the block.
 
-    The bytes are on the disk before the file has its name, and the name is, too, when the
-    block is left. A block that fails leaves nothing behind, and an older file as it was.
+    The file and then its name outlive a power cut. A block that fails leaves nothing behind,
+    and an older file as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Keras wants the suffix; two processes may write the same report.
     unfinished = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
         yield unfinished
-        publish(unfinished, path)
+        _sync(unfinished)
+        os.replace(unfinished, path)
+        _sync(path.parent)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def publish(unfinished: Path, path: Path) -> None:
-    """Gives a finished file its name in the same folder; both outlive a power cut."""
-    _sync(unfinished)
-    os.replace(unfinished, path)
-    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -46,16 +41,12 @@ def write(path: Path, text: str) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Adds all of `text` in one write, or nothing.
-
-    Raises:
-        OSError: a full disk, which would have taken a part, and others.
-    """
+    """Adds all of `text` in one write, or raises `OSError` and adds nothing."""
     data = text.encode()
     with path.open("ab", buffering=0) as file:
         before = os.fstat(file.fileno()).st_size
         if file.write(data) < len(data):
-            file.truncate(before)
+            file.truncate(before)  # a full disk has taken a part
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 

@@ -35,11 +35,7 @@ def train_line(row: Mapping[str, Any]) -> str:
 
 
 def read_train_line(line: str) -> dict[str, Any] | None:
-    """The row of train.csv that a line tells; None where it is no train line.
-
-    Raises:
-        ValueError: the line is cut short.
-    """
+    """The row of train.csv of a line, or None; raises `ValueError` for a line cut short."""
     if TRAIN not in line:
         return None
     found = _fields(line, ("steps", "im/s", "bs", "sz", "tm"))
@@ -55,11 +51,7 @@ def evaluation_line(count: int, row: Mapping[str, Any]) -> str:
 
 
 def read_evaluation_line(line: str) -> dict[str, Any] | None:
-    """The row of evaluation.csv that a line tells; None where it is no evaluation line.
-
-    Raises:
-        ValueError: the line is cut short.
-    """
+    """The row of evaluation.csv of a line, or None; raises `ValueError` for one cut short."""
     if EVALUATION not in line:
         return None
     found = _fields(line, ("step", "top1", "top5"))
@@ -85,13 +77,9 @@ FINISHED = re.compile(r"Finished in\D*([\d.]+)")  # seconds
 
 def _fields(line: str, needed: tuple[str, ...]) -> dict[str, Any]:
     """The `name@value` pairs of a line; all values but the time of day are numbers."""
-    found: dict[str, Any] = {}
-    for name, value in re.findall(r"([\w/]+)@\s*(.+?)(?=\s+[\w/]+@|\s*$)", line):
-        if name == "time":
-            found[name] = value
-        else:
-            is_whole = name in ("steps", "step", "count", "bs", "sz")
-            found[name] = int(value) if is_whole else float(value)
+    kinds = {"time": str} | dict.fromkeys(("steps", "step", "count", "bs", "sz"), int)
+    pairs = re.findall(r"([\w/]+)@\s*(.+?)(?=\s+[\w/]+@|\s*$)", line)
+    found = {name: kinds.get(name, float)(value) for name, value in pairs}
     if missing := [name for name in needed if name not in found]:
         raise ValueError(f"no {missing[0]}@ in {line!r}")
     return found

@@ -17,11 +17,7 @@ from training import recipes
 
 
 def build(recipe: recipes.Recipe) -> keras.Model:
-    """The recipe's model for images of any size, under the current dtype policy.
-
-    Raises:
-        UserError: an unknown model or argument.
-    """
+    """The recipe's model for images of any size, under the current dtype policy."""
     scale = {"mean": recipe.mean, "std": recipe.std}
     try:
         model = build_model(
@@ -38,12 +34,7 @@ def make_optimizer(
 ) -> keras.optimizers.Optimizer:
     """The recipe's optimizer, for one worker and without a loss scale.
 
-    Args:
-        settings: the recipe's.
-        ema: decay per step of the average of the weights that the optimizer keeps, if any.
-
-    Raises:
-        UserError: an unknown optimizer or argument.
+    With `ema`, it keeps an average of the weights, of that decay per step.
     """
     if settings.name == TF1Momentum.__name__:
         cls: Any = TF1Momentum
@@ -123,9 +114,6 @@ def load_checkpoint(model: keras.Model, checkpoint: Path) -> None:
     """Loads weights and optimizer state into a model compiled for training.
 
     Only arrays are read: nothing in the file is unpickled or run.
-
-    Raises:
-        UserError: the file is damaged, or of another model.
     """
     try:
         model.load_weights(str(checkpoint))
