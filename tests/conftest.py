@@ -11,6 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # busy machine.
 os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")
 
+import filelock
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -26,7 +27,8 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 def pytest_collection_modifyitems(items):
     """Whole runs come first: with two at a time, no long one should be the last."""
-    items.sort(key=lambda item: item.path.parent != ROOT / "tests")
+    long = [ROOT / "tests", ROOT / "tests" / "workers", ROOT / "tests" / "notebooks"]
+    items.sort(key=lambda item: item.path.parent not in long)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +57,11 @@ def run_process():
 
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory):
-    """The demo's records, built once a session."""
+    """The demo's records, built once for all processes of a session."""
     from datasets.build.digits import prepare_digits
 
-    return prepare_digits(tmp_path_factory.mktemp("digits"))
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with filelock.FileLock(folder / "digits.lock"):
+        return prepare_digits(folder / "digits")
