@@ -17,12 +17,13 @@ from archives or folders. To resume a killed build, rerun the same command.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,15 @@ import PIL
 from PIL import features
 from tqdm import tqdm
 
+from core import files
 from core.errors import DataError
 from datasets.build import folder
 from datasets.build.options import BuildOptions
 from datasets.build.plan import plan_build
 from datasets.build.processes import available, run_jobs
-from datasets.build.shards import ShardJob, ShardWriter, make_jobs, shard_counts
+from datasets.build.shards import ShardJob, make_jobs, shard_counts, write_shard
 from datasets.build.sources.layouts import LAYOUTS, read_source
+from datasets.build.sources.source import Source
 from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
 
@@ -57,8 +60,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
         BuildStopped: a process died.
     """
     source = read_source(options)
-    writer = ShardWriter.of(source, options)
-    output, sizes = Path(options.output), writer.options.sizes
+    output, sizes = Path(options.output), source.chosen_sizes(options.sizes)
     source.check_output(output, sizes)
     images = {prefix: len(part) for prefix, part in source.images.items()}
     counts = shard_counts(images, options.shards, options.validation_shards)
@@ -70,7 +72,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
         "sizes": list(sizes),
         "shards": counts,
         **settings,
-        "resized already": writer.resized,
+        "resized already": bool(source.sizes),
         "class names": _digest([source.classes, sorted(source.words.items())]),
         "bounding boxes": _digest(
             [[prefix, sorted(boxes.items())] for prefix, boxes in source.boxes.items() if boxes]
@@ -82,7 +84,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     with folder.locked(output):
         shard_names = {job.name for job in jobs}
         results = folder.prepare_output(output, identity, shard_names, options.overwrite)
-        _write_missing(jobs, writer, results)
+        _write_missing(jobs, source.without_images(), replace(options, sizes=sizes), results)
         total = sum(images.values())
         folder.report_rejected(output, results.values(), total, options.max_rejected)
         manifests = {}
@@ -111,20 +113,22 @@ def _digest(value: Any) -> str:
 
 
 def _write_missing(
-    jobs: Sequence[ShardJob], writer: ShardWriter, results: dict[str, dict[str, Any]]
+    jobs: Sequence[ShardJob],
+    source: Source,
+    options: BuildOptions,
+    results: dict[str, dict[str, Any]],
 ) -> None:
     """Runs the jobs that have no result yet. Adds their results to `results` and to the folder.
 
     Stops early when too many images were unreadable.
     """
-    options = writer.options
+    write = functools.partial(write_shard, source=source, options=options)
     lengths = {job.name: len(job.images) for job in jobs}
     missing = [job for job in jobs if job.name not in results]
     limit = max(options.max_rejected * sum(lengths.values()), ENOUGH_REJECTED)
     rejected = sum(len(result["rejected"]) for result in results.values())
     with (
-        contextlib.closing(run_jobs(writer.write, missing, options.processes)) as written,
-        open(Path(options.output) / folder.DONE, "a", encoding="utf-8") as file,
+        contextlib.closing(run_jobs(write, missing, options.processes)) as written,
         tqdm(
             total=sum(lengths.values()),
             initial=sum(lengths[name] for name in results),
@@ -136,9 +140,7 @@ def _write_missing(
         try:
             for result in written:
                 results[result["name"]] = result
-                file.write(json.dumps(result) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+                files.append(Path(options.output, folder.DONE), json.dumps(result) + "\n")
                 bar.update(lengths[result["name"]])
                 rejected += len(result["rejected"])
                 if rejected > limit:
@@ -170,7 +172,7 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--validation_shards", type=int, help="Validation files.  [default: 1/8 of train]")
 @click.option("--quality", type=int, default=90, help="Of the JPEGs, 1 to 100.")
 @click.option("--seed", type=int, default=0, help="Of the order of the images.")
-@click.option("--processes", type=int, help="Processes that write.  [default: the CPUs]")
+@click.option("--processes", type=int, default=available, show_default="the CPUs", help="Writers.")
 @click.option("--class_names", help="File with lines of <class><tab><words>.")
 @click.option("--bboxes", multiple=True, help="Folder or tar of annotation XML; may be repeated.")
 @click.option("--enlarge", is_flag=True, help="Enlarge images smaller than a size.")
@@ -178,20 +180,14 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace records in the size folders.")
 @click.option("--plan", is_flag=True, help="Build nothing; try a sample, show time and memory.")
 @click.option("--sample", type=int, help="Images to try with --plan.  [default: five seconds]")
-def main(
-    sizes: str | None, processes: int | None, plan: bool, sample: int | None, **settings: Any
-) -> None:
+def main(sizes: str | None, plan: bool, sample: int | None, **settings: Any) -> None:
     """Resizes a set of images and writes it as ImageNet's classic records."""
     try:
         try:
             short_sides = [int(size) for size in sizes.split(",")] if sizes else []
         except ValueError:
             raise DataError(f"--sizes: received '{sizes}'; give pixels, like 160,320") from None
-        options = BuildOptions(
-            sizes=short_sides,
-            processes=available() if processes is None else processes,
-            **settings,
-        )
+        options = BuildOptions(sizes=short_sides, **settings)
         if plan:
             click.echo(plan_build(options, sample))
             return

@@ -14,19 +14,13 @@ class BuildOptions:
 
     Attributes:
         source: folder of the set. Its validation part may be missing.
-        output: data root; the build writes `<output>/<size>/`.
         sizes: short sides in pixels; none means all sizes of a set that is resized already.
         shards, validation_shards: files of the two splits; see `shard_counts`.
-        quality: of the JPEGs, 1 to 100.
-        seed: of the order of the images.
-        processes: processes that write. Defaults to the available CPUs; 1 starts none.
-        layout: one of `LAYOUTS`. Defaults to what the set looks like.
-        class_names: file with lines of `<class><tab>words`. Defaults to the set's own.
+        processes: processes that write; 1 starts none.
+        layout: one of `LAYOUTS`; None means what the set looks like.
+        class_names: file with lines of `<class><tab>words`; None means the set's own.
         bboxes: folders and archives of annotation XML, beside the set's own.
-        enlarge: enlarge images that are smaller than a size.
         max_rejected: the build fails with a larger fraction of unreadable images.
-        overwrite: replace records that are in the size folders already.
-        progress: show a progress bar.
     """
 
     source: str | Path

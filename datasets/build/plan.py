@@ -1,19 +1,20 @@
 """Estimates a build from a look at the set and from a sample of its images."""
 
+import collections
 import functools
-import itertools
 import math
 import re
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from core.errors import DataError
 from datasets.build.options import BuildOptions
 from datasets.build.processes import run_jobs
-from datasets.build.shards import ShardJob, ShardWriter
+from datasets.build.shards import ShardJob, write_shard
 from datasets.build.sources.layouts import read_source
 from datasets.build.sources.source import Source
 
@@ -34,13 +35,14 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     begin = time.perf_counter()
     source = read_source(options)
     look_seconds = time.perf_counter() - begin
-    writer, processes = ShardWriter.of(source, options), options.processes
-    limit = _MAX_IMAGES if sample is None else math.ceil(sample / processes)
-    jobs = _sample(source, processes, limit)
+    sizes = source.chosen_sizes(options.sizes)
+    limit = _MAX_IMAGES if sample is None else math.ceil(sample / options.processes)
+    jobs = _sample(source, options.processes, limit)
     with tempfile.TemporaryDirectory() as folder:
         trial = functools.partial(
             _try,
-            writer=replace(writer, options=replace(writer.options, output=folder)),
+            source=source.without_images(),
+            options=replace(options, sizes=sizes, output=folder),
             seconds=_SECONDS if sample is None else math.inf,
         )
         trials = list(run_jobs(trial, jobs, len(jobs)))
@@ -50,8 +52,8 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     total = sum(len(part) for part in source.images.values())
     splits = ", ".join(f"{prefix} {len(part):,}" for prefix, part in source.images.items())
     disk = {
-        size: total * sum(trial.bytes[size] for trial in trials) / max(images - rejected, 1)
-        for size in writer.options.sizes
+        size: total * sum(trial.bytes[str(size)] for trial in trials) / max(images - rejected, 1)
+        for size in sizes
     }
     looked, wrote = _peak_memory(), max(trial.peak_memory for trial in trials)
     rows = {
@@ -67,41 +69,42 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     return "\n".join(f"{name:<8}{value}" for name, value in rows.items())
 
 
-@dataclass(frozen=True)
-class _Trial:
-    images: int
-    rejected: int
-    rate: float
-    bytes: dict[int, int]
-    peak_memory: int
-
-
 def _sample(source: Source, processes: int, limit: int) -> list[list[ShardJob]]:
     """Jobs for each process, of different images. `limit` is the maximum for a process."""
     total = len(source.images["train"])
     share = min(total // processes, limit)
     processes, share = (processes, share) if share else (1, total)
     jobs = []
-    for process in range(processes):
-        end = (process + 1) * share
-        bounds = [*range(process * share, end, _IMAGES_A_TRIAL), end]
-        parts = [slice(*pair) for pair in itertools.pairwise(bounds)]
-        jobs.append([ShardJob.of(f"{p.start}", source, "train", p) for p in parts])
+    for begin in range(0, processes * share, share):
+        end = begin + share
+        starts = range(begin, end, _IMAGES_A_TRIAL)
+        parts = [slice(start, min(start + _IMAGES_A_TRIAL, end)) for start in starts]
+        jobs.append([ShardJob.of(f"{part.start}", source, "train", part) for part in parts])
     return jobs
 
 
-def _try(jobs: Sequence[ShardJob], writer: ShardWriter, seconds: float) -> _Trial:
+class _Trial(NamedTuple):
+    """What one process wrote; its `rate` in images a second, its `bytes` by size."""
+
+    images: int
+    rejected: int
+    rate: float
+    bytes: Mapping[str, int]
+    peak_memory: int
+
+
+def _try(jobs: Sequence[ShardJob], source: Source, options: BuildOptions, seconds: float) -> _Trial:
     """Runs jobs one after the other until the time is over."""
     begin = start = time.perf_counter()
     images = counted = rejected = 0
-    size_bytes = dict.fromkeys(writer.options.sizes, 0)
+    size_bytes: collections.Counter[str] = collections.Counter()
     for job in jobs:
-        result = writer.write(job)
+        result = write_shard(job, source, options)
         images += len(job.images)
         rejected += len(result["rejected"])
-        for size in size_bytes:
-            size_bytes[size] += result["sizes"][str(size)]["bytes"]
-            Path(writer.options.output, str(size), job.name).unlink()
+        for size, shard in result["sizes"].items():
+            size_bytes[size] += shard["bytes"]
+            Path(options.output, size, job.name).unlink()
         if job is jobs[0] and len(jobs) > 1:
             start = time.perf_counter()
         else:

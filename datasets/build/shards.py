@@ -7,15 +7,15 @@ import itertools
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from core import files
 from core.errors import DataError
 from datasets.build.images import convert, keep, reason, stored_shape
 from datasets.build.options import BuildOptions
-from datasets.build.sources.boxes import Box, Boxes, relative_boxes
+from datasets.build.sources.boxes import Boxes, relative_boxes
 from datasets.build.sources.source import ImageFile, Source, read_bytes
 from datasets.records.examples import make_example
 from datasets.records.frames import frame
@@ -83,110 +83,61 @@ def make_jobs(source: Source, counts: Mapping[str, int]) -> list[ShardJob]:
     return jobs
 
 
-class _ShardFile:
-    """A shard that is being written, and what its manifest says about it."""
+def write_shard(job: ShardJob, source: Source, options: BuildOptions) -> dict[str, Any]:
+    """Writes a shard in all sizes of the options, one image in memory at a time.
 
-    def __init__(self, file: BinaryIO):
-        self.images = self.bytes = 0
-        self._file, self._hash = file, hashlib.sha256()
-
-    def write(self, example: bytes) -> None:
-        record = frame(example)
-        self._file.write(record)
-        self._hash.update(record)
-        self.images += 1
-        self.bytes += len(record)
-
-    def described(self) -> dict[str, Any]:
-        return {"images": self.images, "bytes": self.bytes, "sha256": self._hash.hexdigest()}
-
-
-@dataclass(frozen=True)
-class ShardWriter:
-    """Writes shards. Its fields are the same for all shards of a build.
-
-    Attributes:
-        root: of the images' places; of `<size>/<place>` with `resized`.
-        resized: the source is resized already and its files are kept as they are.
-        options: of the build; its sizes are those that are written.
-        labels, words: by name of the class; words where they are known.
+    Returns:
+        `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}}, "rejected":
+        [[path, reason], ...]}`, fit for JSON.
     """
-
-    root: Path
-    resized: bool
-    options: BuildOptions
-    labels: Mapping[str, int]
-    words: Mapping[str, str]
-
-    @classmethod
-    def of(cls, source: Source, options: BuildOptions) -> "ShardWriter":
-        """The writer for a source's images. Sizes that the set cannot have raise a `DataError`."""
-        sizes = tuple(options.sizes) or source.sizes
-        if not sizes:
-            raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
-        if unknown := [size for size in sizes if source.sizes and size not in source.sizes]:
-            raise DataError(
-                f"--sizes: received {unknown[0]}; '{source.root}' is resized already, "
-                f"to {', '.join(map(str, source.sizes))}"
+    labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
+    rejected, shards, sizes = [], {}, {}
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about images that it reads nevertheless
+        for size in map(str, options.sizes):
+            unfinished = stack.enter_context(files.whole(Path(options.output, size, job.name)))
+            shards[size] = stack.enter_context(open(unfinished, "w+b"))
+        for image in job.images:
+            try:
+                jpegs, data = _jpegs(image, source, options)
+                boxes = []
+                if known := job.boxes.get(image.name):
+                    boxes = relative_boxes(known, stored_shape(data), image.label, labels)
+            except MemoryError:
+                raise
+            except Exception as error:  # broken images make Pillow raise nearly anything
+                rejected.append([image.path, reason(error)])
+                continue
+            example = functools.partial(
+                make_example,
+                label=labels[image.label],
+                synset=image.label,
+                text=source.words.get(image.label, ""),
+                filename=os.fsencode(image.file),
+                boxes=boxes,
             )
-        labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
-        options = replace(options, sizes=sizes)
-        return cls(source.root, bool(source.sizes), options, labels, source.words)
+            for file, (jpeg, width, height) in zip(shards.values(), jpegs, strict=True):
+                file.write(frame(example(jpeg, width=width, height=height)))
+        images = len(job.images) - len(rejected)
+        for size, file in shards.items():
+            length = file.tell()
+            file.seek(0)
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+            sizes[size] = {"images": images, "bytes": length, "sha256": sha256}
+    return {"name": job.name, "sizes": sizes, "rejected": rejected}
 
-    def write(self, job: ShardJob) -> dict[str, Any]:
-        """Writes a shard in all sizes, one image in memory at a time.
 
-        Returns:
-            `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}}, "rejected":
-            [[path, reason], ...]}`, fit for JSON.
-        """
-        rejected = []
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")  # Pillow's, about images that it reads nevertheless
-            shards = {}
-            for size in self.options.sizes:
-                path = Path(self.options.output, str(size), job.name)
-                unfinished = stack.enter_context(files.whole(path))
-                shards[size] = _ShardFile(stack.enter_context(open(unfinished, "wb")))
-            for image in job.images:
-                try:
-                    jpegs, data = self._jpegs(image)
-                    boxes = self._boxes(job, image, data)
-                except MemoryError:
-                    raise
-                except Exception as error:  # broken images make Pillow raise nearly anything
-                    rejected.append([image.path, reason(error)])
-                    continue
-                example = functools.partial(
-                    make_example,
-                    label=self.labels[image.label],
-                    synset=image.label,
-                    text=self.words.get(image.label, ""),
-                    filename=os.fsencode(image.file),
-                    boxes=[box[:4] for box in boxes],
-                )
-                for shard, (jpeg, width, height) in zip(shards.values(), jpegs, strict=True):
-                    shard.write(example(jpeg, width=width, height=height))
-        sizes = {str(size): shard.described() for size, shard in shards.items()}
-        return {"name": job.name, "sizes": sizes, "rejected": rejected}
-
-    def _jpegs(self, image: ImageFile) -> tuple[list[tuple[bytes, int, int]], bytes]:
-        """For each size an image's JPEG, width and height; and a file as it was read."""
-        options = self.options
-        if not self.resized:
-            data = read_bytes(self.root, image)
-            return convert(data, options.sizes, options.quality, options.enlarge), data
-        jpegs = []
-        for size in options.sizes:
-            root = self.root / str(size)
-            bytes_now = (root / image.place / image.file).stat().st_size  # each size has its own
-            data = read_bytes(root, image._replace(size=bytes_now))
-            jpegs.append(keep(data, options.quality))
-        return jpegs, data
-
-    def _boxes(self, job: ShardJob, image: ImageFile, data: bytes) -> list[Box]:
-        boxes = job.boxes.get(image.name)
-        if boxes is None:
-            return []
-        return relative_boxes(boxes, stored_shape(data), image.label, self.labels)
+def _jpegs(
+    image: ImageFile, source: Source, options: BuildOptions
+) -> tuple[list[tuple[bytes, int, int]], bytes]:
+    """For each size an image's JPEG, width and height; and a file as it was read."""
+    if not source.sizes:
+        data = read_bytes(source.root, image)
+        return convert(data, options.sizes, options.quality, options.enlarge), data
+    jpegs = []
+    for size in options.sizes:
+        root = source.root / str(size)
+        bytes_now = (root / image.place / image.file).stat().st_size  # each size has its own
+        data = read_bytes(root, image._replace(size=bytes_now))
+        jpegs.append(keep(data, options.quality))
+    return jpegs, data

@@ -1,7 +1,7 @@
 """Bounding boxes: ImageNet's annotation XML and Tiny ImageNet's lists."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -15,7 +15,7 @@ _MAX_XML_BYTES = 1 << 20
 
 
 class Box(NamedTuple):
-    """Edges, in pixels in `Boxes` and from 0 to 1 in records, and the class that it names."""
+    """Edges in pixels, and the class that the box names."""
 
     xmin: float
     ymin: float
@@ -33,9 +33,9 @@ class Boxes(NamedTuple):
 
 
 def relative_boxes(
-    boxes: Boxes, stored: tuple[int, int, int], synset: str, classes: Iterable[str] = ()
-) -> list[Box]:
-    """An image's boxes as fractions of its sides, after it is turned upright.
+    boxes: Boxes, stored: tuple[int, int, int], synset: str, classes: Collection[str] = ()
+) -> list[tuple[float, float, float, float]]:
+    """xmin, ymin, xmax, ymax of an upright image's boxes, as fractions of its sides.
 
     As in TensorFlow's `process_bounding_boxes.py`, edges are clipped to the image and put in
     order. Boxes without area are left out, and so are boxes that name another of the set's
@@ -52,7 +52,7 @@ def relative_boxes(
         if x[0] < x[1] and y[0] < y[1]:
             corners = [_turned(*corner, stored[2]) for corner in zip(x, y, strict=True)]
             (x0, x1), (y0, y1) = (sorted(edges) for edges in zip(*corners, strict=True))
-            out.append(Box(x0, y0, x1, y1, box.label))
+            out.append((x0, y0, x1, y1))
     return out
 
 
@@ -78,48 +78,39 @@ def parse_xml(data: bytes) -> Boxes:
     width, height = (int(tree.findtext(f"size/{side}", "")) for side in ("width", "height"))
     if width < 1 or height < 1:
         raise ValueError(f"size is {width} x {height}")
-    boxes = tuple(
-        _box(
-            (thing.findtext(f"bndbox/{edge}", "") for edge in Box._fields[:4]),
-            (thing.findtext("name") or "").strip(),
-        )
-        for thing in tree.iter("object")
-    )
-    return Boxes(boxes, width, height)
+    boxes = []
+    for thing in tree.iter("object"):
+        edges = (thing.findtext(f"bndbox/{edge}", "") for edge in Box._fields[:4])
+        boxes.append(_box(edges, thing.findtext("name", "").strip()))
+    return Boxes(tuple(boxes), width, height)
 
 
-def read_boxes(paths: Sequence[str | Path], classes: Iterable[str]) -> dict[str, Boxes]:
+def read_boxes(paths: Sequence[str | Path], classes: Collection[str]) -> dict[str, Boxes]:
     """Boxes of annotation XML, in folders or in archives (.tar, .tar.gz, .tgz; tars of tars too).
 
-    Returns:
-        The boxes by `<class>/<image without its ending>`, or by the image alone where the
-        file is not in a folder of a class. A warning counts the files that cannot be read.
-
-    Raises:
-        DataError: a path is neither folder nor archive, or holds no annotation.
+    Their keys are `<class>/<image without its ending>`, or the image alone where the file is not
+    in a folder of a class. A warning counts the files that cannot be read. A `DataError` says
+    that a path is neither folder nor archive, or holds no annotation.
     """
     classes = frozenset(classes)
     found: dict[str, Boxes] = {}
     for path in map(Path, paths):
         before, broken = len(found), []
         for name, data in read_small_files(path, "bounding boxes", (".xml",), _MAX_XML_BYTES):
-            parts = PurePosixPath(name)
+            folder, stem = PurePosixPath(name).parent.name, PurePosixPath(name).stem
             try:
-                boxes = parse_xml(data)
+                found[f"{folder}/{stem}" if folder in classes else stem] = parse_xml(data)
             except ValueError as error:
                 broken.append(f"'{name}': {error}")
-                continue
-            folder = parts.parent.name
-            found[f"{folder}/{parts.stem}" if folder in classes else parts.stem] = boxes
-        if len(found) == before and not broken:
-            raise DataError(
-                f"bounding boxes '{path}': no annotation (.xml) in it; "
-                "give a folder or tar of ImageNet's annotation files"
-            )
         if broken:
             logger.warning(
                 f"warning: bounding boxes '{path}': {len(broken)} file(s) cannot be read and are "
                 f"left out, the first is {broken[0]}"
+            )
+        elif len(found) == before:
+            raise DataError(
+                f"bounding boxes '{path}': no annotation (.xml) in it; "
+                "give a folder or tar of ImageNet's annotation files"
             )
     return found
 

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,22 @@ class Source:
     sizes: tuple[int, ...] = ()
     digest: str = ""
     layout: str = ""
+
+    def without_images(self) -> "Source":
+        """Its classes and words alone: what each process needs, beside its own images."""
+        return replace(self, images={}, boxes={})
+
+    def chosen_sizes(self, asked: Sequence[int]) -> tuple[int, ...]:
+        """The sizes to build. Raises DataError if there are none or the set cannot have them."""
+        sizes = tuple(asked) or self.sizes
+        if not sizes:
+            raise DataError("--sizes: received none; give short sides in pixels, like 160,320")
+        if unknown := [size for size in sizes if self.sizes and size not in self.sizes]:
+            raise DataError(
+                f"--sizes: received {unknown[0]}; '{self.root}' is resized already, "
+                f"to {', '.join(map(str, self.sizes))}"
+            )
+        return sizes
 
     def check_output(self, output: Path, sizes: Iterable[int]) -> None:
         """Raises DataError if a build in `output` writes between the source's images."""
