@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from core.errors import DataError
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.source import ImageFile, Progress, Source, check_classes, with_classes
+from datasets.build.sources.source import ImageFile, Progress, Source, with_classes
 from datasets.build.sources.tar import read_members, read_small_files
 
 logger = logging.getLogger(__name__)
@@ -47,13 +47,12 @@ def read_archives(root: Path, progress: Progress) -> Source:
                 f"'{validation}' needs '{DEVKIT}.tar.gz' beside it, "
                 "which has the classes of its images"
             )
-        check_classes(classes, truth, validation)
         labels = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(truth, 1)}
         found = (
             ImageFile(member.name, VALIDATION, member.offset, member.size, member.refused)
             for member in read_members(validation)
         )
-        labelled = with_classes(found, labels, validation, root / DEVKIT)
+        labelled = with_classes(found, classes, labels, validation, root / DEVKIT)
         images["validation"] = list(progress(labelled))
     else:
         logger.warning(f"warning: source '{root}' has no '{VALIDATION}'; only train is written")
@@ -82,9 +81,10 @@ def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
 
     The development kit in `root` is an archive or unpacked. Both are empty where there is none.
     """
-    places = [root / f"{DEVKIT}.tar.gz", root / DEVKIT]
-    where = next((place for place in places if place.exists()), None)
-    if where is None:
+    where = root / f"{DEVKIT}.tar.gz"
+    if not where.exists():
+        where = root / DEVKIT
+    if not where.exists():
         return {}, []
     kit = read_small_files(where, "devkit", (_META, _GROUND_TRUTH), _MAX_DEVKIT_BYTES)
     files = {"/".join(PurePosixPath(path).parts[-2:]): data for path, data in kit}

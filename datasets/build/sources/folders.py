@@ -3,13 +3,12 @@
 import csv
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from core.errors import DataError
-from datasets.build.sources.boxes import Boxes, read_box_list, read_boxes, read_lines
-from datasets.build.sources.class_names import find_class_names
+from datasets.build.sources.boxes import read_box_list, read_boxes, read_lines
 from datasets.build.sources.source import (
     ImageFile,
     Progress,
@@ -26,6 +25,8 @@ TINY_IMAGES = "images"
 CLS_LOC = Path("ILSVRC/Data/CLS-LOC")
 CLS_LOC_ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
 CLS_LOC_SOLUTION = "LOC_val_solution.csv"
+# Files of class names: Tiny ImageNet's, Kaggle's, and a usual name.
+CLASS_NAMES = ("words.txt", "LOC_synset_mapping.txt", "classes.txt")
 
 
 def read_class_folders(
@@ -43,7 +44,11 @@ def read_class_folders(
         check_classes(classes, _class_folders(validation), validation)
     found = {prefix: _class_files(root, folder, inside) for prefix, folder in splits.items()}
     images = {prefix: list(progress(part)) for prefix, part in found.items()}
-    return Source(root, classes, images, find_class_names(root, classes))
+    words: dict[str, str] = {}
+    for file in (root / name for name in CLASS_NAMES):
+        if not words and file.is_file():
+            words = read_class_names(file, classes)
+    return Source(root, classes, images, words)
 
 
 def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
@@ -58,20 +63,19 @@ def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
     if (annotations := root / validation / TINY_ANNOTATIONS).is_file():
         del splits["validation"]  # its images are in one folder
     source = read_class_folders(root, progress, splits, TINY_IMAGES)
-    images, boxes = dict(source.images), dict[str, dict[str, Boxes]](train={})
+    images, train_boxes = dict(source.images), {}
     for name in source.classes:
         if (listed := root / "train" / name / f"{name}_boxes.txt").is_file():
-            for stem, box in read_box_list(listed).items():
-                boxes["train"][f"{name}/{stem}"] = box
+            for stem, boxes in read_box_list(listed).items():
+                train_boxes[f"{name}/{stem}"] = boxes
+    source_boxes = {"train": train_boxes}
     if annotations.is_file():
         of_stem = read_box_list(annotations)
         labels = dict(line.split("\t")[:2] for _, line in read_lines(annotations))
-        check_classes(source.classes, labels.values(), annotations)
-        files = _flat_files(root, f"{validation}/{TINY_IMAGES}", labels, annotations)
-        images["validation"] = list(progress(files))
-        boxes["validation"] = {
-            f"{label}/{Path(file).stem}": of_stem[Path(file).stem] for file, label in labels.items()
-        }
+        place = f"{validation}/{TINY_IMAGES}"
+        images["validation"] = _flat_files(source, progress, place, labels, annotations)
+        stems = {f"{label}/{Path(file).stem}": Path(file).stem for file, label in labels.items()}
+        source_boxes["validation"] = {name: of_stem[stem] for name, stem in stems.items()}
     if (wnids := root / "wnids.txt").is_file():
         listed_classes = set(wnids.read_text().split())
         if listed_classes != set(source.classes):
@@ -79,7 +83,7 @@ def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
                 f"warning: '{wnids}' names {len(listed_classes)} classes, but train has "
                 f"{len(source.classes)} folders; the folders are used as the classes"
             )
-    return replace(source, images=images, boxes=boxes)
+    return replace(source, images=images, boxes=source_boxes)
 
 
 def read_cls_loc(root: Path, progress: Progress) -> Source:
@@ -89,19 +93,16 @@ def read_cls_loc(root: Path, progress: Progress) -> Source:
     words in `LOC_synset_mapping.txt`, boxes in `ILSVRC/Annotations/CLS-LOC/{train,val}`.
     """
     source = read_class_folders(root, progress, {"train": str(CLS_LOC / "train")})
-    images, annotations = dict(source.images), {"train": root / CLS_LOC_ANNOTATIONS / "train"}
+    images = dict(source.images)
     if (root / CLS_LOC / "val").is_dir():
         solution = root / CLS_LOC_SOLUTION
         labels = _solution_labels(solution)
-        check_classes(source.classes, labels.values(), solution)
-        files = _flat_files(root, str(CLS_LOC / "val"), labels, solution)
-        images["validation"] = list(progress(files))
-        annotations["validation"] = root / CLS_LOC_ANNOTATIONS / "val"
-    boxes = {
-        prefix: read_boxes([folder], source.classes)
-        for prefix, folder in annotations.items()
-        if folder.is_dir()
-    }
+        images["validation"] = _flat_files(source, progress, f"{CLS_LOC}/val", labels, solution)
+    boxes = {}
+    for prefix, name in (("train", "train"), ("validation", "val")):
+        annotations = root / CLS_LOC_ANNOTATIONS / name
+        if prefix in images and annotations.is_dir():
+            boxes[prefix] = read_boxes([annotations], source.classes)
     return replace(source, images=images, boxes=boxes)
 
 
@@ -119,25 +120,33 @@ def read_resized(root: Path, progress: Progress) -> Source:
     sizes = sizes_of_resized(root)
     if not sizes:
         raise DataError(f"source '{root}' has no folder like '160/train', named by the short side")
-    trees = [read_class_folders(root / str(size), progress) for size in sizes]
-    first = trees[0]
-    names = _names(first)
-    for tree in trees[1:]:
-        there = _names(tree)
-        if tree.classes != first.classes or there.keys() != names.keys():
+    first, *others = (read_class_folders(root / str(size), progress) for size in sizes)
+    for tree in others:
+        if tree.classes != first.classes or tree.images.keys() != first.images.keys():
             raise DataError(f"'{tree.root}' has other classes or splits than '{first.root}'")
-        for prefix in names:
-            if differ := sorted(there[prefix] ^ names[prefix]):
+        for prefix, part in first.images.items():
+            names = {image.name for image in part}
+            if differ := sorted(names ^ {image.name for image in tree.images[prefix]}):
                 raise DataError(
                     f"'{tree.root}' and '{first.root}' differ in {len(differ)} file(s) of "
                     f"{prefix}, the first is '{differ[0]}'; all sizes need the same files"
                 )
-    digests = " ".join(digest(tree.images) for tree in trees)
-    return Source(root, first.classes, first.images, first.words, sizes=sizes, digest=digests)
+    digests = " ".join(digest(tree.images) for tree in (first, *others))
+    return replace(first, root=root, sizes=sizes, digest=digests)
 
 
-def _names(tree: Source) -> dict[str, set[str]]:
-    return {prefix: {image.name for image in part} for prefix, part in tree.images.items()}
+def read_class_names(path: Path, classes: Collection[str]) -> dict[str, str]:
+    """Words by class, from lines of `<class folder><tab or blank><words>` in a text file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"class names '{path}' cannot be read: {error}") from None
+    known, words = frozenset(classes), {}
+    for line in lines:
+        name, _, text = line.partition("\t" if "\t" in line else " ")
+        if name in known:
+            words[name] = text.strip()
+    return words
 
 
 def _split_folders(root: Path) -> dict[str, str]:
@@ -171,31 +180,30 @@ def _class_files(root: Path, split: str, inside: str) -> Iterator[ImageFile]:
         place = f"{split}/{name}"
         if inside and (root / place / inside).is_dir():
             place += f"/{inside}"
-        empty = True
-        for file, size in _files(root / place):
-            empty = False
-            yield ImageFile(f"{name}/{file}", place, -1, size)
-        if empty:
+        images = list(_files(root, place, f"{name}/"))
+        if not images:
             logger.warning(f"warning: class folder '{root / place}' holds no images")
+        yield from images
 
 
 def _flat_files(
-    root: Path, place: str, labels: Mapping[str, str], listed: Path
-) -> Iterator[ImageFile]:
-    """Files of one folder. The file `listed` has their classes."""
-    folder = root / place
+    source: Source, progress: Progress, place: str, labels: Mapping[str, str], listed: Path
+) -> list[ImageFile]:
+    """Images of one folder of the source. The file `listed` has their classes."""
+    folder = source.root / place
     if not folder.is_dir():
         raise DataError(f"'{folder}': there is no such folder, but '{listed}' lists its files")
-    files = (ImageFile(file, place, -1, size) for file, size in _files(folder))
-    return with_classes(files, labels, folder, listed)
+    files = _files(source.root, place)
+    return list(progress(with_classes(files, source.classes, labels, folder, listed)))
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Names and sizes in bytes of all but folders and hidden files; -1 if not a regular file."""
-    with os.scandir(folder) as entries:
+def _files(root: Path, place: str, prefix: str = "") -> Iterator[ImageFile]:
+    """All but folders and hidden files of a folder, with a prefix to their names."""
+    with os.scandir(root / place) as entries:
         for entry in entries:
             if entry.name[0] != "." and not entry.is_dir():
-                yield entry.name, entry.stat().st_size if entry.is_file() else -1
+                size = entry.stat().st_size if entry.is_file() else -1
+                yield ImageFile(f"{prefix}{entry.name}", place, -1, size)
 
 
 def _solution_labels(path: Path) -> dict[str, str]:

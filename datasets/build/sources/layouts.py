@@ -1,6 +1,8 @@
 """The layouts of image sets that the builder knows, and how a folder's layout is found."""
 
 import functools
+import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,7 @@ from core.errors import DataError
 from datasets.build.options import BuildOptions
 from datasets.build.sources import archives, folders
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.class_names import read_class_names
-from datasets.build.sources.source import Progress, Source, digest, in_order
+from datasets.build.sources.source import ImageFile, Progress, Source, digest
 
 LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
     "folders": folders.read_class_folders,
@@ -42,7 +43,7 @@ def read_source(options: BuildOptions) -> Source:
             raise DataError(f"source '{root}' holds no images for {prefix}")
     words, boxes = source.words, source.boxes
     if file := options.class_names:
-        words = read_class_names(Path(file), source.classes)
+        words = folders.read_class_names(Path(file), source.classes)
         if not words:
             raise DataError(
                 f"class names '{file}' has a line for none of the {len(source.classes)} classes; "
@@ -51,7 +52,12 @@ def read_source(options: BuildOptions) -> Source:
     if options.bboxes:
         given = read_boxes(options.bboxes, source.classes)
         boxes = {prefix: {**boxes.get(prefix, {}), **given} for prefix in source.images}
-    images = {prefix: in_order(part, options.seed) for prefix, part in source.images.items()}
+
+    def in_records(image: ImageFile) -> tuple[bytes, str]:
+        # A hash mixes the classes, and does not depend on the file system or the container.
+        return hashlib.sha256(os.fsencode(f"{options.seed}/{image.name}")).digest(), image.name
+
+    images = {prefix: sorted(part, key=in_records) for prefix, part in source.images.items()}
     found = source.digest or digest(images)
     return replace(source, images=images, words=words, boxes=boxes, digest=found, layout=layout)
 

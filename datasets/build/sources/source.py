@@ -45,14 +45,12 @@ class Source:
     """A set of images in classes. `read_source` completes what the reader of a layout finds.
 
     Attributes:
-        root: the folder that `ImageFile.place` is relative to.
         classes: names of the class folders, in the order of the labels.
         images: of each split, by prefix of its records, in the order of the records.
         words: classes in words, where they are known.
         boxes: bounding boxes of each split by `<class>/<file without its ending>`.
         sizes: of a set that is resized already, each in `root/<size>`; empty for others.
         digest: hex digest of the splits' names and sizes.
-        layout: its name in `datasets.build.sources.layouts.LAYOUTS`.
     """
 
     root: Path
@@ -92,18 +90,6 @@ class Source:
                     )
 
 
-def in_order(images: Iterable[ImageFile], seed: int) -> tuple[ImageFile, ...]:
-    """The images in the order of a hash of seed and name.
-
-    This mixes the classes, and does not depend on the file system or the container.
-    """
-
-    def key(image: ImageFile) -> tuple[bytes, str]:
-        return hashlib.sha256(os.fsencode(f"{seed}/{image.name}")).digest(), image.name
-
-    return tuple(sorted(images, key=key))
-
-
 def digest(images: Mapping[str, Iterable[ImageFile]]) -> str:
     """Hex digest of the names and sizes in bytes of all splits."""
     total = hashlib.sha256()
@@ -115,8 +101,7 @@ def digest(images: Mapping[str, Iterable[ImageFile]]) -> str:
 
 def check_classes(train: Iterable[str], validation: Iterable[str], where: str | Path) -> None:
     """Raises DataError if validation has classes that train does not have."""
-    unknown = sorted(set(validation) - set(train))
-    if unknown:
+    if unknown := sorted(set(validation) - set(train)):
         raise DataError(
             f"'{where}' has {len(unknown)} class(es) that train does not have: "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}"
@@ -124,13 +109,18 @@ def check_classes(train: Iterable[str], validation: Iterable[str], where: str | 
 
 
 def with_classes(
-    images: Iterable[ImageFile], labels: Mapping[str, str], place: Path, listed: Path
+    images: Iterable[ImageFile],
+    classes: Iterable[str],
+    labels: Mapping[str, str],
+    place: Path,
+    listed: Path,
 ) -> Iterator[ImageFile]:
-    """Names the images of one folder or archive `<class>/<file>`, by `labels` of their files.
+    """Names the validation images of one folder or archive `<class>/<file>`.
 
-    Raises:
-        DataError: a file has no label, is missing, or is there twice.
+    The file `listed` has the `labels`: the class of each file. A `DataError` says that train
+    does not have a class, or that a file has no label, is missing, or is there twice.
     """
+    check_classes(classes, labels.values(), listed)
     seen = set()
     for image in images:
         file = image.name.rpartition("/")[2]
@@ -148,12 +138,7 @@ def with_classes(
 
 
 def read_bytes(root: Path, image: ImageFile) -> bytes:
-    """Contents of an image's file.
-
-    Raises:
-        Refused: it is empty, too large, not a regular file, or cut off with its archive.
-        OSError: it cannot be read.
-    """
+    """Contents of an image's file; a file that is no image for sure raises `Refused`."""
     if image.refused:
         raise Refused(image.refused)
     if image.size == 0:

@@ -29,10 +29,7 @@ def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
     """Finds the files of an uncompressed tar by hopping from header to header.
 
     With `nested` its members are archives themselves, `<class>.tar`, and it finds their
-    files, named `<class>/<file>`.
-
-    Raises:
-        DataError: the archive is compressed, cut short, or not a tar.
+    files, named `<class>/<file>`. A compressed or damaged archive raises a `DataError`.
     """
     try:
         with open(path, "rb") as file:
@@ -59,13 +56,10 @@ def _members(file: IO[bytes], shown: str, nested: bool) -> Iterator[Member]:
     except tarfile.TarError as error:
         file.seek(0)
         if file.read(2) in _COMPRESSED:
-            raise DataError(
-                f"archive '{shown}' is compressed, so its files have no addresses; "
-                "uncompress it first"
-            ) from None
-        raise DataError(
-            f"archive '{shown}' is cut short or damaged ({error}); download it again"
-        ) from None
+            problem = "is compressed, so its files have no addresses; uncompress it first"
+        else:
+            problem = f"is cut short or damaged ({error}); download it again"
+        raise DataError(f"archive '{shown}' {problem}") from None
 
 
 def _inner_members(
@@ -106,11 +100,9 @@ def read_small_files(
 ) -> Iterator[tuple[str, bytes]]:
     """Paths and contents of the files whose paths have one of these endings.
 
-    `path` is a folder or a tar, compressed or not, that may hold tars itself. Links in a tar
-    and files of more than `max_bytes` are skipped. `what` names the content in messages.
-
-    Raises:
-        DataError: `path` is neither, or the archive is broken.
+    `path` is a folder or a tar, compressed or not, that may hold tars itself; anything else
+    raises a `DataError`. Links in a tar and files of more than `max_bytes` are skipped. `what`
+    names the content in messages.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*")):
