@@ -19,19 +19,14 @@ _WINDOW = 1 << 20
 
 
 class BrokenFraming(DataError):
-    """A record from which on a TFRecord file cannot be read.
+    """A record (its number counts from 0) from which on a TFRecord file cannot be read.
 
-    Attributes:
-        record: its number, from 0.
-        reason: what is wrong with it.
-        cut_short: the file ends too early; otherwise a length is damaged.
+    `cut_short` if the file ends too early; otherwise a length is damaged.
     """
 
     def __init__(self, path: str | Path, record: int, reason: str, cut_short: bool):
         super().__init__(f"record file '{path}', record {record} (from 0): {reason}")
-        self.record = record
-        self.reason = reason
-        self.cut_short = cut_short
+        self.record, self.reason, self.cut_short = record, reason, cut_short
 
 
 def frame(data: bytes) -> bytes:
@@ -51,16 +46,14 @@ def walk(
 ) -> Iterator[tuple[int, int]]:
     """Where the data of each record begin and end, from the headers alone.
 
-    The caller may read and seek in the file between two records.
+    After the last whole record of a broken file it raises `BrokenFraming`. The caller may read
+    and seek in the file between two records.
 
     Args:
         file: opened in binary mode.
         path: of the file, for messages.
         check: the checksums of all lengths; otherwise only of one that goes beyond the file.
         start: the byte at which the first record begins.
-
-    Raises:
-        BrokenFraming: after the last record that is whole.
     """
     size = os.fstat(file.fileno()).st_size
     record = 0
@@ -77,20 +70,17 @@ def walk(
                 reason = "the file is no TFRecord file"
                 if header[:2] == _GZIP:
                     reason = "the file is compressed with gzip; decompress it (gunzip)"
-            raise BrokenFraming(path, record, reason, cut_short=False)
+            raise BrokenFraming(path, record, reason, False)
         if missing > 0:
             reason = f"the file ends in the middle of it, {missing:,} bytes early"
-            raise BrokenFraming(path, record, reason, cut_short=True)
+            raise BrokenFraming(path, record, reason, True)
         yield begin, end
         start = end + TRAILER
         record += 1
 
 
 def find_header(file: BinaryIO, start: int) -> int:
-    """The byte, from `start` on, at which a record with a right length begins.
-
-    It is the size of the file if there is no such record.
-    """
+    """Where, from `start` on, the next record with a right length begins; else the file's size."""
     size = os.fstat(file.fileno()).st_size
     while start + HEADER <= size:
         file.seek(start)
@@ -111,11 +101,7 @@ def find_header(file: BinaryIO, start: int) -> int:
 
 
 def read_data(file: BinaryIO, begin: int, end: int) -> tuple[bytes, bool]:
-    """The data of a record, and whether their checksum is right.
-
-    Raises:
-        OSError: the file was cut while it was read.
-    """
+    """The data of a record, and whether their checksum is right."""
     file.seek(begin)
     data, checksum = file.read(end - begin), file.read(TRAILER)
     if len(checksum) < TRAILER:
@@ -126,13 +112,9 @@ def read_data(file: BinaryIO, begin: int, end: int) -> tuple[bytes, bool]:
 def read_frames(
     path: Path, note: Callable[[bytes], object] = lambda _: None
 ) -> Iterator[tuple[bytes, bool]]:
-    """The data of each record of a file, and whether their checksum is right.
+    """The data of each record of a file, and whether their checksum is right; raises as `walk`.
 
     `note` receives all bytes of the file in order, for a checksum of the whole.
-
-    Raises:
-        BrokenFraming: after the last record that is whole.
-        OSError: the file cannot be read.
     """
     with open(path, "rb", buffering=1 << 18) as file:
         for begin, end in walk(file, path):
@@ -151,10 +133,6 @@ def read_record(path: Path, record: int) -> bytes:
 
 
 def count_records(path: str | Path) -> int:
-    """Records in a TFRecord file, from their lengths alone.
-
-    Raises:
-        BrokenFraming: the file ends in the middle of a record.
-    """
+    """Records in a TFRecord file, from their lengths alone; raises as `walk`."""
     with open(path, "rb", buffering=0) as file:
         return sum(1 for _ in walk(file, path, check=False))

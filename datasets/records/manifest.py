@@ -44,32 +44,21 @@ class Split(BaseModel, extra="forbid", frozen=True):
 
     @model_validator(mode="after")
     def _shards_add_up(self) -> "Split":
-        total = sum(shard.images for shard in self.shards.values())
-        if total != self.images:
+        if self.images != (total := sum(shard.images for shard in self.shards.values())):
             raise ValueError(f"'images' is {self.images}, but the shards add up to {total}")
         return self
 
 
 class Manifest(BaseModel, extra="forbid", frozen=True):
-    """What a folder of records holds.
-
-    Attributes:
-        format_version: of the manifest.
-        label_offset: the label of the first class; 1 in ImageNet's records.
-        classes: class folder names, in the order of the labels.
-        splits: the shards of each prefix.
-        size: short side of the images in pixels; None where it is not fixed.
-        settings: of the build (quality, seed, ...).
-        versions: of the libraries that made the images.
-    """
+    """What a folder of records holds."""
 
     format_version: Literal[1] = 1
-    label_offset: int
-    classes: tuple[str, ...]
-    splits: dict[str, Split]
-    size: int | None
-    settings: dict[str, Any]
-    versions: dict[str, str]
+    label_offset: int  # the label of the first class; 1 in ImageNet's records
+    classes: tuple[str, ...]  # names of the class folders, in the order of the labels
+    splits: dict[str, Split]  # by prefix
+    size: int | None  # short side of the images in pixels; None where it is not fixed
+    settings: dict[str, Any]  # of the build: quality, seed, ...
+    versions: dict[str, str]  # of the libraries that made the images
 
     @property
     def shards(self) -> dict[str, Shard]:
@@ -89,10 +78,6 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
 
     Files named `<prefix>-00000-of-00008` must be a whole set, and no other files are then
     taken. Where no file is named so, all of them are taken, except hidden and temporary ones.
-
-    Raises:
-        DataError: no such root or folder, no file of the prefix, an incomplete set, an empty
-            file, or a build that did not end.
     """
     root = Path(root)
     folder = root / data_dir
@@ -102,8 +87,8 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
         others = sorted(p.name for p in root.iterdir() if p.is_dir() and p.name[0] != ".")
         own = any(re.search(f"(^|-){re.escape(prefix)}[.-]", p.name) for p in root.iterdir())
         raise DataError(
-            f"data folder '{folder}': there is no such folder; "
-            f"'{root}' holds {', '.join(others[:10]) or 'no folders'}"
+            f"data folder '{folder}': there is no such folder; '{root}' holds "
+            f"{', '.join(others[:10]) or 'no folders'}"
             + (f", but '{prefix}' files itself: data_dir: '.' in the recipe reads those" * own)
         )
     if (folder / UNFINISHED).exists():
@@ -111,14 +96,16 @@ def shard_files(root: str | Path, data_dir: str, prefix: str) -> list[Path]:
             f"data folder '{folder}': its build did not end; rerun the same "
             "datasets.build_imagenet_data command to resume it"
         )
-    files = sorted(
-        path
-        for path in folder.glob(f"{prefix}-*")
-        if path.is_file() and not path.name.endswith(_TEMPORARY)
-    )
+    named = (path for path in sorted(folder.glob(f"{prefix}-*")) if path.is_file())
+    files = [path for path in named if not path.name.endswith(_TEMPORARY)]
     if not files:
         prefix, files = _tfds_files(folder, prefix)
-    files = _whole_set(folder, prefix, files) or files
+    pattern = re.compile(re.escape(prefix) + NUMBERED)
+    numbered = {path: match for path in files if (match := pattern.fullmatch(path.name))}
+    numbers = [(int(match[1]), int(match[2])) for match in numbered.values()]
+    if problem := set_problem(prefix, numbers):
+        raise DataError(f"data folder '{folder}': {problem[1]}")
+    files = list(numbered) or files
     for path in files:
         if path.stat().st_size == 0:
             raise DataError(f"record file '{path}' is empty; build or copy it again")
@@ -142,16 +129,6 @@ def _tfds_files(folder: Path, split: str) -> tuple[str, list[Path]]:
     return prefixes[0], sorted(path for path, _ in matches)
 
 
-def _whole_set(folder: Path, prefix: str, files: Iterable[Path]) -> list[Path]:
-    """Those files that are numbered `-00000-of-00008`, checked to be a whole set."""
-    numbered = re.compile(re.escape(prefix) + NUMBERED)
-    matches = {path: match for path in files if (match := numbered.fullmatch(path.name))}
-    problem = set_problem(prefix, [(int(match[1]), int(match[2])) for match in matches.values()])
-    if problem:
-        raise DataError(f"data folder '{folder}': {problem[1]}")
-    return list(matches)
-
-
 def set_problem(prefix: str, numbers: Sequence[tuple[int, int]]) -> tuple[str, str] | None:
     """Why files are no whole set: "missing" or "unlisted", and a message.
 
@@ -159,34 +136,31 @@ def set_problem(prefix: str, numbers: Sequence[tuple[int, int]]) -> tuple[str, s
     """
     counts = sorted({count for _, count in numbers})
     count = counts[0] if counts else 0
-    missing = sorted(set(range(count)) - {number for number, _ in numbers})
+    files = f"'{prefix}-*' files"
     if len(counts) > 1:
         sets = " and ".join(map(str, counts))
         return "unlisted", f"'{prefix}-*' mixes sets of {sets} files; keep one of them"
-    if missing:
-        return "missing", (
-            f"{len(missing)} of the {count} '{prefix}-*' files are missing, the first is number "
-            f"{missing[0]:05d}; copy or build the whole set"
+    if missing := sorted(set(range(count)) - {number for number, _ in numbers}):
+        some = f"{len(missing)} of the {count} {files} are missing"
+        return (
+            "missing",
+            f"{some}, the first is number {missing[0]:05d}; copy or build the whole set",
         )
     if len(numbers) != count:
-        some = f"there are {len(numbers)} '{prefix}-*' files for a set of {count}"
+        some = f"there are {len(numbers)} {files} for a set of {count}"
         return "unlisted", f"{some}; keep one file of each number"
     return None
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """The manifest of a folder of records; None where there is none.
-
-    Raises:
-        DataError: it is broken.
-    """
+    """The manifest of a folder of records; None where there is none."""
     path = Path(folder) / MANIFEST
     try:
         return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(
             f"manifest '{path}' is broken: {where and where + ': '}{first['msg']}\n"
@@ -207,12 +181,7 @@ def count_images(files: Iterable[Path], manifest: Manifest | None) -> int:
 
 
 def images_by_file(files: Iterable[Path], manifest: Manifest | None) -> list[int]:
-    """Images in each of the files: from their folder's manifest, or counted if it has none.
-
-    Raises:
-        DataError: the size of a file is not that in the manifest, or the file ends in the
-            middle of a record.
-    """
+    """Images in each of the files: from their folder's manifest, or counted if it has none."""
     known = manifest.shards if manifest else {}
     images = []
     for path in files:

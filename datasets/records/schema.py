@@ -32,24 +32,14 @@ TFDS_LABEL_OFFSET = 0
 
 @dataclass(frozen=True)
 class Records:
-    """The files of one split at one size.
+    """The files of one split at one size."""
 
-    Attributes:
-        files: the shards, in order.
-        images: how many they hold.
-        label_offset: the label of the first class in them.
-        keys: their schema.
-        classes: names of the classes, in the order of the labels; empty where neither a
-            manifest nor TFDS's notes name them.
-        counts: images of each file; empty where they are not known.
-    """
-
-    files: tuple[Path, ...]
-    images: int
-    label_offset: int = CLASSIC_LABEL_OFFSET
+    files: tuple[Path, ...]  # the shards, in order
+    images: int  # in all of them
+    label_offset: int = CLASSIC_LABEL_OFFSET  # the label of the first class
     keys: RecordKeys = CLASSIC
-    classes: tuple[str, ...] = ()
-    counts: tuple[int, ...] = ()
+    classes: tuple[str, ...] = ()  # names in the order of the labels; empty where not known
+    counts: tuple[int, ...] = ()  # images of each file; empty where not known
 
     @property
     def digest(self) -> str:
@@ -66,11 +56,7 @@ class Records:
 
 
 def keys_of(example: Collection[str]) -> RecordKeys:
-    """The schema whose image and label are both among the keys of a record.
-
-    Raises:
-        DataError: there is none.
-    """
+    """The schema whose image and label are both among the keys of a record."""
     for keys in SCHEMAS:
         if keys.image in example and keys.label in example:
             return keys

@@ -47,11 +47,7 @@ def merge(surveys: Iterable[Survey]) -> Survey:
 
 
 def detect_keys(path: Path) -> RecordKeys:
-    """The schema of a file, from its first record.
-
-    Raises:
-        DataError: it is not a known schema, or the images are no JPEGs.
-    """
+    """The schema of a file, from its first record, whose image has to be a JPEG."""
     record = read_record(path, 0)
     try:
         example = parse_example(record)
@@ -70,11 +66,8 @@ def detect_keys(path: Path) -> RecordKeys:
 def offset_of(survey: Survey, classes: int) -> int | None:
     """Whether labels count from 0 or from 1; None where they do not show it.
 
-    They show it where all labels fit one of the two and some label does not fit the other:
-    0 occurs, or the number of classes does.
-
-    Raises:
-        ValueError: they fit neither.
+    They show it where 0 occurs, or the number of classes does. Labels that fit neither raise
+    `ValueError`.
     """
     fits = [n for n in (0, 1) if n <= survey.lowest and survey.highest < classes + n]
     if not fits:
@@ -90,9 +83,6 @@ def survey(files: Sequence[Path], keys: RecordKeys) -> list[Survey]:
 
     If several processes with the same cache folder ask at once, one reads and the others wait
     for its result. A bar is shown where it takes more than a second.
-
-    Raises:
-        DataError: a file that is cut short or damaged, or a record without a label.
     """
     with _cache(files[0].parent, keys) as known:
         marks = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
@@ -136,11 +126,7 @@ def _cache(folder: Path, keys: RecordKeys) -> Iterator[dict[str, Any]]:
 
 
 def scan_labels(path: Path, keys: RecordKeys) -> Survey:
-    """Visits every record of a file for its label alone.
-
-    Raises:
-        DataError: the file is cut short, damaged or empty, or a record has no label.
-    """
+    """Visits every record of a file for its label alone."""
     labels = []
     with open(path, "rb", buffering=4096) as file:
         for record, (begin, end) in enumerate(walk(file, path)):

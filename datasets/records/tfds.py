@@ -13,17 +13,11 @@ from typing import Any
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set.
+    """What is known of a data set."""
 
-    Attributes:
-        classes: number of classes.
-        names: of the classes, in the order of the labels; may be empty.
-        images: of those splits whose number of images is known.
-    """
-
-    classes: int
-    names: tuple[str, ...]
-    images: dict[str, int]
+    classes: int  # number of classes
+    names: tuple[str, ...]  # of the classes, in the order of the labels; may be empty
+    images: dict[str, int]  # of those splits whose number of images is known
 
 
 def read_dataset_info(folder: Path) -> DatasetInfo | None:
