@@ -12,11 +12,9 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -53,20 +51,14 @@ class Verified:
     concerns several; `counts` has all. `notes` say what could not be checked.
     """
 
+    folders: list[Folder]
+    processes: int
     splits: list[Split] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
-    processes: int = 1
-    folders: list[Folder] = field(default_factory=list)
-
-    def add(self, findings: Iterable[Finding]) -> None:
-        for finding in findings:
-            self.counts[finding.kind] += 1
-            if self.counts[finding.kind] <= 10 * LISTED:
-                self.findings.append(finding)
 
 
 def verify(
@@ -80,14 +72,9 @@ def verify(
     """Checks the records at `root` and in the folders right below it.
 
     Args:
-        root: a folder.
         classes, label_offset: number of classes and first label of records without a manifest.
         processes: to read with. By default as many as there are CPUs; 1 starts none.
         progress: show a bar.
-
-    Raises:
-        DataError: no such folder, or none of records.
-        concurrent.futures.process.BrokenProcessPool: a process died.
     """
     began = time.monotonic()
     folders = find_folders(Path(root))
@@ -95,11 +82,10 @@ def verify(
     sizes = {job: job.path.stat().st_size for folder in folders for job in folder.jobs}
     # Large files first: the last one to end is then a small one.
     jobs = sorted(sizes, key=lambda job: -sizes[job])
-    processes = processes or available()
-    found = Verified(processes=min(processes, max(1, len(jobs))), folders=folders)
+    found = Verified(folders, min(processes or available(), max(1, len(jobs))))
     total = sum(sizes.values())
     bar = tqdm(total=total, unit="B", unit_scale=True, smoothing=0, disable=not progress)
-    with bar, contextlib.closing(run_jobs(check_shard, jobs, processes)) as reports:
+    with bar, contextlib.closing(run_jobs(check_shard, jobs, found.processes)) as reports:
         for report in reports:
             by_path[report.job.path.parent].reports.append(report)
             found.images += report.records
@@ -110,7 +96,10 @@ def verify(
         for report in folder.reports:
             found.findings.extend(report.findings)
             found.counts.update(report.counts)
-        found.add(check_folder(folder, classes, label_offset))
+        for finding in check_folder(folder, classes, label_offset):
+            found.counts[finding.kind] += 1
+            if found.counts[finding.kind] <= 10 * LISTED:
+                found.findings.append(finding)
         found.notes.extend(folder.notes)
         found.splits.extend(_split(folder, prefix, own) for prefix, own in folder.splits.items())
     found.seconds = time.monotonic() - began
@@ -130,15 +119,6 @@ def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> Split:
         classes=len(labels),
         images_a_class=(int(counts.min()), int(counts.max())) if len(labels) else None,
     )
-
-
-def as_json(found: Verified) -> dict[str, Any]:
-    """All that was found, ready for JSON."""
-    return {
-        "splits": [asdict(split) for split in found.splits],
-        "findings": [asdict(finding) for finding in found.findings],
-        **{n: getattr(found, n) for n in ("counts", "notes", "images", "seconds", "processes")},
-    }
 
 
 def print_tables(found: Verified, console: Console) -> None:
@@ -178,8 +158,8 @@ def print_tables(found: Verified, console: Console) -> None:
 @click.option("--processes", type=click.IntRange(1), help="To read with.  [default: the CPUs]")
 @click.option("--picture", type=Path, default="verify.png", show_default=True, help="Of samples.")
 @click.option("--no_picture", is_flag=True, help="Draw none.")
-@click.option("--json", "as_json_", is_flag=True, help="Print JSON in place of tables.")
-def main(root, classes, label_offset, processes, picture, no_picture, as_json_):
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
+def main(root, classes, label_offset, processes, picture, no_picture, as_json):
     """Reads every record below DIR and shows what is wrong: status 0, or 1 if something is."""
     try:
         found = verify(root, classes=classes, label_offset=label_offset, processes=processes)
@@ -190,8 +170,10 @@ def main(root, classes, label_offset, processes, picture, no_picture, as_json_):
     except (DataError, BrokenProcessPool, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
-    if as_json_:
-        click.echo(json.dumps(as_json(found), indent=2))
+    if as_json:
+        keys = ("splits", "findings", "counts", "notes", "images", "seconds", "processes")
+        shown = {key: getattr(found, key) for key in keys}
+        click.echo(json.dumps(shown, indent=2, default=vars))
     else:
         print_tables(found, Console(width=None if sys.stdout.isatty() else 140, highlight=False))
         if not no_picture and drawn:

@@ -66,7 +66,7 @@ def stage_pipeline(
         classes=recipe.classes,
         augmentation=recipe.augmentation,
         faults=faults,
-        passed_over=skipped,
+        skipped=skipped,
     )
 
 

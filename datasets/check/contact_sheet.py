@@ -23,14 +23,7 @@ def draw_samples(folders: Iterable[Folder], path: Path) -> bool:
     """Draws images of up to `CLASSES` classes, a row for each, the splits side by side.
 
     A mapping of labels that differs between training and validation is easy to see there. Of
-    several folders, the one with the largest images is drawn.
-
-    Args:
-        folders: that were checked.
-        path: of the picture; the ending chooses the format.
-
-    Returns:
-        Whether there was an image to draw.
+    several folders, the one with the largest images is drawn. False if there is no image.
     """
     import matplotlib
 

@@ -7,16 +7,18 @@ labels and hashes in the reports of the files.
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from core.errors import DataError
-from datasets.check.records import LISTED, Finding, ShardJob, ShardReport, filename_of
+from datasets.check.records import LISTED, Finding, ShardJob, ShardReport
+from datasets.records.examples import parse_example
+from datasets.records.frames import read_record
 from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest, set_problem
-from datasets.records.schema import TFDS_LABEL_OFFSET
+from datasets.records.schema import TFDS_LABEL_OFFSET, keys_of
 from datasets.records.survey import Survey, offset_of
 from datasets.records.tfds import DatasetInfo, read_dataset_info
 
@@ -26,24 +28,15 @@ _UNNUMBERED = re.compile(r"([^.]+?)[-_.].*\.tfrecords?|([^.]+)\.tfrecords?")
 
 @dataclass
 class Folder:
-    """A folder of records.
-
-    Attributes:
-        jobs: its files.
-        manifest: None where there is none, or none that can be read.
-        info: of TensorFlow Datasets, likewise.
-        findings: what is wrong apart from the findings in the reports.
-        notes: what could not be checked, or is worth knowing.
-        reports: of its files, by name.
-    """
+    """A folder of records."""
 
     path: Path
-    jobs: list[ShardJob]
-    manifest: Manifest | None
     info: DatasetInfo | None
-    findings: list[Finding]
-    notes: list[str] = field(default_factory=list)
-    reports: list[ShardReport] = field(default_factory=list)
+    manifest: Manifest | None = None  # also where it cannot be read
+    jobs: list[ShardJob] = field(default_factory=list)  # its files
+    findings: list[Finding] = field(default_factory=list)  # apart from those in the reports
+    notes: list[str] = field(default_factory=list)  # what could not be checked
+    reports: list[ShardReport] = field(default_factory=list)  # of its files, by name
 
     @property
     def splits(self) -> dict[str, list[ShardReport]]:
@@ -67,11 +60,7 @@ class Folder:
 
 
 def find_folders(root: Path) -> list[Folder]:
-    """The folders of records at `root` and right below it.
-
-    Raises:
-        DataError: no such folder, or none of records.
-    """
+    """The folders of records at `root` and right below it."""
     if not root.is_dir():
         raise DataError(f"'{root}': there is no such folder")
     candidates = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
@@ -86,7 +75,7 @@ def find_folders(root: Path) -> list[Folder]:
 
 def _read_folder(path: Path) -> Folder | None:
     """A folder's files and manifest, with what is wrong at first sight; None without any."""
-    folder = Folder(path, [], None, read_dataset_info(path), [])
+    folder = Folder(path, read_dataset_info(path))
     try:
         folder.manifest = read_manifest(path)
     except DataError as error:
@@ -123,38 +112,51 @@ def _read_folder(path: Path) -> Folder | None:
 def check_folder(
     folder: Folder, classes: int | None, label_offset: int | None
 ) -> Iterator[Finding]:
-    """Everything that is wrong with a folder, but for the findings in its reports.
+    """What is wrong with a folder, but for the findings in its reports; adds notes to it.
 
-    It adds notes to the folder. `classes` and `label_offset` are used without a manifest.
+    `classes` and `label_offset` are used without a manifest.
     """
-    splits = folder.splits
-    all_labels = [np.empty(0, np.int64), *(report.rows["label"] for report in folder.reports)]
-    seen = np.unique(np.concatenate(all_labels))
-    labels = _label_range(folder, seen, classes, label_offset) if len(seen) else None
-    for prefix, reports in splits.items():
+    labels = _label_range(folder, classes, label_offset)
+    for prefix, reports in folder.splits.items():
         images = sum(report.records for report in reports)
         expected = folder.info.images.get(prefix, images) if folder.info else images
         if images != expected:
             detail = f"'{prefix}' has {images} images, dataset_info.json says {expected}"
             folder.add("count", detail)
-        if labels:
-            _note_empty_classes(folder, prefix, reports, labels)
+        empty = np.setdiff1d(labels, np.concatenate([report.rows["label"] for report in reports]))
+        if len(empty):
+            folder.notes.append(
+                f"{folder.path}: {len(empty)} of {len(labels)} classes have no image in '{prefix}' "
+                f"(labels {', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''})."
+            )
     yield from folder.findings
-    if labels:
-        yield from _labels_outside(folder.reports, labels)
-    yield from _check_class_names(folder.reports, folder.manifest)
-    for first, second in itertools.combinations(splits.values(), 2):
+    names = folder.class_names if folder.manifest else {}
+    where = "the manifest" if folder.manifest else "other records"
+    for report in folder.reports:
+        for row in report.rows[~np.isin(report.rows["label"], labels)] if labels else ():
+            detail = f"label {row['label']} is outside {labels[0]} to {labels[-1]}"
+            yield report.finding("label", detail, int(row["index"]))
+        for (label, synset), record in report.synsets.items():
+            if folder.manifest and label not in names:
+                continue  # outside the range, and said so
+            if names.setdefault(label, synset) != synset:
+                detail = f"label {label} is '{synset}' here, '{names[label]}' in {where}"
+                yield report.finding("label", detail, record)
+    for first, second in itertools.combinations(folder.splits.values(), 2):
         yield from _duplicates(first, second)
 
 
-def _label_range(
-    folder: Folder, seen: np.ndarray, classes: int | None, label_offset: int | None
-) -> range | None:
-    """The labels that are right; notes where they are from."""
+def _label_range(folder: Folder, classes: int | None, label_offset: int | None) -> range:
+    """The labels that are right, with a note where they are from; empty if that is not known."""
+    labels = np.concatenate(
+        [np.empty(0, int), *(report.rows["label"] for report in folder.reports)]
+    )
+    if not len(labels):
+        return range(0)
     if folder.manifest:
         offset = folder.manifest.label_offset
         return range(offset, offset + len(folder.manifest.classes))
-    lowest, highest = int(seen[0]), int(seen[-1])
+    lowest, highest = int(labels.min()), int(labels.max())
     missing = "the files' checksums and their numbers of images"
     by = "as given"
     if folder.info:
@@ -169,7 +171,7 @@ def _label_range(
         if lowest not in (0, 1):
             found = f"its labels run from {lowest} to {highest}"
             folder.add("label", f"{found}: neither 0 nor 1 is the first")
-            return None
+            return range(0)
     if classes is None:
         classes = highest + 1 - label_offset
         by = "by the labels themselves"
@@ -179,40 +181,6 @@ def _label_range(
         f"Not checked: {missing}."
     )
     return range(label_offset, label_offset + classes)
-
-
-def _labels_outside(reports: Iterable[ShardReport], labels: range) -> Iterator[Finding]:
-    for report in reports:
-        own = report.rows["label"]
-        for row in report.rows[(own < labels[0]) | (own > labels[-1])]:
-            detail = f"label {row['label']} is outside {labels[0]} to {labels[-1]}"
-            yield report.finding("label", detail, int(row["index"]))
-
-
-def _note_empty_classes(
-    folder: Folder, prefix: str, reports: Sequence[ShardReport], labels: range
-) -> None:
-    empty = np.setdiff1d(labels, np.concatenate([report.rows["label"] for report in reports]))
-    if len(empty):
-        folder.notes.append(
-            f"{folder.path}: {len(empty)} of {len(labels)} classes have no image in '{prefix}' "
-            f"(labels {', '.join(map(str, empty[:5]))}{', ...' if len(empty) > 5 else ''})."
-        )
-
-
-def _check_class_names(
-    reports: Iterable[ShardReport], manifest: Manifest | None
-) -> Iterator[Finding]:
-    """Labels that stand for two classes, or for another one than in the manifest."""
-    names = dict(enumerate(manifest.classes, manifest.label_offset)) if manifest else {}
-    where = "the manifest" if manifest else "other records"
-    for report in reports:
-        for (label, synset), record in report.synsets.items():
-            if manifest and label not in names:
-                continue  # outside the range, and said so
-            if names.setdefault(label, synset) != synset:
-                detail = f"label {label} is '{synset}' here, '{names[label]}' in {where}"
-                yield report.finding("label", detail, record)
 
 
 def _duplicates(ones: Sequence[ShardReport], others: Sequence[ShardReport]) -> Iterator[Finding]:
@@ -238,6 +206,7 @@ def _duplicates(ones: Sequence[ShardReport], others: Sequence[ShardReport]) -> I
             detail = f"the {same} of record {known['index'][twin]} of {file}"
             record = int(report.rows["index"][row])
             if found < LISTED:
-                detail = f"{filename_of(report.job.path, record)}: {detail}"
+                example = parse_example(read_record(report.job.path, record))
+                detail = f"{keys_of(example).filename_in(example) or 'image'}: {detail}"
             found += 1
             yield report.finding("duplicate", detail, record)

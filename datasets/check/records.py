@@ -14,68 +14,55 @@ from PIL import Image
 
 from core.errors import DataError
 from datasets.records.examples import parse_example
-from datasets.records.frames import BrokenFraming, read_frames, read_record
+from datasets.records.frames import BrokenFraming, read_frames
 from datasets.records.manifest import Shard
-from datasets.records.schema import RecordKeys, keys_of
+from datasets.records.schema import keys_of
 
 T = TypeVar("T")
 
 LISTED = 20  # findings of a kind that are listed, of each shard and split
 
 _SMALL = 32  # pixels; hashed images are averaged down to about this short side
-_ROW = np.dtype(
-    [("index", np.int64), ("label", np.int64), ("encoded", np.uint64), ("pixels", np.uint64)]
-)
+# A record's number in its file, its label, and hashes of the JPEG's bytes and of the pixels.
+_ROW = np.dtype([("index", "i8"), ("label", "i8"), ("encoded", "u8"), ("pixels", "u8")])
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that is wrong.
 
-    Attributes:
-        kind: `missing`, `unlisted`, `unreadable`, `truncated`, `checksum`, `schema`,
-            `image`, `size`, `label`, `duplicate`, `count` or `manifest`.
-        file: the file or folder.
-        record: its number in the file from 0; None if no single record is wrong.
-        detail: what was found, and what was expected.
+    The kinds are `missing`, `unlisted`, `unreadable`, `truncated`, `checksum`, `schema`, `image`,
+    `size`, `label`, `duplicate`, `count` and `manifest`.
     """
 
     kind: str
-    file: str
-    record: int | None
-    detail: str
+    file: str  # or folder
+    record: int | None  # its number in the file from 0; None if no single record is wrong
+    detail: str  # what was found, and what was expected
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """A shard to check: its folder's short side in pixels, and what the manifest says."""
+    """A shard to check."""
 
     path: Path
     prefix: str
-    size: int | None = None
-    expected: Shard | None = None
+    size: int | None  # short side of the folder's images in pixels
+    expected: Shard | None  # what the manifest says
 
 
 @dataclass
 class ShardReport:
-    """What a shard holds and what is wrong with it.
-
-    Attributes:
-        records: how many could be read at all.
-        bytes: of the file.
-        findings: the first `LISTED` of each kind.
-        counts: how many of each kind there are.
-        rows: one for each record whose image and label could be read: its number in the file,
-            its label, and hashes of the JPEG's bytes and of the decoded pixels.
-        synsets: the first record of each label and class name.
-    """
+    """What a shard holds and what is wrong with it."""
 
     job: ShardJob
-    records: int = 0
+    records: int = 0  # that could be read at all
     bytes: int = 0
-    findings: list[Finding] = field(default_factory=list)
-    counts: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)  # the first `LISTED` of each kind
+    counts: Counter[str] = field(default_factory=Counter)  # of all findings, by kind
+    # A row for each record whose image and label could be read.
     rows: np.ndarray = field(default_factory=lambda: np.empty(0, _ROW))
+    # The first record of each label and class name.
     synsets: dict[tuple[int, str], int] = field(default_factory=dict)
 
     def add(self, kind: str, detail: str, record: int | None = None) -> None:
@@ -91,7 +78,7 @@ def check_shard(job: ShardJob) -> ShardReport:
     """Reads every record of a shard: framing, checksums, schema, image, manifest."""
     report = ShardReport(job)
     digest = hashlib.sha256()
-    rows: list[tuple[int, int, int, int]] = []
+    rows: list[tuple[int, ...]] = []
     try:
         report.bytes = job.path.stat().st_size
         with warnings.catch_warnings():
@@ -103,11 +90,10 @@ def check_shard(job: ShardJob) -> ShardReport:
                 else:
                     report.add("checksum", "the checksum of its data is wrong", record)
     except BrokenFraming as error:
-        detail = error.reason
-        if job.expected:
-            images = job.expected.images
-            detail += f"; {images - error.record} of {images} records are lost"
-        report.add("truncated" if error.cut_short else "checksum", detail, error.record)
+        images = job.expected.images if job.expected else 0
+        lost = f"; {images - error.record} of {images} records are lost" if images else ""
+        kind = "truncated" if error.cut_short else "checksum"
+        report.add(kind, error.reason + lost, error.record)
     except OSError as error:
         report.add("unreadable", error.strerror or str(error))
     if not report.bytes and not report.counts:
@@ -124,9 +110,7 @@ def check_shard(job: ShardJob) -> ShardReport:
     return report
 
 
-def _check_record(
-    report: ShardReport, record: int, data: bytes
-) -> Iterator[tuple[int, int, int, int]]:
+def _check_record(report: ShardReport, record: int, data: bytes) -> Iterator[tuple[int, ...]]:
     """A row of the report, unless the record holds no image and label."""
     try:
         example = parse_example(data)
@@ -139,7 +123,7 @@ def _check_record(
     synset = (example.get("image/class/synset") or [b""])[0]
     if isinstance(synset, bytes) and synset:
         report.synsets.setdefault((label, synset.decode(errors="replace")), record)
-    name = _name(example, keys)
+    name = keys.filename_in(example) or "image"
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             if image.format != "JPEG":
@@ -155,9 +139,10 @@ def _check_record(
         if example.get(key, [side]) != [side]:
             detail = f"{name}: {key} is {example[key]}, but the image has {side} pixels"
             report.add("schema", detail, record)
-    if report.job.size is not None and min(image.size) > report.job.size:
-        detail = f"{name}: {image.width} x {image.height} pixels, the short side should be "
-        report.add("size", f"{detail}{report.job.size}", record)
+    size = report.job.size
+    if size is not None and min(image.size) > size:
+        sides = f"{image.width} x {image.height} pixels"
+        report.add("size", f"{name}: {sides}, the short side should be {size}", record)
     yield record, label, _hash(encoded), _hash_pixels(image)
 
 
@@ -166,11 +151,6 @@ def _one(example: dict[str, list[Any]], key: str, kind: type[T]) -> T:
     if len(values) != 1 or not isinstance(values[0], kind):
         raise DataError(f"'{key}' holds {len(values)} values; it needs one of {kind.__name__}")
     return values[0]
-
-
-def _name(example: dict[str, list[Any]], keys: RecordKeys) -> str:
-    name = (example.get(keys.filename) or [b""])[0]
-    return repr(name.decode(errors="replace")) if isinstance(name, bytes) and name else "image"
 
 
 def _hash(data: bytes) -> int:
@@ -187,9 +167,3 @@ def _hash_pixels(image: Image.Image) -> int:
     factor = max(1, min(image.size) // _SMALL)
     small = image.convert("RGB").reduce(factor)
     return _hash(f"{image.size}".encode() + small.tobytes())
-
-
-def filename_of(path: Path, record: int) -> str:
-    """The image's file name in a record that was checked, for a message."""
-    example = parse_example(read_record(path, record))
-    return _name(example, keys_of(example))

@@ -232,8 +232,7 @@ def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:
 
 def name_in(record: bytes, keys: RecordKeys = CLASSIC) -> str:
     """The record's file name in quotes; empty if it has none or cannot be parsed."""
-    found = _example(record).get(keys.filename) or [b""]
-    return repr(found[0].decode(errors="replace")) if isinstance(found[0], bytes) else ""
+    return keys.filename_in(_example(record))
 
 
 def _example(record: bytes) -> dict[str, list[Any]]:

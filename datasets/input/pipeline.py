@@ -179,7 +179,7 @@ def training_pipeline(
     classes: int,
     augmentation: Augmentation,
     faults: Faults | None = None,
-    passed_over: Collection[int] = (),
+    skipped: Collection[int] = (),
 ) -> tf.data.Dataset:
     """Augmented batches of one worker for one stage of a run.
 
@@ -197,7 +197,7 @@ def training_pipeline(
         classes: number of classes.
         augmentation: which augmentations.
         faults: counts bad records and replaces them; without it they raise.
-        passed_over: global steps whose batch is skipped: each gets the next step's batch.
+        skipped: global steps whose batch is skipped: each gets the next step's batch.
 
     Returns:
         For each step a batch of uint8 images `[batch_size, height, width, 3]` and int32
@@ -213,7 +213,7 @@ def training_pipeline(
     names = [str(path) for path in records.files]
     guarded = faults.guarded(prepare, names, records.keys) if faults else prepare
     first_epoch, into_epoch = divmod(steps.start - plan.first_step, plan.steps_per_epoch)
-    gaps = sorted(step - steps.start for step in passed_over if step in steps)
+    gaps = sorted(step - steps.start for step in skipped if step in steps)
     stop = steps.stop - plan.first_step + len(gaps)
     epochs = range(first_epoch, -(-stop // plan.steps_per_epoch))
     # While these are trained on, the next epoch's shuffle buffer is filled.

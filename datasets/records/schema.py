@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from core.errors import DataError
 
@@ -15,6 +16,11 @@ class RecordKeys:
     image: str  # the JPEG, one bytes value
     label: str  # the class, one int64 value
     filename: str  # of the image, a bytes value that may be missing
+
+    def filename_in(self, example: dict[str, list[Any]]) -> str:
+        """The image's file name in quotes; empty where there is none."""
+        name = (example.get(self.filename) or [b""])[0]
+        return repr(name.decode(errors="replace")) if isinstance(name, bytes) and name else ""
 
 
 # TensorFlow's build_imagenet_data.py, and datasets/build_imagenet_data.py here.

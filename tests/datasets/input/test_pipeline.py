@@ -105,16 +105,16 @@ def test_batches_are_uint8_images_and_labels_from_0(files):
     ],
 )
 @pytest.mark.parametrize("done", [0, 3, 6])
-def test_a_batch_that_is_passed_over_gives_its_place_to_the_next(files, over, seen, done):
+def test_a_batch_that_is_skipped_gives_its_place_to_the_next(files, over, seen, done):
     """Also the last one of a stage, and in a run that is resumed before, at or behind it."""
     order = [numbers([batch]) for batch in batches(files, steps=10)]
-    found = batches(files, steps=8, done_steps=done, passed_over=over)
+    found = batches(files, steps=8, done_steps=done, skipped=over)
     assert [list(numbers([batch])) for batch in found] == [list(order[i]) for i in seen[done:]]
 
 
-def test_steps_to_pass_over_are_global(files):
+def test_steps_to_skip_are_global(files):
     plain = batches(files, steps=5, first_step=100)
-    found = batches(files, steps=5, first_step=100, passed_over=[2, 101])
+    found = batches(files, steps=5, first_step=100, skipped=[2, 101])
     assert list(numbers(found)) == list(numbers([plain[i] for i in (0, 2, 2, 3, 4)]))
 
 
