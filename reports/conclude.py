@@ -1,17 +1,14 @@
 """The end of a run: the model, the report and its picture, and one message about them."""
 
 from core.errors import RunError
-from reports.report import bucket_words, report
+from reports.console import time_words
+from reports.report import report
 from training import model
 from training.run import Run
 
 
 def conclude(run: Run) -> None:
-    """Saves the result and the report of a run, on rank 0, and says where they are.
-
-    Raises:
-        RunError: lines of the log could not be written.
-    """
+    """Saves the result and the report of a run, on rank 0, and says where they are."""
     if not run.team.is_first:
         return
     folder, log, last_step = run.folder, run.log, run.schedule.total_steps
@@ -31,11 +28,12 @@ def conclude(run: Run) -> None:
     if not rows:
         return  # no checkpoint could be read
     report([folder.path])
-    last = rows[-1]
+    last, buckets = rows[-1], log.clock.state()
+    time = ", ".join(f"{n.replace('_', '-')} {time_words(s)}" for n, s in buckets.items())
     log.say(
         f"{last['top1']:.2%} top-1, {last['top5']:.2%} top-5 after "
         f"{last['seconds']:.0f} s of training\n"
-        f"  time     {bucket_words(log.clock.state())}\n"
+        f"  time     {time}\n"
         f"  model    {folder.model}\n"
         f"  log      {folder.log}\n"
         f"  picture  {folder.picture}"

@@ -1,23 +1,26 @@
 """Figures in words and tables, for the console. No TensorFlow."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.table import Table
 
 
-def table(rows: Iterable[Mapping[str, str]]) -> Table:
-    """A table with a column for each key; all rows have the same keys."""
-    rows = list(rows)
-    found = Table(*rows[0])
-    for row in rows:
-        found.add_row(*row.values())
+def fill(form: str, row: Mapping[str, Any], missing: str = "") -> str:
+    """`form` with the values of a row; `missing` where one of them is None or not there."""
+    try:
+        return form.format_map(row)
+    except (TypeError, KeyError):
+        return missing
+
+
+def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str], **same: Any) -> Table:
+    """A table with a form for each column, filled with a row's values, `number` and `same`."""
+    found = Table(*columns)
+    for number, row in enumerate(rows, 1):
+        values = {"number": number, **same, **row}
+        found.add_row(*(fill(form, values, "-") for form in columns.values()))
     return found
-
-
-def optional(value: Any, form: str, missing: str = "-") -> str:
-    """`value` in a format such as `"{:.2%}"`, or `missing` where it is None."""
-    return missing if value is None else form.format(value)
 
 
 def time_words(seconds: float) -> str:
@@ -29,8 +32,3 @@ def time_words(seconds: float) -> str:
         return f"{seconds // 60} min {seconds % 60:02} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def range_words(values: Mapping[str, float], words: Callable[[float], str]) -> str:
-    """A median with its range: 2.0 s (1.0 s to 3.0 s)."""
-    return f"{words(values['median'])} ({words(values['min'])} to {words(values['max'])})"

@@ -9,7 +9,7 @@ import csv
 import datetime
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ import numpy as np
 
 from core.errors import UserError
 from core.schedule import Schedule
-from reports.run_record import EvaluatedCheckpoint, PhaseRecord, RunRecord, rate_of_windows
+from reports.run_record import EvaluatedCheckpoint, RunRecord, phases_of, with_rates
 
-HEADER = ("epoch", "hours", "top1Accuracy", "top5Accuracy")
+HEADER = ["epoch", "hours", "top1Accuracy", "top5Accuracy"]
 IMAGENET = 1281167
 
 Images = int | dict[str, int]  # of the training set, or of each of its sets
@@ -28,6 +28,11 @@ Images = int | dict[str, int]  # of the training set, or of each of its sets
 def _decimals(value: float, places: int) -> str:
     """As the published entry has them: rounded, without zeros at the end."""
     return f"{value:.{places}f}".rstrip("0").rstrip(".")
+
+
+def _own_schedule(record: RunRecord) -> Schedule | None:
+    """The schedule by which the run counted; the epochs of an entry are already an entry's."""
+    return record.schedule if record.kind == "run folder" else None
 
 
 def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
@@ -50,11 +55,6 @@ def tsv_rows(record: RunRecord) -> list[tuple[str, ...]]:
         percents = (_decimals(100 * value, 3) for value in (checkpoint.top1, checkpoint.top5))
         rows.append((_decimals(epoch, 1), _decimals(hours, 9), *percents))
     return rows
-
-
-def _own_schedule(record: RunRecord) -> Schedule | None:
-    """The schedule by which the run counted; the epochs of an entry are already an entry's."""
-    return record.schedule if record.kind == "run folder" else None
 
 
 def entry(record: RunRecord, price: float | None = None) -> dict[str, Any]:
@@ -90,11 +90,7 @@ def entry(record: RunRecord, price: float | None = None) -> dict[str, Any]:
 
 
 def write_entry(record: RunRecord, folder: Path, price: float | None = None) -> tuple[Path, Path]:
-    """Writes the JSON and the TSV file; returns their paths.
-
-    Raises:
-        UserError: the run has no evaluated checkpoint, or the folder cannot be written.
-    """
+    """Writes the JSON and the TSV file; returns their paths."""
     if not record.checkpoints:
         raise UserError(f"{record.source}: no evaluated checkpoint, so no DAWNBench entry")
     name = re.sub(r"[^\w.-]+", "_", record.name).strip("_")
@@ -115,9 +111,6 @@ def read_entry(path: Path) -> RunRecord:
 
     Steps and phases are known where the JSON holds the strategy and the steps between
     checkpoints, as the original's does, and the TSV's epochs agree with them.
-
-    Raises:
-        UserError: not such a file, or a row that is not four numbers.
     """
     curve = _read_curve(path)
     epochs, seconds = [row[0] for row in curve], [row[1] for row in curve]
@@ -125,38 +118,43 @@ def read_entry(path: Path) -> RunRecord:
     misc: dict[str, Any] = about["misc"] if isinstance(about.get("misc"), dict) else {}
     gpus = re.match(r"(\d+) ?[*x]", str(about.get("hardware", "")))  # 8*V100 (single p3.16xlarge)
     workers = misc.get("workers") or (int(gpus[1]) if gpus else None)
-    images = misc.get("images") or IMAGENET
-    schedule, steps = _schedule(misc, workers, images, epochs)
+    images: Images = misc.get("images") or IMAGENET
     remarks = ["a DAWNBench entry: its hours count neither checkpoint writing nor evaluation"]
-    if schedule is None:
+    seen: list[Any]
+    if found := _schedule(misc, workers, images, epochs):
+        schedule, steps = found
+        seen = [schedule.images_between(0, step) for step in steps]
+        rates = np.diff(seen, prepend=0) / np.maximum(np.diff(seconds, prepend=0), 1e-9)
+        windows = [
+            {"step": step, "seconds": second, "images_per_second": rate}
+            for step, second, rate in zip(steps, seconds, rates.tolist(), strict=True)
+        ]
+        known: dict[str, Any] = {
+            "schedule": schedule,
+            "phases": tuple(with_rates(phases_of(schedule), windows, traced=())),
+            "timelines": {"dawnbench": (steps, seconds)},
+        }
+        if not misc.get("workers"):
+            remarks.append(f"steps by the strategy in its JSON for {workers} workers")
+    else:
+        steps, known = [None] * len(curve), {}
+        seen = [round(epoch * images) if isinstance(images, int) else None for epoch in epochs]
         remarks.append("steps and phases are not in the entry")
-    elif not misc.get("workers"):
-        remarks.append(f"steps by the strategy in its JSON for {workers} workers")
     return RunRecord(
         name=path.stem,
         source=path,
         kind="DAWNBench entry",
         checkpoints=tuple(
-            EvaluatedCheckpoint(
-                step=step,
-                epoch=epoch,
-                images=_images_seen(schedule, step, epoch, images),
-                top1=top1,
-                top5=top5,
-                loss=None,
-                seconds={"dawnbench": time},
-            )
-            for step, (epoch, time, top1, top5) in zip(steps, curve, strict=True)
+            EvaluatedCheckpoint(step, epoch, count, top1, top5, None, {"dawnbench": time})
+            for step, count, (epoch, time, top1, top5) in zip(steps, seen, curve, strict=True)
         ),
-        phases=tuple(_phases(schedule, steps, seconds)) if schedule else (),
-        schedule=schedule,
         workers=workers,
         totals={"dawnbench": seconds[-1]},
-        timelines={"dawnbench": (steps, seconds)} if schedule else {},
         evaluation=misc.get("evaluation") or "not recorded",
         remarks=tuple(remarks),
         settings=("entry", path.resolve()),
         facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
+        **known,
     )
 
 
@@ -169,7 +167,7 @@ def _read_curve(path: Path) -> list[tuple[float, float, float, float]]:
         raise UserError(f"{path}: no such file; a DAWNBench entry is read from it") from None
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not readable as a DAWNBench entry: {error}") from None
-    if tuple(cell.strip() for cell in header) != HEADER:
+    if [cell.strip() for cell in header] != HEADER:
         raise UserError(f"{path}: the first line is not {' '.join(HEADER)}, but {header!r}")
     rows = []
     for number, line in enumerate(lines, 2):
@@ -184,10 +182,10 @@ def _read_curve(path: Path) -> list[tuple[float, float, float, float]]:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable as JSON: {error}") from None
     return found if isinstance(found, dict) else {}
@@ -195,41 +193,18 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 def _schedule(
     misc: Mapping[str, Any], workers: int | None, images: Images, epochs: Sequence[float]
-) -> tuple[Schedule | None, list[Any]]:
+) -> tuple[Schedule, list[Any]] | None:
     """The schedule and each checkpoint's step, where epochs and strategy agree to 0.1."""
     every = misc.get("save_checkpoints_steps")
-    unknown = None, [None] * len(epochs)
     if not (workers and every and misc.get("training_strategy")):
-        return unknown
+        return None
     try:
         schedule = Schedule(misc["training_strategy"], workers, images)
     except UserError:
-        return unknown
+        return None
     steps = [min(i * every, schedule.total_steps) for i in range(len(epochs))]
     if isinstance(images, int):
         seen = [schedule.images_between(0, step) / images for step in steps]
     else:
         seen = [schedule.epoch(step) for step in steps]
-    return (schedule, steps) if np.allclose(seen, epochs, atol=0.1) else unknown
-
-
-def _images_seen(schedule: Schedule | None, step: Any, epoch: float, images: Images) -> int | None:
-    if schedule:
-        return schedule.images_between(0, step)
-    return round(epoch * images) if isinstance(images, int) else None
-
-
-def _phases(
-    schedule: Schedule, steps: Sequence[int], seconds: Sequence[float]
-) -> Iterator[PhaseRecord]:
-    """The phases, with the rate between the checkpoints that lie inside each."""
-    images = [schedule.images_between(0, step) for step in steps]
-    rates = (np.diff(images) / np.maximum(np.diff(seconds), 1e-9)).tolist()
-    names = ("step", "seconds", "images_per_second")
-    windows = [
-        dict(zip(names, row, strict=True))
-        for row in zip(steps, seconds, [0.0, *rates], strict=True)
-    ]
-    for phase in schedule.phases:
-        rate = rate_of_windows(windows, phase.first, phase.end, skip_first=False)
-        yield PhaseRecord.of(phase, rate)
+    return (schedule, steps) if np.allclose(seen, epochs, atol=0.1) else None

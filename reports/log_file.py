@@ -1,8 +1,7 @@
 """Logs in the original's format, of this project or of the original itself. No TensorFlow."""
 
 import ast
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from core.errors import UserError
-from reports.run_record import EvaluatedCheckpoint, PhaseRecord, RunRecord, rate_of_windows
+from reports.run_record import EvaluatedCheckpoint, PhaseRecord, RunRecord, with_rates
 from training import log_format
 
 
@@ -20,9 +19,6 @@ def read_log(path: Path) -> RunRecord:
     A checkpoint's time is the `tm` of the train line of its step. Without such a line it is
     interpolated between two train lines; after the last of them it is the time at which the
     log says `Finished`. Where a run was resumed, later lines replace earlier ones.
-
-    Raises:
-        UserError: not a text file, a line is cut short, or there are no such lines.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,24 +48,27 @@ def read_log(path: Path) -> RunRecord:
     if not evaluated:
         remarks.append("no `Log @eval:` lines: no checkpoint is evaluated yet")
     clocks = ("everything", "dawnbench")
+    checkpoints = [
+        EvaluatedCheckpoint(
+            step=step,
+            epoch=float(np.interp(step, list(epochs), list(epochs.values()))),
+            images=workers
+            and workers * sum(max(0, min(step, p.end) - p.first) * p.batch_size for p in phases),
+            top1=row["top1"],
+            top5=row["top5"],
+            loss=row.get("loss"),
+            seconds=dict.fromkeys(clocks, float(np.interp(step, steps, seconds))),
+        )
+        for step, row in sorted(evaluated.items())
+    ]
+    traced = [next(group).first for _, group in groupby(phases, lambda phase: phase.shape)]
     return RunRecord(
         name=path.stem if path.parent.name in ("", ".") else f"{path.parent.name}/{path.stem}",
         source=path,
         kind="log",
-        checkpoints=tuple(
-            EvaluatedCheckpoint(
-                step=step,
-                epoch=float(np.interp(step, sorted(epochs), [epochs[s] for s in sorted(epochs)])),
-                images=_images(phases, step, workers),
-                top1=row["top1"],
-                top5=row["top5"],
-                loss=row.get("loss"),
-                seconds=dict.fromkeys(clocks, float(np.interp(step, steps, seconds))),
-            )
-            for step, row in sorted(evaluated.items())
-        ),
+        checkpoints=tuple(checkpoints),
         windows=tuple(windows),
-        phases=tuple(_with_rates(phases, windows)),
+        phases=tuple(with_rates(phases, windows, traced)),
         workers=workers,
         at_most=frozenset({"dawnbench"}),
         totals=dict.fromkeys(clocks, seconds[-1]),
@@ -92,16 +91,9 @@ def _lines(path: Path, text: str) -> tuple[list[dict[str, Any]], dict[int, dict[
             elif row := log_format.read_evaluation_line(line):
                 evaluated[row["step"]] = row
         except ValueError:
-            raise UserError(
-                f"{path}, line {number}: not a whole log line: {line.strip()!r}"
-            ) from None
+            message = f"{path}, line {number}: not a whole log line: {line.strip()!r}"
+            raise UserError(message) from None
     return windows, evaluated
-
-
-def _images(phases: Sequence[PhaseRecord], step: int, workers: int | None) -> int | None:
-    if workers is None:
-        return None
-    return workers * sum(max(0, min(step, p.end) - p.first) * p.batch_size for p in phases)
 
 
 def _strategy(text: str) -> list[PhaseRecord]:
@@ -130,12 +122,3 @@ def _phases_of(windows: Sequence[Mapping[str, Any]]) -> list[PhaseRecord]:
         first = found[-1].end if found else 0
         found.append(PhaseRecord(first, list(rows)[-1]["step"], *shape))
     return found
-
-
-def _with_rates(
-    phases: Sequence[PhaseRecord], windows: Sequence[Mapping[str, Any]]
-) -> Iterator[PhaseRecord]:
-    for i, phase in enumerate(phases):
-        traced = i == 0 or phase.shape != phases[i - 1].shape
-        rate = rate_of_windows(windows, phase.first, phase.end, traced)
-        yield replace(phase, images_per_second=rate)

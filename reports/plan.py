@@ -7,22 +7,13 @@ from rich.console import Console
 
 from core.errors import UserError
 from core.schedule import Schedule
-from reports.console import optional, table
+from reports.console import fill, table
+
+PIXELS, BATCH = "{image_size[0]} x {image_size[1]}", "{batch_size} x {workers}"
 
 
 def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
-    """The schedule as plain data.
-
-    Args:
-        schedule: of the recipe for a number of workers and images.
-        at: global steps whose state is asked for, each from 0 to the total.
-
-    Returns:
-        `workers`, `images`, `total_steps`, `phases` and `at`, ready for JSON.
-
-    Raises:
-        UserError: a step outside the run.
-    """
+    """The schedule as plain data, ready for JSON, with its state at the global steps `at`."""
     for step in at:
         if not 0 <= step <= schedule.total_steps:
             raise UserError(f"--at {step}: the run has steps 0 to {schedule.total_steps}")
@@ -53,39 +44,33 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
 
 
 def print_plan(found: dict[str, Any]) -> None:
-    """Prints the result of `plan` as tables."""
+    """Prints the result of `plan` and, where it has one, the projection, as tables."""
     console = Console(width=120, highlight=False)
-    images = found["images"]
+    images, workers = found["images"], found["workers"]
     console.print(
-        f"{found['total_steps']:,} steps with {found['workers']} worker(s) on "
+        f"{found['total_steps']:,} steps with {workers} worker(s) on "
         f"{f'{images:,}' if isinstance(images, int) else images} images"
     )
-    phases = (
-        {
-            "phase": str(number),
-            "epochs": "{:g} to {:g}".format(*phase["epoch"]),
-            "steps": "{:,} to {:,}".format(*phase["steps"]),
-            "steps/epoch": f"{phase['steps_per_epoch']:,}",
-            "batch": f"{phase['batch_size']} x {found['workers']}",
-            "pixels": "{} x {}".format(*phase["image_size"]),
-            "rate": "{:g} to {:g} ".format(*phase["lr"]) + phase["lr_method"],
-            "data": f"{phase['data_dir']}/{phase['prefix']}",
-        }
-        for number, phase in enumerate(found["phases"], 1)
-    )
-    console.print(table(phases))
+    phases = {
+        "phase": "{number}",
+        "epochs": "{epoch[0]:g} to {epoch[1]:g}",
+        "steps": "{steps[0]:,} to {steps[1]:,}",
+        "steps/epoch": "{steps_per_epoch:,}",
+        "batch": BATCH,
+        "pixels": PIXELS,
+        "rate": "{lr[0]:g} to {lr[1]:g} {lr_method}",
+        "data": "{data_dir}/{prefix}",
+    }
+    console.print(table(found["phases"], phases, workers=workers))
     if found["at"]:
-        steps = (
-            {
-                "step": f"{row['step']:,}",
-                "epoch": f"{row['epoch']:.3f}",
-                "rate": f"{row['learning_rate']:.6g}",
-                "batch": str(row["batch_size"]),
-                "pixels": "{} x {}".format(*row["image_size"]),
-            }
-            for row in found["at"]
-        )
-        console.print(table(steps))
+        steps = {
+            "step": "{step:,}",
+            "epoch": "{epoch:.3f}",
+            "rate": "{learning_rate:.6g}",
+            "batch": "{batch_size}",
+            "pixels": PIXELS,
+        }
+        console.print(table(found["at"], steps))
     if "projection" in found:
         _print_projection(found["projection"], console)
 
@@ -96,28 +81,24 @@ def _print_projection(found: dict[str, Any], console: Console) -> None:
         f"\nA projection, not a run: {found['workers']} worker(s), "
         f"rates of {found['hardware']}{source}"
     )
-    phases = (
-        {
-            "phase": str(number),
-            "pixels": "{} x {}".format(*phase["image_size"]),
-            "batch": f"{phase['batch_size']} x {found['workers']}",
-            "images/s": f"{phase['images_per_second']:,.0f}",
-            "rate": phase["how"],
-            **{
-                f"{name}, s": f"{phase['seconds'][name]:,.1f}"
-                for name in ("tracing", "steps", "checkpoints")
-            },
-            "until, s": f"{phase['until']:,.1f}",
-            "cost": optional(phase["cost"], "{:.2f}"),
-        }
-        for number, phase in enumerate(found["phases"], 1)
-    )
-    console.print(table(phases))
+    phases = {
+        "phase": "{number}",
+        "pixels": PIXELS,
+        "batch": BATCH,
+        "images/s": "{images_per_second:,.0f}",
+        "rate": "{how}",
+        "tracing, s": "{seconds[tracing]:,.1f}",
+        "steps, s": "{seconds[steps]:,.1f}",
+        "checkpoints, s": "{seconds[checkpoints]:,.1f}",
+        "until, s": "{until:,.1f}",
+        "cost": "{cost:.2f}",
+    }
+    console.print(table(found["phases"], phases, workers=found["workers"]))
     clocks = ", ".join(f"{clock} {seconds:,.1f} s" for clock, seconds in found["totals"].items())
-    cost = optional(found["cost"], "; cost {:.2f}", "")
-    console.print(f"by clock: {clocks}{cost}; without evaluation")
+    console.print(f"by clock: {clocks}{fill('; cost {cost:.2f}', found)}; without evaluation")
     for row in found["at"]:
-        cost = optional(row["cost"], ", cost {:.2f}", "")
-        console.print(f"step {row['step']:,}: {row['seconds']:,.1f} s{cost}")
+        console.print(
+            f"step {row['step']:,}: {row['seconds']:,.1f} s{fill(', cost {cost:.2f}', row)}"
+        )
     if found["extrapolated"]:
         console.print("note: some rates are outside those measured; docs/projections.md: the rule")

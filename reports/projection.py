@@ -17,27 +17,17 @@ def project(
     price: float | None = None,
     at: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Time and cost of a schedule, phase by phase.
+    """Time and cost of a schedule, phase by phase, as plain data ready for JSON.
 
     The whole is the start-up, then for each stage (phases that share a pipeline) its
     tracing, the steps at the rates of the table, and the checkpoints. Evaluation is
-    left out.
+    left out. `how` is how a phase's rate was found, `until` the seconds from the start of the
+    run to the phase's end.
 
     Args:
-        recipe: for its model and the steps between checkpoints.
-        schedule: the recipe's, for the number of workers.
-        throughput: the rates.
         price: of an hour of all workers.
         at: global steps for which the time is asked: when they are done and, where a
             checkpoint is due, it is written.
-
-    Returns:
-        Plain data ready for JSON: `phases` with `steps`, `images_per_second`, `how` (measured,
-        interpolated, extrapolated, or scaled to other workers), `seconds` by bucket, `until`
-        (seconds since the start) and `cost`; `totals` by clock; `cost` of everything; `at`.
-
-    Raises:
-        UserError: the rates are of another model, or too far from what the recipe needs.
     """
     if throughput.model not in (None, recipe.model):
         raise UserError(
@@ -76,16 +66,16 @@ def project(
             }
         )
 
-    def seconds_at(step: int) -> float:
+    def at_step(step: int) -> dict[str, Any]:
         first, begun, tracing, each = max(p for p in points if p[0] <= step)
         inside = sum(first <= s <= step for s in written)
         # A stage is traced with its first step, after the checkpoint at its boundary.
         steps = (step - first) * each + tracing * (step > first)
-        return begun + steps + inside * throughput.checkpoint_seconds
+        seconds = begun + steps + inside * throughput.checkpoint_seconds
+        return {"step": step, "seconds": seconds, "cost": cost(seconds, price)}
 
     training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))
     dawnbench = throughput.start_up_seconds + tracing + training
-    times = [(step, seconds_at(step)) for step in at]
     return {
         "hardware": throughput.hardware,
         "source": throughput.source,
@@ -97,5 +87,5 @@ def project(
         "totals": {"training": training, "dawnbench": dawnbench, "everything": now},
         "cost": cost(now, price),
         "extrapolated": any(phase["how"] == EXTRAPOLATED for phase in phases),
-        "at": [{"step": s, "seconds": t, "cost": cost(t, price)} for s, t in times],
+        "at": [at_step(step) for step in at],
     }

@@ -1,6 +1,7 @@
 """Reads the record of a run: its folder, its log or its DAWNBench entry. No TensorFlow."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from reports.run_record import (
     PhaseRecord,
     RunRecord,
     Timeline,
-    rate_of_windows,
+    phases_of,
+    with_rates,
 )
 from training.recipes import Recipe
 from training.run_folder import RunFolder
@@ -69,24 +71,25 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
         totals = {clock: max(seconds_on(clock, row) for row in times) for clock in CLOCKS}
     evaluated, evaluation = _evaluations(run)
     folder = run.path.resolve().name
+    checkpoints = [
+        EvaluatedCheckpoint(
+            step=row["step"],
+            epoch=schedule.epoch(row["step"]),
+            images=schedule.images_between(0, row["step"]),
+            top1=row["top1"],
+            top5=row["top5"],
+            loss=row["loss"],
+            seconds={
+                clock: float(np.interp(row["step"], *line)) for clock, line in timelines.items()
+            },
+        )
+        for row in evaluated
+    ]
     return RunRecord(
         name=folder if folder.startswith(recipe.name) else f"{recipe.name} ({folder})",
         source=run.path,
         kind="run folder",
-        checkpoints=tuple(
-            EvaluatedCheckpoint(
-                step=row["step"],
-                epoch=schedule.epoch(row["step"]),
-                images=schedule.images_between(0, row["step"]),
-                top1=row["top1"],
-                top5=row["top5"],
-                loss=row["loss"],
-                seconds={
-                    clock: float(np.interp(row["step"], *line)) for clock, line in timelines.items()
-                },
-            )
-            for row in evaluated
-        ),
+        checkpoints=tuple(checkpoints),
         windows=tuple(windows),
         phases=tuple(_phases(schedule, times, windows)),
         schedule=schedule,
@@ -96,7 +99,7 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
         buckets={name: max(row[name] for row in times) for name in BUCKETS} if times else None,
         timelines=timelines,
         evaluation=evaluation,
-        remarks=tuple(_remarks(run, schedule, times, windows, len(evaluated))),
+        remarks=tuple(_remarks(run, schedule, times, (*windows, *written), len(evaluated))),
         settings=(
             workers,
             run.is_synthetic,
@@ -132,8 +135,7 @@ def _timelines(
     if not times:
         # Where both have a step, the time is the checkpoint's.
         seconds = {row["step"]: row["seconds"] for row in (*windows, *written)}
-        steps = sorted(seconds)
-        line = steps, [seconds[step] for step in steps]
+        line = sorted(seconds), [seconds[step] for step in sorted(seconds)]
         return {"everything": line, "dawnbench": line}
     # Where a phase ends at a checkpoint, the time is the checkpoint's.
     events = ("phase", "checkpoint")
@@ -146,17 +148,18 @@ def _phases(
     schedule: Schedule, times: Sequence[Row], windows: Sequence[Row]
 ) -> Iterator[PhaseRecord]:
     """The phases, with the rate of their steps by clock.csv, else by train.csv."""
+    if not times:
+        traced = {stage.first for stage in schedule.stages()}
+        yield from with_rates(phases_of(schedule), windows, traced)
+        return
     ends = {row["step"]: (row["images"], row["steps"]) for row in times if row["event"] == "phase"}
     ends[0] = 0, 0.0
-    stages = {stage.first for stage in schedule.stages()}
-    for phase in schedule.phases:
-        rate = None
+    for phase in phases_of(schedule):
         if phase.first in ends and phase.end in ends:
             images, seconds = np.subtract(ends[phase.end], ends[phase.first])
-            rate = float(images / seconds) if seconds > 0 else None
-        elif not times:
-            rate = rate_of_windows(windows, phase.first, phase.end, phase.first in stages)
-        yield PhaseRecord.of(phase, rate)
+            if seconds > 0:
+                phase = replace(phase, images_per_second=float(images / seconds))
+        yield phase
 
 
 def _evaluations(run: RunFolder) -> tuple[list[dict[str, Any]], str]:
@@ -173,25 +176,18 @@ def _evaluations(run: RunFolder) -> tuple[list[dict[str, Any]], str]:
     if not ways:
         return [], "none yet"
     best = max(ways, key=lambda way: (way[0] == own, way[1] == "centre", len(ways[way])))
-    words = {way: _words(list(rows.values())[-1], own) for way, rows in ways.items()}
+    words = {}
+    for way, rows in ways.items():
+        data, crop, size = way
+        on = "" if data == own else f" on {list(rows.values())[-1]['folder']} ({data})"
+        words[way] = f"{size} px, {'plain centre crop' if crop == 'centre' else crop}{on}"
     others = "; ".join(words[way] for way in ways if way != best)
     found = list(ways[best].values())
     return found, words[best] + (f" (also there: {others})" if others else "")
 
 
-def _words(row: Row, own: str) -> str:
-    """How the checkpoint of a row was evaluated."""
-    crop = "plain centre crop" if row["crop"] == "centre" else row["crop"]
-    on = "" if row["data"] == own else f" on {row['folder']} ({row['data']})"
-    return f"{row['image_size']} px, {crop}{on}"
-
-
 def _remarks(
-    run: RunFolder,
-    schedule: Schedule,
-    times: Sequence[Row],
-    windows: Sequence[Row],
-    evaluated: int,
+    run: RunFolder, schedule: Schedule, times: Sequence[Row], noted: Sequence[Row], evaluated: int
 ) -> Iterator[str]:
     written = run.noted_checkpoints()
     if not times:
@@ -210,6 +206,6 @@ def _remarks(
         )
     elif evaluated < len(written):
         yield f"{len(written) - evaluated} checkpoint(s) not evaluated yet"
-    done = max(row["step"] for row in (*windows, *written))
+    done = max(row["step"] for row in noted)
     if done < schedule.total_steps:
         yield f"the run has done {done:,} of its {schedule.total_steps:,} steps"

@@ -1,7 +1,7 @@
 """What runs reached after how long: figures, tables and pictures. No TensorFlow."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from rich.console import Console
 from core import files
 from core.clock import BUCKETS, CLOCKS
 from core.errors import UserError
-from reports.console import optional, range_words, table, time_words
+from reports.console import fill, table, time_words
 from reports.reader import read_record
 from reports.run_record import RunRecord
 from reports.time_to_accuracy import LABELS, Target, choose_clock, repeats, summarize
@@ -31,16 +31,13 @@ def report(
 
     Args:
         paths: run folders, logs or DAWNBench entries.
-        target: an accuracy; for ImageNet runs the competition's 93 % top-5 by default.
+        target: for ImageNet runs the competition's 93 % top-5 by default.
         price: of an hour of all workers; by default an entry's own.
         clock: one of `CLOCKS`; by default DAWNBench's.
         output: where to save; by default the run folder, where it is the only run.
 
     Returns:
         The records; the figures, ready for JSON; the files that were saved.
-
-    Raises:
-        UserError: a run that cannot be read or compared, a folder that cannot be written.
     """
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
@@ -92,31 +89,20 @@ def _save(
     return saved
 
 
-def bucket_words(buckets: Mapping[str, float]) -> str:
-    """The buckets in a line: start-up 3.1 s, data 0.5 s, ..."""
-    return ", ".join(f"{n.replace('_', '-')} {time_words(buckets[n])}" for n in BUCKETS)
-
-
 def target_words(found: Mapping[str, Any], at_most: bool = False) -> str:
     """The result of `time_to` in a sentence."""
     if not found["reached"]:
-        best = optional(found["best"], "{:.2%}")
+        best = fill("{best:.2%}", found, "-")
         return f"{found['target']}: not reached; the best checkpoint has {best}"
-    lowest = f"(lowest after it {optional(found['lowest_after'], '{:.2%}')})"
-    if found["lowest_after"] is None:
-        after = "at the last checkpoint"
-    elif found["stayed_above"]:
-        after = f"stayed above {lowest}"
-    else:
-        after = f"did not stay above {lowest}"
+    after = "at the last checkpoint"
+    if found["lowest_after"] is not None:
+        stayed = "stayed" if found["stayed_above"] else "did not stay"
+        after = f"{stayed} above (lowest after it {found['lowest_after']:.2%})"
+    known = (", step {step:,}", ", epoch {epoch:.2f}", ", {images:,} images", ", cost {cost:.2f}")
     return (
         f"{found['target']}: {found[found['metric']]:.2%} after {'at most ' if at_most else ''}"
         f"{time_words(found['seconds'])} ({found['hours']:.4f} h)"
-        + optional(found["step"], ", step {:,}", "")
-        + optional(found["epoch"], ", epoch {:.2f}", "")
-        + optional(found["images"], ", {:,} images", "")
-        + optional(found["cost"], ", cost {:.2f}", "")
-        + f"; {after}"
+        f"{''.join(fill(form, found) for form in known)}; {after}"
     )
 
 
@@ -127,8 +113,18 @@ def print_report(figures: dict[str, Any], saved: list[Path], console: Console) -
     for run in runs:
         _print_run(run, console)
     if len(runs) > 1:
+        columns = {
+            "run": "{name}",
+            f"to {figures['target'] or 'a target'}": "{reached}",
+            "step": "{target[step]:,}",
+            "cost": "{target[cost]:.2f}",
+            "final top-1": "{final[top1]:.2%}",
+            "final top-5": "{final[top5]:.2%}",
+            "whole run": "{whole}",
+            "workers": "{workers:d}",
+        }
         console.print()
-        console.print(table(_compared(run, figures["target"]) for run in runs))
+        console.print(table(map(_compared, runs), columns))
         for group in figures["repeats"]:
             console.print(_repeats_words(group))
     if saved:
@@ -138,7 +134,7 @@ def print_report(figures: dict[str, Any], saved: list[Path], console: Console) -
 
 
 def _print_run(run: dict[str, Any], console: Console) -> None:
-    workers = optional(run["workers"], ", {} worker(s)", "")
+    workers = fill(", {workers:d} worker(s)", run)
     console.print(f"\n[bold]{run['name']}[/bold] ({run['kind']}{workers}): {run['source']}")
     if "target" in run:
         console.print("  " + target_words(run["target"], run["at_most"]))
@@ -147,70 +143,58 @@ def _print_run(run: dict[str, Any], console: Console) -> None:
     for name, point in points.items():
         console.print(
             f"  {name}: {point['top1']:.2%} top-1, {point['top5']:.2%} top-5 after "
-            + time_words(point["seconds"])
-            + optional(point["step"], ", step {:,}", "")
+            f"{time_words(point['seconds'])}{fill(', step {step:,}', point)}"
         )
     console.print(
         f"  whole run: {'at most ' if run['at_most'] else ''}{time_words(run['total']['seconds'])}"
-        + optional(run["total"]["cost"], ", cost {:.2f}", "")
-        + f"; {run['checkpoints']} evaluated checkpoint(s); evaluation: {run['evaluation']}"
+        f"{fill(', cost {cost:.2f}', run['total'])}; "
+        f"{run['checkpoints']} evaluated checkpoint(s); evaluation: {run['evaluation']}"
     )
     if run["buckets"]:
         total = sum(run["buckets"].values())
-        buckets = (
-            {
-                "bucket": name,
-                "seconds": f"{seconds:,.1f}",
-                "share": f"{seconds / total:.1%}" if name in BUCKETS else "",
-                "what it holds": BUCKETS.get(name, ""),
-            }
-            for name, seconds in (run["buckets"] | {"everything": total}).items()
-        )
-        console.print(table(buckets))
+        buckets = [
+            {"name": name, "seconds": seconds, "share": f"{seconds / total:.1%}", "what": what}
+            for (name, what), seconds in zip(BUCKETS.items(), run["buckets"].values(), strict=True)
+        ]
+        buckets.append({"name": "everything", "seconds": total, "share": "", "what": ""})
+        forms = {"bucket": "{name}", "seconds": "{seconds:,.1f}", "share": "{share}"}
+        console.print(table(buckets, forms | {"what it holds": "{what}"}))
     if run["phases"]:
-        phases = (
-            {
-                "phase": str(number),
-                "epochs": "{:g} to {:g}".format(*phase["epoch"]) if phase["epoch"] else "-",
-                "steps": "{:,} to {:,}".format(*phase["steps"]),
-                "batch": str(phase["batch_size"]),
-                "pixels": str(phase["image_size"]),
-                "images/s": optional(phase["images_per_second"], "{:,.0f}"),
-            }
-            for number, phase in enumerate(run["phases"], 1)
-        )
-        console.print(table(phases))
+        phases = {
+            "phase": "{number}",
+            "epochs": "{epoch[0]:g} to {epoch[1]:g}",
+            "steps": "{steps[0]:,} to {steps[1]:,}",
+            "batch": "{batch_size}",
+            "pixels": "{image_size}",
+            "images/s": "{images_per_second:,.0f}",
+        }
+        console.print(table(run["phases"], phases))
     for remark in run["remarks"]:
         console.print(f"  note: {remark}")
 
 
-def _compared(run: dict[str, Any], target: str | None) -> dict[str, str]:
-    """The row of a run in the comparison of several."""
-    found, final = run.get("target"), run.get("final", {})
-    at_most = "<= " if run["at_most"] else ""
-    reached = found if found and found["reached"] else {}
-    time = at_most + time_words(reached["seconds"]) if reached else "not reached" if found else "-"
-    return {
-        "run": run["name"],
-        f"to {target or 'a target'}": time,
-        "step": optional(reached.get("step"), "{:,}"),
-        "cost": optional(reached.get("cost"), "{:.2f}"),
-        "final top-1": optional(final.get("top1"), "{:.2%}"),
-        "final top-5": optional(final.get("top5"), "{:.2%}"),
-        "whole run": at_most + time_words(run["total"]["seconds"]),
-        "workers": optional(run["workers"], "{}"),
-    }
+def _compared(run: dict[str, Any]) -> dict[str, Any]:
+    """A run with its times in words, for the comparison of several."""
+    at_most, target = "<= " if run["at_most"] else "", run.get("target")
+    words = None
+    if target:
+        words = at_most + time_words(target["seconds"]) if target["reached"] else "not reached"
+    whole = at_most + time_words(run["total"]["seconds"])
+    return {**run, "reached": words or "-", "whole": whole}
 
 
 def _repeats_words(group: dict[str, Any]) -> str:
+    def spread(values: Mapping[str, float], words: Callable[[float], str]) -> str:
+        return f"{words(values['median'])} ({words(values['min'])} to {words(values['max'])})"
+
     words = [f"{len(group['runs'])} repeats, median (range)"]
     if group.get("seconds"):
-        seconds = range_words(group["seconds"], time_words)
+        seconds = spread(group["seconds"], time_words)
         words.append(f"to the target {seconds}, reached in {group['reached']} of them")
     elif "reached" in group:
         words.append("the target in none of them")
     for metric, name in LABELS.items():
         if metric in group:
-            words.append(f"final {name} {range_words(group[metric], '{:.2%}'.format)}")
-    words.append(f"whole run {range_words(group['total'], time_words)}")
+            words.append(f"final {name} {spread(group[metric], '{:.2%}'.format)}")
+    words.append(f"whole run {spread(group['total'], time_words)}")
     return "; ".join(words)

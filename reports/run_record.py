@@ -4,8 +4,8 @@ A run folder, a log in the original's format and a DAWNBench entry all become a 
 so that a run of today can be compared with a published one. `reports/reader.py` reads them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,19 +13,19 @@ from typing import Any
 import numpy as np
 
 from core.clock import CLOCKS
-from core.schedule import Schedule, ScheduledPhase
+from core.schedule import Schedule
 
 Timeline = tuple[Sequence[float], Sequence[float]]  # global steps, and when they were done
 
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint with its accuracy.
+    """A checkpoint with its accuracy; None where something was not recorded.
 
     Attributes:
-        step, epoch, images: done when it was written; None where not recorded.
+        step, epoch, images: done when it was written.
         top1, top5: on the validation set, as fractions.
-        loss: mean cross-entropy, where it was recorded.
+        loss: mean cross-entropy.
         seconds: by clock, for those clocks that the record knows.
     """
 
@@ -40,12 +40,9 @@ class EvaluatedCheckpoint:
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """A phase as it ran.
+    """A phase as it ran, global steps `first` to `end - 1`; None where not recorded.
 
-    Attributes:
-        first, end: it ran the global steps `first` to `end - 1`.
-        epoch: where it begins and ends; None where not recorded.
-        images_per_second: of all workers, in its steps; None where not measured.
+    `images_per_second` is of all workers, in its steps.
     """
 
     first: int
@@ -55,17 +52,38 @@ class PhaseRecord:
     epoch: tuple[float, float] | None = None
     images_per_second: float | None = None
 
-    @classmethod
-    def of(cls, phase: ScheduledPhase, images_per_second: float | None) -> "PhaseRecord":
-        """The record of a phase of a schedule."""
-        batch_size, image_size = phase.phase.batch_size, phase.phase.image_size[0]
-        epoch = phase.phase.epoch
-        return cls(phase.first, phase.end, batch_size, image_size, epoch, images_per_second)
-
     @property
     def shape(self) -> tuple[int, int]:
         """Image size and batch size, which phases that share a trace have in common."""
         return self.image_size, self.batch_size
+
+
+def phases_of(schedule: Schedule) -> list[PhaseRecord]:
+    """The phases of a schedule, without rates."""
+    return [
+        PhaseRecord(p.first, p.end, p.phase.batch_size, p.phase.image_size[0], p.phase.epoch)
+        for p in schedule.phases
+    ]
+
+
+def with_rates(
+    phases: Iterable[PhaseRecord], windows: Sequence[Mapping[str, Any]], traced: Collection[int]
+) -> Iterator[PhaseRecord]:
+    """The phases, with the rate of the report windows that lie inside each.
+
+    Args:
+        windows: rows with `step`, `seconds` and `images_per_second`, by step.
+        traced: first steps of stages. The window of such a step holds the trace and is left out.
+    """
+    for phase in phases:
+        images, total = 0.0, 0.0
+        for before, row in pairwise(windows):
+            holds_trace = phase.first in traced and before["step"] <= phase.first
+            if phase.first <= before["step"] and row["step"] <= phase.end and not holds_trace:
+                seconds = row["seconds"] - before["seconds"]
+                images += seconds * row["images_per_second"]
+                total += seconds
+        yield replace(phase, images_per_second=images / total if total > 0 else None)
 
 
 @dataclass(frozen=True)
@@ -111,22 +129,3 @@ class RunRecord:
     def seconds_at(self, step: int, clock: str) -> float:
         """Seconds on `clock` when `step` steps were done; linear between recorded times."""
         return float(np.interp(step, *self.timelines[clock]))
-
-
-def rate_of_windows(
-    windows: Sequence[Mapping[str, Any]], first: int, end: int, skip_first: bool
-) -> float | None:
-    """Images a second over the report windows inside steps `first` to `end`.
-
-    Args:
-        windows: rows with `step`, `seconds` and `images_per_second`, by step.
-        skip_first: leave out the window of a stage's first step, which holds its trace.
-    """
-    images, total = 0.0, 0.0
-    for before, row in pairwise(windows):
-        traced = skip_first and before["step"] <= first
-        if first <= before["step"] and row["step"] <= end and not traced:
-            seconds = row["seconds"] - before["seconds"]
-            images += seconds * row["images_per_second"]
-            total += seconds
-    return images / total if total > 0 else None

@@ -1,8 +1,8 @@
 """Images a second by image size and batch: read, taken from a run, estimated. No TensorFlow."""
 
 import csv
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+import statistics
+from collections.abc import Callable, Iterable
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
@@ -68,7 +68,6 @@ class Throughput(Settings):
     """The rates of a machine, and the costs beside the steps.
 
     Attributes:
-        hardware, source: in words.
         model: whose rates they are; None if they are for any model.
         workers: how many there were when the rates were measured.
         factor: multiplies all rates; for hardware of which only its speed-up is known.
@@ -78,7 +77,7 @@ class Throughput(Settings):
         all_reduce: needed for other numbers of workers.
     """
 
-    hardware: str = ""
+    hardware: str = "unnamed hardware"
     source: str = ""
     model: str | None = None
     workers: Count = 1
@@ -103,39 +102,54 @@ class Throughput(Settings):
 
         Between measured batches of a size, the time of a step is linear in the batch; outside
         of them it is proportional to it, up to a factor of 4. Between measured sizes, the time
-        of an image is linear in the pixels; outside, proportional up to a factor of 2.
-
-        Raises:
-            UserError: further away from what was measured than that.
+        of an image is linear in the pixels; outside, proportional up to a factor of 2. What is
+        further away is refused.
         """
-        areas = sorted({rate.image_size**2 for rate in self.rates})
-        what = f"images of {pixels:,} pixels are too far from those measured"
-        self._check_range(pixels, areas, PIXEL_RANGE, what)
-        below = [area for area in areas if area <= pixels][-1:]
-        above = [area for area in areas if area >= pixels][:1]
-        found = {area: self._at_size(area, batch_size) for area in (*below, *above)}
-        seconds, how = _estimate(pixels, {area: found[area][0] for area in found})
-        return seconds, max(how, *(way for _, way in found.values()), key=WAYS.index)
 
-    def _at_size(self, area: int, batch_size: int) -> tuple[float, str]:
-        steps = {
-            r.batch_size: r.batch_size * self.workers / (r.images_per_second * self.factor)
-            for r in self.rates
-            if r.image_size**2 == area
-        }
-        what = f"a batch of {batch_size} is too far from those measured at {area:,} pixels"
-        self._check_range(batch_size, steps, BATCH_RANGE, what)
-        step, how = _estimate(batch_size, steps)
-        return step / batch_size, how
+        def at_size(area: int) -> tuple[float, str]:
+            steps = {
+                r.batch_size: r.batch_size * self.workers / (r.images_per_second * self.factor)
+                for r in self.rates
+                if r.image_size**2 == area
+            }
+            what = f"a batch of {batch_size} is too far from those measured at {area:,} pixels"
+            step, how = self._estimate(
+                batch_size, steps, lambda batch: (steps[batch], MEASURED), BATCH_RANGE, what
+            )
+            return step / batch_size, how
+
+        areas = [rate.image_size**2 for rate in self.rates]
+        what = f"images of {pixels:,} pixels are too far from those measured"
+        return self._estimate(pixels, areas, at_size, PIXEL_RANGE, what)
+
+    def _estimate(
+        self,
+        x: int,
+        measured: Iterable[int],
+        at: Callable[[int], tuple[float, str]],
+        factor: float,
+        what: str,
+    ) -> tuple[float, str]:
+        """The seconds at `x`: linear between measured ones, and proportional outside of them."""
+        known = sorted(measured)
+        least, most = known[0], known[-1]
+        if not least / factor <= x <= most * factor:
+            span = f"{least:,} to {most:,}, and a factor of {factor:g}"
+            raise UserError(f"throughput of {self.hardware}: {what} ({span})")
+        low = max((k for k in known if k <= x), default=least)
+        high = min((k for k in known if k >= x), default=most)
+        (below, how), (above, other) = at(low), at(high)
+        if low == high:
+            seconds, own = below * x / low, MEASURED if x == low else EXTRAPOLATED
+        else:
+            seconds, own = float(np.interp(x, [low, high], [below, above])), INTERPOLATED
+        return seconds, max(how, other, own, key=WAYS.index)
 
     def step_seconds(self, pixels: int, batch_size: int, workers: int) -> tuple[float, str]:
-        """Seconds of a step of `batch_size` images on each of `workers`.
+        """Seconds of a step of `batch_size` images on each of `workers`, and how they were found.
 
         For another number of workers than measured, it changes by the difference of the two
         all-reduces.
-
-        Raises:
-            UserError: too far from what was measured, or no all-reduce costs are given.
         """
         seconds, how = self.seconds_per_image(pixels, batch_size)
         step = seconds * batch_size
@@ -143,32 +157,11 @@ class Throughput(Settings):
             return step, how
         if self.all_reduce is None:
             raise UserError(
-                f"{self._words()}: its rates are of {self.workers} worker(s) and it has no "
-                f"'all_reduce' to compute those of {workers}; give --workers {self.workers}"
+                f"throughput of {self.hardware}: its rates are of {self.workers} worker(s) and it "
+                f"has no 'all_reduce' to compute those of {workers}; give --workers {self.workers}"
             )
         change = self.all_reduce.seconds(workers) - self.all_reduce.seconds(self.workers)
         return max(step + change, 1e-9), max(how, SCALED, key=WAYS.index)
-
-    def _check_range(self, x: int, measured: Collection[int], factor: float, what: str) -> None:
-        least, most = min(measured), max(measured)
-        if not least / factor <= x <= most * factor:
-            raise UserError(
-                f"{self._words()}: {what} ({least:,} to {most:,}, and a factor of {factor:g})"
-            )
-
-    def _words(self) -> str:
-        return f"throughput of {self.hardware}" if self.hardware else "throughput"
-
-
-def _estimate(x: int, measured: Mapping[int, float]) -> tuple[float, str]:
-    """The seconds at `x`: linear between measured ones, and proportional outside of them."""
-    if x in measured:
-        return measured[x], MEASURED
-    known = sorted(measured)
-    if known[0] < x < known[-1]:
-        return float(np.interp(x, known, [measured[k] for k in known])), INTERPOLATED
-    nearest = known[0] if x < known[0] else known[-1]
-    return measured[nearest] * x / nearest, EXTRAPOLATED
 
 
 def load_throughput(path: Path) -> Throughput:
@@ -176,9 +169,6 @@ def load_throughput(path: Path) -> Throughput:
 
     A CSV file has the columns `image_size`, `batch_size`, `images_per_second` and, the
     same in each row, `workers`.
-
-    Raises:
-        UserError: naming the file and the key.
     """
     try:
         if path.suffix == ".csv":
@@ -186,15 +176,15 @@ def load_throughput(path: Path) -> Throughput:
                 data: Any = _from_csv(list(csv.DictReader(file)))
         else:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(data, dict):
+            data = {"hardware": path.stem, **data}
+        return Throughput.model_validate(data)
     except FileNotFoundError:
         raise UserError(f"--throughput {path}: no such file") from None
-    except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{path}: not readable as rates: {' '.join(str(error).split())}") from None
-    try:
-        found = Throughput.model_validate(data)
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from None
-    return found if found.hardware else found.model_copy(update={"hardware": path.stem})
+    except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError, ValueError) as error:
+        raise UserError(f"{path}: not readable as rates: {' '.join(str(error).split())}") from None
 
 
 def _from_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
@@ -207,35 +197,29 @@ def _from_csv(rows: list[dict[str, str]]) -> dict[str, Any]:
 
 
 def throughput_of_run(record: RunRecord) -> Throughput:
-    """The rates of a run's phases, with the other costs where it recorded them.
-
-    Raises:
-        UserError: a record without rates or without its number of workers.
-    """
-    images: dict[tuple[int, int], float] = defaultdict(float)
-    seconds: dict[tuple[int, int], float] = defaultdict(float)
+    """The rates of a run's phases, with the other costs where it recorded them."""
+    measured: dict[tuple[int, int], list[tuple[float, int]]] = {}
     for phase in record.phases:
         if phase.images_per_second:
-            count = (phase.end - phase.first) * phase.batch_size
-            images[phase.shape] += count
-            seconds[phase.shape] += count / phase.images_per_second
-    if not images:
+            steps = phase.end - phase.first
+            measured.setdefault(phase.shape, []).append((phase.images_per_second, steps))
+    if not measured:
         raise UserError(f"--from_run {record.source}: no phase of it has a measured rate")
     if record.workers is None:
         raise UserError(f"--from_run {record.source}: does not say how many workers it had")
     costs = {}
     if record.buckets:
         stages = len([shape for shape, _ in groupby(phase.shape for phase in record.phases)])
-        written = max(record.facts.get("written", 1), 1)
         costs = {
             "start_up_seconds": record.buckets["start_up"],
             "tracing_seconds": (record.buckets["data"] + record.buckets["tracing"]) / stages,
-            "checkpoint_seconds": record.buckets["checkpoints"] / written,
+            "checkpoint_seconds": record.buckets["checkpoints"]
+            / max(record.facts.get("written", 1), 1),
         }
-    rates = (
-        Rate(image_size=size, batch_size=batch, images_per_second=count / seconds[size, batch])
-        for (size, batch), count in images.items()
-    )
+    rates = []
+    for (size, batch), found in measured.items():
+        mean = statistics.harmonic_mean(*zip(*found, strict=True))
+        rates.append(Rate(image_size=size, batch_size=batch, images_per_second=mean))
     return Throughput(
         hardware=record.name,
         source=str(record.source),

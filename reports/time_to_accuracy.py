@@ -28,11 +28,7 @@ class Target:
 
 
 def parse_target(text: str) -> Target:
-    """Reads `top5=93`, in percent.
-
-    Raises:
-        UserError: anything else, also a fraction such as `top5=0.93`.
-    """
+    """Reads `top5=93`, in percent; refuses anything else, also a fraction such as `top5=0.93`."""
     metric, _, value = text.partition("=")
     try:
         percent = float(value.strip().removesuffix("%"))
@@ -44,12 +40,9 @@ def parse_target(text: str) -> Target:
 
 
 def choose_clock(records: Sequence[RunRecord], asked: str | None) -> str:
-    """The one clock by which all runs are read: the one asked for, else DAWNBench's.
+    """The clock by which all runs are read: the one asked for, else DAWNBench's, else any.
 
-    Where DAWNBench's is not known for all runs, the first one that is.
-
-    Raises:
-        UserError: a run has no times by that clock; names the clocks that it has.
+    A clock that a run has no times by is refused.
     """
     if asked is None:
         common = [clock for clock in CLOCKS if all(clock in record.clocks for record in records)]
@@ -71,10 +64,12 @@ def cost(seconds: float, price: float | None) -> float | None:
     return None if price is None else seconds / 3600 * price
 
 
+def _time(seconds: float, price: float | None) -> dict[str, float | None]:
+    return {"seconds": seconds, "hours": seconds / 3600, "cost": cost(seconds, price)}
+
+
 def _point(checkpoint: EvaluatedCheckpoint, clock: str, price: float | None) -> dict[str, Any]:
-    seconds = checkpoint.seconds[clock]
-    times = {"seconds": seconds, "hours": seconds / 3600, "cost": cost(seconds, price)}
-    return asdict(checkpoint) | times
+    return asdict(checkpoint) | _time(checkpoint.seconds[clock], price)
 
 
 def time_to(
@@ -86,10 +81,9 @@ def time_to(
     """The first checkpoint that meets the target.
 
     Returns:
-        `target`, `metric`, `value` and whether it is `reached`. Where it is not, the `best`
-        accuracy. Where it is, that checkpoint's fields, its `seconds`, `hours` and `cost`,
-        whether all later ones `stayed_above`, and the `lowest_after` of them (None if there
-        are none).
+        Where none does, the `best` accuracy. Otherwise that checkpoint's fields, its `seconds`,
+        `hours` and `cost`, whether all later ones `stayed_above`, and the `lowest_after` of
+        them (None if there are none).
     """
     found = {"target": str(target), "metric": target.metric, "value": target.value}
     values = [getattr(checkpoint, target.metric) for checkpoint in checkpoints]
@@ -110,7 +104,6 @@ def summarize(
 ) -> dict[str, Any]:
     """All figures of one run by one clock, as plain data ready for JSON."""
     checkpoints = record.checkpoints
-    total = record.totals[clock]
     found: dict[str, Any] = {
         "name": record.name,
         "source": str(record.source),
@@ -121,7 +114,7 @@ def summarize(
         "price_per_hour": price,
         "evaluation": record.evaluation,
         "checkpoints": len(checkpoints),
-        "total": {"seconds": total, "hours": total / 3600, "cost": cost(total, price)},
+        "total": _time(record.totals[clock], price),
         "totals": record.totals,
         "buckets": record.buckets,
         "phases": [asdict(p) | {"steps": [p.first, p.end]} for p in record.phases],
@@ -143,12 +136,10 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def repeats(records: Sequence[RunRecord], summaries: Sequence[dict[str, Any]]) -> list[Any]:
-    """Median, smallest and largest of runs that differ at most in their seeds.
+    """Median, smallest and largest of each group of runs that differ at most in their seeds.
 
-    Returns:
-        One dict for each group of runs with the same recipe, workers and validation records:
-        `runs` (their names), `total` seconds, final `top1` and `top5`. With a target, also how
-        many runs `reached` it, and the `seconds` of those.
+    They are of the whole run's seconds (`total`) and of the final accuracies. With a target, also
+    how many runs `reached` it, and the `seconds` of those.
     """
     groups: dict[Any, list[dict[str, Any]]] = {}
     for record, summary in zip(records, summaries, strict=True):

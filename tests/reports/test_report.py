@@ -5,9 +5,11 @@ import itertools
 import json
 import re
 import resource
+from types import SimpleNamespace
 
 import pytest
 
+from core import workers
 from core.errors import UserError
 from launch import commands
 from reports.conclude import conclude
@@ -17,6 +19,7 @@ from reports.reader import read_record
 from reports.report import report, target_words
 from reports.time_to_accuracy import choose_clock, parse_target, repeats, summarize, time_to
 from tests.training import published
+from training import model
 from training.recipes import load_recipe
 from training.run_folder import RunFolder
 
@@ -300,9 +303,30 @@ def test_a_report_is_saved_with_its_pictures(clocked, tmp_path):
     assert (tmp_path / "both" / "accuracy_vs_time.svg") in saved
 
 
-def test_the_end_of_a_run_says_what_it_reached_and_where_everything_is(clocked, tmp_path):
+def test_the_end_of_a_run_says_what_it_reached_and_where_everything_is(
+    clocked, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(model, "save_result", lambda recipe, checkpoint, path: None)
     said = []
-    conclude(clocked, said.append)
+
+    def end(folder):
+        for row in folder.noted_checkpoints():
+            folder.checkpoint_of(row).touch()
+        last = (folder.clock_rows() or [{}])[-1]
+        buckets = {name: last.get(name) for name in BUCKETS}
+        log = SimpleNamespace(
+            clock=SimpleNamespace(switch=lambda bucket: None, state=lambda: buckets),
+            note_time=lambda step, event: None,
+            settle=lambda: "",
+            evaluated=lambda data: folder.evaluation_rows(),
+            say=said.append,
+        )
+        recipe, validation = load_recipe("imagenet104"), SimpleNamespace(name="")
+        data = SimpleNamespace(synthetic=False, validation=validation)
+        parts = {"recipe": recipe, "schedule": recipe.schedule(8), "folder": folder}
+        conclude(SimpleNamespace(team=workers.current(), data=data, log=log, **parts))
+
+    end(clocked)
     (text,) = said
     assert text.splitlines()[:2] == [
         "60.00% top-1, 95.00% top-5 after 116 s of training",
@@ -311,7 +335,7 @@ def test_the_end_of_a_run_says_what_it_reached_and_where_everything_is(clocked, 
     ]
     assert str(clocked.model) in text
     assert clocked.picture.exists()
-    conclude(write_run(tmp_path / "bare", POINTS, evaluated=False), said.append)
+    end(write_run(tmp_path / "bare", POINTS, evaluated=False))
     assert len(said) == 1  # no checkpoint could be read
 
 
