@@ -16,20 +16,13 @@ LOSS_UNIT = 2.0**-23
 
 @dataclass(frozen=True)
 class Counts:
-    """What was counted over some images; the counts of disjoint images add up.
-
-    Attributes:
-        images: how many.
-        top1, top5: how many have their label first, or among the first five.
-        loss: sum of their cross-entropies, in units of `LOSS_UNIT`.
-        not_finite: how many have a logit that is not finite. They count as wrong.
-    """
+    """What was counted over some images; the counts of disjoint images add up."""
 
     images: int = 0
-    top1: int = 0
-    top5: int = 0
-    loss: int = 0
-    not_finite: int = 0
+    top1: int = 0  # images with their label first
+    top5: int = 0  # ... among the first five
+    loss: int = 0  # sum of the cross-entropies, in units of `LOSS_UNIT`
+    not_finite: int = 0  # images with a logit that is not finite; they count as wrong
 
     def __add__(self, other: "Counts") -> "Counts":
         return Counts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -47,12 +40,9 @@ class Counts:
 def count(logits: Any, labels: Any) -> Any:
     """The fields of the `Counts` of a batch, as an int64 tensor; usable in a graph.
 
-    A class is ranked before the label's where its logit is larger, or equal and its number
-    smaller: the order of `tf.math.top_k` and of a stable sort.
-
-    Args:
-        logits: `[batch, classes]`.
-        labels: `[batch]` int32; images with a label below 0 are not counted.
+    The logits are `[batch, classes]`, the labels `[batch]` int32; images with a label below 0 are
+    not counted. A class is ranked before the label's where its logit is larger, or equal and its
+    number smaller: the order of `tf.math.top_k` and of a stable sort.
     """
     own = tf.maximum(labels, 0)
     mine = tf.gather(logits, own, batch_dims=1)[:, tf.newaxis]
@@ -101,11 +91,7 @@ class Evaluator:
         self.step = tf.function(step)
 
     def evaluate(self, checkpoint: Path, share: int = 0, shares: int = 1) -> tuple[Counts, float]:
-        """The counts of one checkpoint, and the seconds that it took, with loading.
-
-        Raises:
-            FileNotFoundError, BadCheckpoint: as `load` does.
-        """
+        """The counts of one checkpoint, and the seconds that it took, with loading."""
         began = time.monotonic()
         self.load(checkpoint)
         total = tf.zeros(len(fields(Counts)), tf.int64)

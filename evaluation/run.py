@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,6 @@ def evaluate_run(
     """Evaluates the checkpoints of a run that have not been evaluated in this way.
 
     Args:
-        run_dir: the run's folder.
         data_dir: folder of the records, by default the run's own. Other records make other
             rows.
         follow: continue until the run has ended.
@@ -43,9 +42,6 @@ def evaluate_run(
 
     Returns:
         What could not be evaluated, in words; empty where everything was.
-
-    Raises:
-        UserError: no run, no checkpoints, or records that are not the model's.
     """
     team = workers.join()
     run = RunFolder(run_dir)
@@ -61,10 +57,10 @@ def evaluate_run(
 
 
 def evaluate_trained(run: Run) -> str:
-    """Evaluates, by all workers, what a run that has just been trained left to evaluate.
+    """Evaluates what a run that has just been trained left to evaluate, by all workers.
 
     Returns:
-        What could not be evaluated, in words; empty where all was.
+        What could not be evaluated, in words; empty where everything was.
     """
     log, records = run.log, run.data.validation
     log.clock.switch("evaluation")
@@ -85,16 +81,17 @@ def _prepare(
     until = time.monotonic() + patience
     while not run.holds_a_run and time.monotonic() < until:
         time.sleep(POLL)
+    where = f"--run_dir {run.path}"
     if not run.holds_a_run:
-        raise UserError(f"--run_dir {run.path}: holds no run")
+        raise UserError(f"{where}: holds no run")
     if run.is_synthetic:
         raise UserError(
-            f"--run_dir {run.path}: was trained on noise (--data synthetic), so there is nothing "
-            "to evaluate; name a run that was trained on records"
+            f"{where}: was trained on noise (--data synthetic), so there is nothing to evaluate; "
+            "name a run that was trained on records"
         )
     if not (patience or run.checkpoint_rows()):
         raise UserError(
-            f"--run_dir {run.path}: holds no checkpoints to evaluate; {run.checkpoints} is empty "
+            f"{where}: holds no checkpoints to evaluate; {run.checkpoints} is empty "
             f"or {run.checkpoints_csv.name} does not list its files"
         )
     recipe = load_recipe(run.recipe_file)
@@ -141,7 +138,18 @@ def _evaluate(
         if run.own_data not in ("", records.name):
             tqdm.write(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
-    problems = list(_problems(tasks, make_evaluator(recipe, records, threads), results))
+    evaluator, problems = make_evaluator(recipe, records, threads), []
+    for task in tasks:
+        path = run.checkpoint_of(task.row)
+        try:
+            found = results.share(task) or evaluator.evaluate(path, task.share, task.shares)
+        except FileNotFoundError:
+            tqdm.write(f"checkpoint '{path}' was removed in the meantime; skipped")
+        except BadCheckpoint as error:
+            tqdm.write(f"{error}; skipped")
+            problems.append(str(error))
+        else:
+            results.add(task, *found)
     if probe and probe.life == "silent":
         problems.append(probe.describe_silence())
     problems = list(dict.fromkeys(chain(*workers.gather(problems))))
@@ -160,21 +168,7 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
     def batches(share: int, shares: int) -> tf.data.Dataset:
         return evaluation_pipeline(records, settings, recipe.classes, share, shares, threads)
 
-    return Evaluator(
-        net, lambda path: load_weights(net, path, averaged_by), batches, flip=settings.flip
-    )
+    def load(path: Path) -> None:
+        load_weights(net, path, averaged_by)
 
-
-def _problems(tasks: Iterable[Task], evaluator: Evaluator, results: Results) -> Iterator[str]:
-    """Does the tasks; yields what is wrong with checkpoints that cannot be evaluated."""
-    for task in tasks:
-        path = results.run.checkpoint_of(task.row)
-        try:
-            found = results.share(task) or evaluator.evaluate(path, task.share, task.shares)
-        except FileNotFoundError:
-            tqdm.write(f"checkpoint '{path}' was removed in the meantime; skipped")
-        except BadCheckpoint as error:
-            tqdm.write(f"{error}; skipped")
-            yield str(error)
-        else:
-            results.add(task, *found)
+    return Evaluator(net, load, batches, flip=settings.flip)

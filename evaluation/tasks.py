@@ -25,16 +25,10 @@ POLL = 1.0  # seconds between two looks for new checkpoints
 
 @dataclass(frozen=True)
 class Task:
-    """A checkpoint to evaluate, on all images or on one share of them.
+    """A checkpoint to evaluate, on all images or on share `share` of `shares`."""
 
-    Attributes:
-        number: of the checkpoint in the run, from 0.
-        row: its row of checkpoints.csv.
-        share, shares: which share of the images.
-    """
-
-    number: int
-    row: dict[str, Any]
+    number: int  # of the checkpoint in the run, from 0
+    row: dict[str, Any]  # of checkpoints.csv
     share: int = 0
     shares: int = 1
 
@@ -55,19 +49,13 @@ class Results:
 
     A share is a small file in the run folder until all shares of its checkpoint are there.
     The worker that adds the last one writes the row.
-
-    Attributes:
-        run: the run's folder.
-        settings: the choices of evaluation.
-        data, folder: the name of the records, and where they are.
-        note: called with each new line of the log.
     """
 
     run: RunFolder
     settings: Evaluation
-    data: str
-    folder: str
-    note: Callable[[str], None]
+    data: str  # the name of the records
+    folder: str  # where they are
+    note: Callable[[str], None]  # called with each new line of the log
 
     def missing(self) -> list[NumberedRow]:
         """The checkpoints that have no row yet."""
@@ -88,7 +76,7 @@ class Results:
         with self.run.evaluation_lock:
             share = {"of": task.row["time"], "tally": astuple(counts), "seconds": seconds}
             files.write(self._path(task), json.dumps(share))
-            done = [self.share(replace(task, share=share)) for share in range(task.shares)]
+            done = (self.share(replace(task, share=share)) for share in range(task.shares))
             parts = [part for part in done if part]
             if len(parts) < task.shares:
                 return
@@ -125,13 +113,10 @@ def tasks_to_come(
     probe: LivenessProbe,
     poll: float = POLL,
 ) -> Iterator[Task]:
-    """One worker's tasks of a run that is still training, as checkpoints appear.
+    """One worker's tasks of a run that is still training, as checkpoints appear beside the known.
 
     All workers share each checkpoint: none idles while there is a single new one, and they
     need not agree on who is next.
-
-    Args:
-        known: checkpoints that have been shared out already.
     """
 
     def identity(row: dict[str, Any]) -> tuple[Path, str]:
