@@ -1,46 +1,36 @@
 """Names the bad records of all workers in the log, and ends a run with too many of them."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from callbacks.step_callback import StepCallback
 from core import workers
 from core.errors import RunError
-
-
-class Faults(Protocol):
-    """What one worker's pipeline found damaged; `datasets/input/faults.py` has one."""
-
-    problem: str | None  # why the run has to stop
-
-    def news(self) -> list[str]:
-        """A line for each bad record found since the last call."""
+from datasets.input.faults import Faults
 
 
 class BadRecords(StepCallback):
     """Collects what the workers' pipelines found damaged.
 
-    All workers stop with a `RunError` when there are too many bad records, or where a file
-    cannot be read.
+    All workers stop with a `RunError` when a file cannot be read, or when together they
+    have found more different bad records than the limit of `faults`.
 
     Args:
         faults: this worker's, as given to its pipeline.
         every: steps between two collections; there is another one at the end of a `fit`.
-        limit: the maximum number of different bad records of all workers.
         say: called on rank 0 with a line for each bad record.
 
     Example:
 
     >>> faults = Faults(limit=10)
     >>> batches = training_pipeline(records, plan, steps, faults=faults, ...)
-    >>> model.fit(batches, callbacks=[BadRecords(faults, every=100, limit=10)])
+    >>> model.fit(batches, callbacks=[BadRecords(faults, every=100)])
     """
 
-    def __init__(self, faults: Faults, every: int, limit: int, say: Callable[[str], Any] = print):
+    def __init__(self, faults: Faults, every: int, say: Callable[[str], Any] = print):
         super().__init__()
         self.faults = faults
         self.every = every
-        self.limit = limit
         self.say = say
         self._known: set[str] = set()
 
@@ -62,8 +52,8 @@ class BadRecords(StepCallback):
         problems.pop(None, None)
         if problems:
             raise RunError("\n".join(f"worker {rank}: {text}" for text, rank in problems.items()))
-        if len(self._known) > self.limit:
+        if len(self._known) > self.faults.limit:
             raise RunError(
                 f"{len(self._known)} bad record(s), more than max_bad_records allows "
-                f"({self.limit}); they are named in the log: mend or verify the data set"
+                f"({self.faults.limit}); they are named in the log: mend or verify the data set"
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.optimizers import LossScaleOptimizer
 
 from callbacks.step_callback import StepCallback, at_least_one
 from core import workers
@@ -33,15 +34,13 @@ class SkippedSteps:
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, step: int = 0, before: int = 0):
         self._optimizer = optimizer
-        self._offset = before - self._steps_without_update(step)
+        self._offset = 0
+        self._offset = before - self.at(step)
 
     def at(self, step: int) -> int:
         """The number when `step` steps are done."""
-        return self._offset + self._steps_without_update(step)
-
-    def _steps_without_update(self, step: int) -> int:
-        scaled = isinstance(self._optimizer, keras.optimizers.LossScaleOptimizer)
-        return step - gradients_applied(self._optimizer) if scaled else 0
+        scaled = isinstance(self._optimizer, LossScaleOptimizer)
+        return self._offset + (step - gradients_applied(self._optimizer) if scaled else 0)
 
 
 class FiniteLoss(StepCallback):
@@ -49,9 +48,8 @@ class FiniteLoss(StepCallback):
 
     A counter on the device notes each worker's first step whose loss was not finite, inside
     the train function; so each `fit` with this callback traces the model anew, and so does
-    the next one without it. Every `every` steps all workers read and compare their counters.
-    A dynamic loss scale skips such steps by itself; there the run stops when the scale has
-    sunk to 1.
+    the next one without it. Every `every` steps all workers compare their counters. A
+    dynamic loss scale skips such steps; then the run stops when the scale has sunk to 1.
 
     As a peer of `StepCheckpoint` it checks the weights, too, and a checkpoint that is not
     finite is never written.
@@ -118,7 +116,7 @@ class FiniteLoss(StepCallback):
 
     def _check(self, step: int, weights: bool) -> None:
         model, bad = self.model, int(self._first_bad)
-        scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+        scaled = isinstance(model.optimizer, LossScaleOptimizer)
         variables = [*model.trainable_variables, *model.non_trainable_variables]
         flags = [ops.all(ops.isfinite(v)) for v in variables if weights and "float" in v.dtype]
         gathered = workers.gather(
@@ -128,8 +126,7 @@ class FiniteLoss(StepCallback):
                 "weights": not flags or bool(ops.all(ops.stack(flags))),
             }
         )
-        steps = [worker["step"] for worker in gathered if worker["step"] is not None]
-        if steps:
+        if steps := [worker["step"] for worker in gathered if worker["step"] is not None]:
             first = min(steps)
             ranks = [rank for rank, worker in enumerate(gathered) if worker["step"] == first]
             raise RunError(
@@ -138,13 +135,12 @@ class FiniteLoss(StepCallback):
                 f"The checkpoints before it are whole; {self.way_out(first)}"
             )
         if scaled and min(worker["scale"] for worker in gathered) <= LOWEST_SCALE:
-            skipped = self.skipped.at(step) if self.skipped else 0
             raise RunError(
                 f"step {step}: the loss scale has sunk to {gathered[0]['scale']:g}, after "
-                f"{skipped} skipped steps; {self.way_out(None)}"
+                f"{self.skipped.at(step) if self.skipped else 0} skipped steps; "
+                f"{self.way_out(None)}"
             )
-        others = [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]
-        if others:
+        if others := [str(rank) for rank, worker in enumerate(gathered) if not worker["weights"]]:
             raise RunError(
                 f"step {step}: weights of worker {', '.join(others)} are not finite; "
                 f"this checkpoint is not written; {self.way_out(None)}"

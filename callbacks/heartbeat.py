@@ -35,17 +35,16 @@ class Heartbeat(StepCallback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
-        self._timed_from = self.step + 1
         self._last: tuple[int, float | None] = (self.step, None)
 
     def before_step(self, step: int) -> None:
         longest: float | None = None
-        if step == self._timed_from:
+        timed = step - self.first_of_fit - 1  # steps after the first one
+        if timed == 0:
             self._began = time.monotonic()
             longest = LONGEST_STEP_SECONDS
-        elif step > self._timed_from:
-            mean = (time.monotonic() - self._began) / (step - self._timed_from)
-            longest = max(LONGEST_STEP_SECONDS, STEPS * mean)
+        elif timed > 0:
+            longest = max(LONGEST_STEP_SECONDS, STEPS * (time.monotonic() - self._began) / timed)
         self._beat(step, longest)
 
     def after_fit(self, step: int) -> None:

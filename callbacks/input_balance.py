@@ -22,12 +22,12 @@ class InputBalance(StepCallback):
     for a batch that is ready, and the whole shortfall where the pipeline is slower than the
     model. This holds on a GPU, too: the host runs ahead of it only by its queue of kernels.
 
-    All workers take part; rank 0 speaks. They look at the first one's clock, so that they
-    agree, and at steps ever further apart, so that they rarely ask.
+    All workers take part, by the first one's clock. They ask each other rarely, at steps
+    ever further apart.
 
     Args:
         say: called on rank 0 with the line.
-        total_steps: of the whole run; a run shorter than the minute is judged at its end.
+        total_steps: of the whole run; a run shorter than `after` is judged at its end.
         threads: of the input pipeline, for the advice.
         after: seconds of training before it speaks.
 
@@ -46,7 +46,6 @@ class InputBalance(StepCallback):
         self.threads = threads
         self.after = after
         self.done: bool | None = None  # until there is a dataset to watch
-        self._began = self._waited_before = 0.0
         self.start_at(0)
         with tf.device("CPU"):
             self._waited = tf.Variable(0.0, trainable=False, dtype=tf.float64)
@@ -96,12 +95,10 @@ class InputBalance(StepCallback):
 
 
 def verdict(shares: Sequence[float], seconds: float, threads: int) -> str:
-    """What the workers' shares of time spent waiting for images mean, and what would help.
-
-    Workers wait for the slowest of them at every step, so that one decides.
-    """
-    worst = max(range(len(shares)), key=lambda worker: shares[worker])
-    share = min(1.0, max(0.0, shares[worst]))
+    """What the workers' shares of time spent waiting for images mean, and what would help."""
+    # Workers wait for the slowest of them at every step, so that one decides.
+    share = min(1.0, max(0.0, *shares))
+    worst = shares.index(max(shares))
     who = f" (worker {worst}, of {len(shares)})" if len(shares) > 1 else ""
     measured = f"{share:.0%} of {seconds:.0f} s was spent waiting for images{who}"
     if share > INPUT_BOUND:

@@ -44,9 +44,8 @@ class ProgressBar(StepCallback):
         if not workers.current().is_first:
             self._options["disable"] = True
 
-    @functools.cached_property
+    @functools.cached_property  # the bar appears when it is first used
     def bar(self) -> tqdm:
-        """The bar itself, which appears when it is first used."""
         return tqdm(total=self.total_steps, initial=self.initial_step, **self._options)
 
     def show(self, row: Mapping[str, Any]) -> None:

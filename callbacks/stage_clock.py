@@ -10,10 +10,8 @@ from core.clock import TimeBuckets
 
 
 def wait_for_device(model: keras.Model) -> None:
-    """Returns when the queued steps are done.
-
-    A step computes the gradient of the first layer's kernel last.
-    """
+    """Returns when the queued steps are done."""
+    # A step computes the gradient of the first layer's kernel last.
     keras.ops.convert_to_numpy(model.trainable_variables[0])
 
 
@@ -21,10 +19,8 @@ class StageClock(StepCallback):
     """Fills a run's time buckets while it fits; each `fit` is one stage. Put it first.
 
     The first step of a `fit` counts as `tracing`, less the mean of the `fit`'s other
-    steps, which is moved to `steps` when the `fit` ends.
-
-    It waits for the device after the first step of each `fit`, before the `marks` and at
-    the end, and at no other time.
+    steps, which is moved to `steps` when the `fit` ends. It waits for the device only after
+    the first step of each `fit`, before the `marks` and at the end.
 
     Args:
         clock: the run's buckets.
@@ -53,21 +49,20 @@ class StageClock(StepCallback):
     def on_train_begin(self, logs: Any = None) -> None:
         super().on_train_begin(logs)
         self.clock.switch("data")
-        self._began = self.step
         self._steps_before = self.clock.state()["steps"]
 
     def before_step(self, step: int) -> None:
-        if step == self._began:
+        if step == self.first_of_fit:
             self.clock.switch("tracing")
-        elif step == self._began + 1:
+        elif step == self.first_of_fit + 1:
             wait_for_device(self.model)
             self.clock.switch("steps")
-        if step in self.marks and step > self._began:
+        if step in self.marks and step > self.first_of_fit:
             wait_for_device(self.model)
             self.note(step)
 
     def after_fit(self, step: int) -> None:
-        others = step - self._began - 1
+        others = step - self.first_of_fit - 1
         if others >= 0:
             wait_for_device(self.model)
         self.clock.switch("data")  # the next stage's, if there is one

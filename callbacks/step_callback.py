@@ -8,26 +8,22 @@ import keras
 class StepCallback(keras.callbacks.Callback):
     """A callback that counts global steps by itself.
 
-    `optimizer.iterations` is no such count: it stands still when loss scaling skips a
-    step. This one follows the data and continues in the next `fit`. It starts at 0, or
-    where `start_at` says.
+    The count follows the data and continues in the next `fit`. It starts at 0, or where
+    `start_at` says. `optimizer.iterations` stands still when loss scaling skips a step.
 
     Everything happens before a step, nothing after it: Keras converts the logs for
     `on_train_batch_end` to Python numbers, for which it waits for the device.
 
     Attributes:
         initial_step: steps that were done before the first `fit`.
+        first_of_fit: steps that were done before the current `fit`.
         step: steps that are done, or under way.
     """
 
-    initial_step = 0
-    step = 0
+    initial_step = first_of_fit = step = 0
 
     def start_at(self, step: int) -> None:
-        """Begins at global step `step`; for a resumed run, before its first `fit`.
-
-        Whoever resumes a run calls it once for each callback of the list.
-        """
+        """Begins at global step `step`; call it before the first `fit` of a resumed run."""
         self.initial_step = self.step = step
 
     def before_step(self, step: int) -> None:
@@ -42,6 +38,7 @@ class StepCallback(keras.callbacks.Callback):
                 f"{type(self).__name__} acts before every step; compile with "
                 f"steps_per_execution=1. Received: {self.model.steps_per_execution}"
             )
+        self.first_of_fit = self.step
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.before_step(self.step)

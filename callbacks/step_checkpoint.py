@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,27 +17,19 @@ from core.clock import TimeBuckets
 from core.errors import RunError
 
 
-class Journal(Protocol):
-    """Where a run notes its checkpoints.
-
-    A subclass overrides what it needs: by itself it notes nothing and prints warnings.
-    """
+class Journal:
+    """Where a run notes its checkpoints, on rank 0. A subclass overrides what it needs."""
 
     def facts(self, step: int) -> dict[str, Any]:
-        """What to store in a checkpoint for all workers, as JSON; called on rank 0."""
+        """What to store in a checkpoint for all workers, as JSON."""
         return {}
 
     def saved(self, step: int, path: Path, facts: Mapping[str, Any]) -> None:
-        """Called on rank 0, in the writing thread, when a checkpoint is on the disk."""
-        return None
+        """Called in the writing thread when a checkpoint is on the disk."""
 
     def warn(self, line: str) -> None:
-        """Called on rank 0 with a line for the user."""
+        """Called with a line for the user."""
         print(line)
-
-
-class NoJournal(Journal):
-    """Notes nothing, and prints warnings."""
 
 
 def mean_moving_statistics(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
@@ -59,10 +51,10 @@ class StepCheckpoint(StepCallback):
     """Writes the model and its optimizer every `every` steps, on rank 0.
 
     Before a step the variables are only copied to the host; the file is written in the
-    background. The next checkpoint waits for it, and so does the end of `fit`. The file
-    is a plain `.keras` one, in which the moving statistics of BatchNorm are the means
-    over the workers. The run itself keeps its own, so that the number of checkpoints does
-    not change its result. `core/checkpoints.py` says what else is inside.
+    background. The next checkpoint and the end of `fit` wait for it. The file is a plain
+    `.keras` one, in which the moving statistics of BatchNorm are the means over the workers.
+    The run keeps its own, so that the number of checkpoints does not change its result.
+    `core/checkpoints.py` says what else is inside.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
     several in a row end the run, on all workers, with a `RunError`.
@@ -76,12 +68,14 @@ class StepCheckpoint(StepCallback):
         every: in steps; the first checkpoint is that of step 0.
         last_step: a step that is written too, at the end of its `fit`.
         peers: the other callbacks of the run. What one with `state()` and `restore(state)`
-            remembers is stored under its class's name (`wall_clock`). One with
-            `before_save(step)` is called on every worker before a checkpoint; an error that
-            it raises keeps the checkpoint from being written. One with `waiting()` is
-            called on every worker every few seconds while all wait for the disk.
+            remembers is stored under its class's name (`wall_clock`). Two methods are called
+            on every worker, where a peer has them: `before_save(step)` before a checkpoint,
+            which an error prevents, and `waiting()` every few seconds of waiting for the disk.
         journal: where to note the checkpoints; by default nowhere.
         clock: buckets of time, of which checking, copying and waiting fill `checkpoints`.
+
+    Raises:
+        ValueError: the path has no field `{step}`, or `every` is below 1.
 
     Example:
 
@@ -107,7 +101,7 @@ class StepCheckpoint(StepCallback):
         self.every = at_least_one(every)
         self.last_step = last_step
         self.peers = peers
-        self.journal = journal or NoJournal()
+        self.journal = journal or Journal()
         self.clock = clock
         self.saved_step: int | None = None
         self._stateful = _stateful(peers)
@@ -126,7 +120,14 @@ class StepCheckpoint(StepCallback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Only here: Keras has just reset the metrics, and the other callbacks have begun.
         if self._resumed is not None:
-            self._restore(self._resumed)
+            rank = workers.current().rank
+            arrays = checkpoints.read_arrays(self._resumed, rank)
+            for variable, value in zip(own_variables(self.model), arrays, strict=True):
+                variable.assign(value)
+            states = checkpoints.read_state(self._resumed)["stateful"][rank]
+            for name, peer in self._stateful.items():
+                if name in states:
+                    peer.restore(states[name])
             self._resumed = None
 
     def before_step(self, step: int) -> None:
@@ -187,22 +188,9 @@ class StepCheckpoint(StepCallback):
         checkpoints.write(self.model, snapshot, path)
         self.journal.saved(snapshot.step, path, snapshot.state)
 
-    def _restore(self, path: Path) -> None:
-        rank = workers.current().rank
-        variables = own_variables(self.model)
-        for variable, value in zip(variables, checkpoints.read_arrays(path, rank), strict=True):
-            variable.assign(value)
-        states = checkpoints.read_state(path)["stateful"][rank]
-        for name, peer in self._stateful.items():
-            if name in states:
-                peer.restore(states[name])
-
 
 def _stateful(peers: Iterable[Any]) -> dict[str, Any]:
-    """The peers that remember something, by the names of their classes: `wall_clock`.
-
-    A second one of the same class is `wall_clock_2`.
-    """
+    """The peers that remember something, as `wall_clock`; `wall_clock_2` is a second one."""
     found: dict[str, Any] = {}
     for peer in peers:
         if hasattr(peer, "state") and hasattr(peer, "restore"):

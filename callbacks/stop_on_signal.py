@@ -12,7 +12,7 @@ from core import checkpoints, workers
 from core.errors import SharedPreempted
 from core.signals import SignalWatch
 
-# Two questions:
+# Two questions to the other workers:
 SECONDS_BETWEEN = 0.5
 MOST_STEPS_BETWEEN = 100
 
@@ -24,9 +24,8 @@ class StopOnSignal(StepCallback):
     `StepCheckpoint`.
 
     About twice a second the workers ask each other, in a thread beside the training. The
-    question goes out before one step. The answer is read some steps later, before the same
-    step on all workers, so that nobody waits. The slowest worker's time for a step decides
-    how many steps later.
+    answer is read some steps later, before the same step on all workers, so that nobody
+    waits. The slowest worker's time for a step decides how many steps later.
 
     Args:
         watch: knows whether this worker received a signal.
@@ -62,12 +61,10 @@ class StopOnSignal(StepCallback):
         now = time.monotonic()
         distance, seconds = 1, 0.0
         if self._question is not None:
-            answers = self._question.result()
-            received = next((int(number) for number, _ in answers if number), None)
-            if received:
-                self._stop(step, signal.Signals(received).name)
-            slowest = max(seconds for _, seconds in answers)
-            distance = math.ceil(SECONDS_BETWEEN / slowest) if slowest else 1
+            numbers, times = zip(*self._question.result(), strict=True)
+            if any(numbers):
+                self._stop(step, signal.Signals(int(next(filter(None, numbers)))).name)
+            distance = math.ceil(SECONDS_BETWEEN / max(times)) if any(times) else 1
             asked_step, asked_time = self._asked_at
             seconds = (now - asked_time) / (step - asked_step)
         self._asked_at = (step, now)

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from callbacks.agreement import average_over_workers
 from callbacks.finite_loss import SkippedSteps
-from callbacks.metric_average import average_over_workers
 from callbacks.step_callback import StepCallback, at_least_one
 from core import workers
 from core.schedule import Schedule
@@ -25,15 +25,16 @@ class WallClock(StepCallback):
     Args:
         write: called on rank 0 with each report, a dict with `step` (steps done),
             `seconds`, `images_per_second` (of all workers), `learning_rate`, `batch_size`
-            (per worker), `skipped_steps` (of all so far), the model's metrics by their names
-            (`loss` with the regularisation) and, with a schedule, `epoch` and `image_size`.
+            (per worker), `skipped_steps` (so far), the model's metrics by name (`loss`
+            with the regularisation) and, with a schedule, `epoch` and `image_size`.
         every: steps between two reports; the end of a `fit` is reported too.
-        schedule: the run's `Schedule`, or
-        batch_size: images per worker and step, where there is no schedule.
-        started: the `time.monotonic()` at which the clock stood at 0; by default the
-            start of the first `fit`.
-        skipped: counts the steps that a dynamic loss scale skips; by default from the
-            start of the first `fit`.
+        schedule: the run's; or
+        batch_size: images per worker and step.
+        started: the `time.monotonic()` at second 0; by default the first `fit`'s start.
+        skipped: as in `FiniteLoss`.
+
+    Raises:
+        ValueError: there is neither a schedule nor a batch size.
 
     Example:
 
@@ -99,31 +100,36 @@ class WallClock(StepCallback):
         running = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         now = time.monotonic()
         count, before = step - self._epoch_began, self._window_began - self._epoch_began
-        window = {
-            name: window_mean(value, count, self._before.get(name, 0.0), before)
-            for name, value in running.items()
-        }
-        window = average_over_workers(window)
+        metrics = average_over_workers(
+            {
+                name: window_mean(value, count, self._before.get(name, 0.0), before)
+                for name, value in running.items()
+            }
+        )
         if workers.current().is_first:
-            self.write({**self._describe(step, now), **window})
+            self.write({**self._describe(step, now), **metrics})
         self._before, self._window_began, self._window_time = running, step, now
 
     def _describe(self, step: int, now: float) -> dict[str, Any]:
-        row: dict[str, Any] = {"step": step, "seconds": now - (self.started or now)}
         if self.schedule is None:
             batch_size = self.batch_size or 0
             images = batch_size * workers.current().size * (step - self._window_began)
-            rate = float(self.model.optimizer.learning_rate)
+            row = {"learning_rate": float(self.model.optimizer.learning_rate)}
         else:
             # The step that ran last: at a boundary, the report is of the phase that ends.
             scheduled = self.schedule.phase_at(step - 1)
+            batch_size = scheduled.phase.batch_size
             images = self.schedule.images_between(self._window_began, step)
-            rate, batch_size = scheduled.learning_rate(step), scheduled.phase.batch_size
-            row["epoch"] = scheduled.epoch(step)
-            row["image_size"] = scheduled.phase.image_size[0]
-        return row | {
+            row = {
+                "learning_rate": scheduled.learning_rate(step),
+                "epoch": scheduled.epoch(step),
+                "image_size": scheduled.phase.image_size[0],
+            }
+        return {
+            "step": step,
+            "seconds": now - (self.started or now),
+            **row,
             "images_per_second": images / max(now - self._window_time, 1e-9),
-            "learning_rate": rate,
             "batch_size": batch_size,
             "skipped_steps": self.skipped.at(step) if self.skipped else 0,
         }

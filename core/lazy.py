@@ -1,23 +1,28 @@
 """Packages whose public names load their modules only when they are asked for (PEP 562)."""
 
+import ast
 import importlib
-from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
-def exports(
-    package: str, modules: Mapping[str, str]
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package.
+def exports(package: str, file: str) -> tuple[Any, Any, Any]:
+    """The `__all__`, `__getattr__` and `__dir__` of a package, from its `__name__` and `__file__`.
 
-    Args:
-        package: its `__name__`.
-        modules: the module of the package that each public name stands in.
+    The names are those that the file imports under `if TYPE_CHECKING`, as themselves
+    (`import X as X`): type checkers see these lines, this function reads them, nobody runs them.
     """
+    modules = {
+        alias.asname: str(node.module)
+        for node in ast.walk(ast.parse(Path(file).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname
+    }
 
     def get(name: str) -> Any:
         if name not in modules:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        return getattr(importlib.import_module(modules[name]), name)
 
-    return get, lambda: sorted(modules)
+    return list(modules), get, lambda: sorted(modules)

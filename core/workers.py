@@ -195,11 +195,6 @@ def together(action: Callable[[], T]) -> T:
     raise SharedUserError("\n".join(lines))
 
 
-def average(values: Sequence[float]) -> list[float]:
-    """Mean of each number over the workers; a collective."""
-    return np.mean(gather(list(map(float, values))), axis=0).tolist()
-
-
 def means(variables: Sequence[Any]) -> list[np.ndarray]:
     """The mean of each Keras variable over the workers; a collective."""
     hvd = _horovod()

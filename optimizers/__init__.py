@@ -4,15 +4,9 @@ from typing import TYPE_CHECKING
 
 from core.lazy import exports
 
-if TYPE_CHECKING:  # the same names as below
+if TYPE_CHECKING:  # `exports` reads these lines
     from optimizers.distributed import DistributedOptimizer as DistributedOptimizer
     from optimizers.tf1_momentum import TF1Momentum as TF1Momentum
     from optimizers.tf1_momentum import add_l2_to_loss as add_l2_to_loss
 
-_MODULES = {
-    "DistributedOptimizer": "distributed",
-    "TF1Momentum": "tf1_momentum",
-    "add_l2_to_loss": "tf1_momentum",
-}
-__all__ = list(_MODULES)
-__getattr__, __dir__ = exports(__name__, _MODULES)
+__all__, __getattr__, __dir__ = exports(__name__, __file__)

@@ -4,13 +4,12 @@ from functools import partial
 
 import keras
 
+from callbacks.agreement import BroadcastFromFirst, SameWeights
 from callbacks.bad_records import BadRecords
-from callbacks.broadcast import BroadcastFromFirst
 from callbacks.finite_loss import FiniteLoss
 from callbacks.heartbeat import Board, Heartbeat
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
-from callbacks.same_weights import SameWeights
 from callbacks.stage_clock import StageClock
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
@@ -67,7 +66,7 @@ def callbacks_for(run: Run, watch: SignalWatch, board: Board) -> list[keras.call
         SameWeights([*boundaries, run.start.step]),
         # Whatever ends a run comes before what reports and saves it.
         finite,
-        BadRecords(run.faults, recipe.log_every, run.faults.limit, log.note),
+        BadRecords(run.faults, recipe.log_every, log.note),
         wall_clock,
         bar,
         run.balance,

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tqdm.auto import tqdm
 
 from callbacks.finite_loss import ADVICE, SkippedSteps
+from callbacks.step_checkpoint import Journal
 from core import checkpoints, workers
 from core.clock import TimeBuckets
 from core.schedule import Schedule
@@ -21,7 +22,7 @@ from training.resume import Start
 from training.run_folder import RunFolder
 
 
-class RunLog:
+class RunLog(Journal):
     """Writes down what happens in a run.
 
     Args:

@@ -4,11 +4,9 @@ PROJECT = """
 import sys
 sys.modules["horovod"] = None  # as where it is not installed
 import keras, numpy as np
-from callbacks.broadcast import BroadcastFromFirst
-from callbacks.metric_average import MetricAverage
+from callbacks.agreement import BroadcastFromFirst, MetricAverage, SameWeights
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.progress_bar import ProgressBar
-from callbacks.same_weights import SameWeights
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.wall_clock import WallClock
 from optimizers.distributed import DistributedOptimizer

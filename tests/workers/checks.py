@@ -18,11 +18,15 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from callbacks.broadcast import BroadcastFromFirst
+from callbacks.agreement import (
+    BroadcastFromFirst,
+    MetricAverage,
+    SameWeights,
+    average_over_workers,
+    digest,
+)
 from callbacks.finite_loss import FiniteLoss
-from callbacks.metric_average import MetricAverage, average_over_workers
-from callbacks.same_weights import SameWeights, digest
-from callbacks.step_checkpoint import NoJournal, StepCheckpoint, mean_moving_statistics
+from callbacks.step_checkpoint import Journal, StepCheckpoint, mean_moving_statistics
 from core import workers
 from core.errors import RunError, UserError
 from optimizers.distributed import DistributedOptimizer
@@ -283,7 +287,7 @@ def slow_checkpoint():
     model = small_model()
     model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
     path = Path(sys.argv[1]).with_name("{step}.keras")
-    journal = NoJournal()
+    journal = Journal()
     journal.saved = end
     peer = keras.callbacks.Callback()
     peer.waiting = sign
