@@ -1,13 +1,14 @@
 """ResNets (He et al. 2015) in the ImageNet form and in a small one for 28 to 32 pixels.
 
-Both are functional models of Keras's own layers, so a saved `.keras` file loads without this
-module and on any backend. They take RGB on the scale 0 to 255, normalise it themselves and
-return float32 logits without a softmax, also under a mixed-precision policy. Every layer has
-a fixed name, such as `stage2_block1_conv2`, `stem_bn` or `logits`.
+Both are functional models of Keras's own layers: a saved `.keras` file loads without this
+module, on any backend. They normalise RGB on the scale 0 to 255 and return float32 logits,
+also under a mixed-precision policy. Layers have fixed names, such as `stage2_block1_conv2`.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -57,17 +58,16 @@ def imagenet_resnet(
         depth: 18, 34, 50, 101 or 152.
         image_size: `(height, width)` in pixels; None for any.
         classes: number of logits.
-        mean, std: of the R, G and B channels on the scale 0 to 255. Default to the
-            original's (121, 115, 100) and (70, 68, 71).
-        initial_scale: variance of a convolution's initial kernel times its fan-in.
-            Defaults to 1, that of TF1's `variance_scaling_initializer()` in the
-            original's code: its log begins with an L2 term of 2.676, which is
-            2e-4 / 2 * sum(kernel ** 2) at scale 1. He et al. use 2.
+        mean, std: of the R, G and B channels, 0 to 255; by default the original's.
+        initial_scale: variance of a convolution's initial kernel times its fan-in. 1 is
+            that of TF1's `variance_scaling_initializer()` in the original's code: its log
+            begins with an L2 term of 2.676, which is 2e-4 / 2 * sum(kernel ** 2) at scale 1.
+            He et al. use 2.
         zero_gamma: whether the gamma of each block's last batch normalisation
             starts at 0, so that the block starts as its shortcut (Goyal et al. 2017).
 
     Returns:
-        A model from `(batch, height, width, 3)` to float32 `(batch, classes)`.
+        A model as `build_model` describes it.
     """
     if depth not in IMAGENET:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
@@ -76,8 +76,7 @@ def imagenet_resnet(
     inputs, x = _normalised_input(image_size, mean, std)
     # 3 on every side whatever the size; 'same' would pad even sizes by 2 and 3.
     x = layers.ZeroPadding2D(3, name="stem_pad")(x)
-    x = net.convolution(x, 64, 7, 2, "stem_conv", padding="valid")
-    x = layers.ReLU(name="stem_relu")(net.batch_norm(x, "stem_bn"))
+    x = layers.ReLU(name="stem_relu")(net.conv_bn(x, 64, 7, 2, "stem_{}"))
     x = layers.MaxPooling2D(3, strides=2, padding="same", name="stem_pool")(x)
     x = net.stages(x, blocks, IMAGENET_WIDTHS)
     return _classifier(inputs, x, classes, name=f"resnet{depth}")
@@ -102,11 +101,11 @@ def small_resnet(
 
     Args:
         depth: 8, 14 or 20: one, two or three blocks a stage.
-        widths: channels of the three stages. Defaults to (32, 64, 128).
+        widths: channels of the three stages.
         image_size, classes, mean, std, initial_scale, zero_gamma: as in `imagenet_resnet`.
 
     Returns:
-        A model from `(batch, height, width, 3)` to float32 `(batch, classes)`.
+        A model as `build_model` describes it.
     """
     if depth not in SMALL:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, SMALL))}")
@@ -114,8 +113,7 @@ def small_resnet(
         raise ValueError(f"widths must be three numbers. Received: {widths!r}")
     net = _Builder(initial_scale, zero_gamma, bottleneck=False)
     inputs, x = _normalised_input(image_size, mean, std)
-    x = net.convolution(x, widths[0], 3, 1, "stem_conv")
-    x = layers.ReLU(name="stem_relu")(net.batch_norm(x, "stem_bn"))
+    x = layers.ReLU(name="stem_relu")(net.conv_bn(x, widths[0], 3, 1, "stem_{}"))
     x = net.stages(x, (SMALL[depth],) * 3, widths)
     return _classifier(inputs, x, classes, name=f"resnet{depth}")
 
@@ -131,12 +129,9 @@ def _normalised_input(
             f"Received: mean={mean!r}, std={std!r}"
         )
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
-    mean, variance = [float(m) for m in mean], [float(s) ** 2 for s in std]
+    scale = {"mean": [float(m) for m in mean], "variance": [float(s) ** 2 for s in std]}
     # In float32 under every policy: bfloat16 cannot tell 200 from 200.4.
-    normalise = layers.Normalization(
-        mean=mean, variance=variance, dtype="float32", name="normalise"
-    )
-    return inputs, normalise(inputs)
+    return inputs, layers.Normalization(**scale, dtype="float32", name="normalise")(inputs)
 
 
 def _classifier(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
@@ -171,29 +166,68 @@ class _Builder:
         channels = plan[-1][0]
         shortcut = x
         if stride != 1 or x.shape[-1] != channels:
-            shortcut = self.convolution(x, channels, 1, stride, f"{name}_shortcut_conv")
-            shortcut = self.batch_norm(shortcut, f"{name}_shortcut_bn")
-        for number, (filters, size, step) in enumerate(plan, 1):
+            shortcut = self.conv_bn(x, channels, 1, stride, f"{name}_shortcut_{{}}")
+        for number, convolution in enumerate(plan, 1):
             last = number == len(plan)
-            x = self.convolution(x, filters, size, step, f"{name}_conv{number}")
-            x = self.batch_norm(x, f"{name}_bn{number}", last and self.zero_gamma)
+            x = self.conv_bn(x, *convolution, f"{name}_{{}}{number}", last and self.zero_gamma)
             if not last:
                 x = layers.ReLU(name=f"{name}_relu{number}")(x)
         x = layers.Add(name=f"{name}_add")([shortcut, x])
         return layers.ReLU(name=f"{name}_out")(x)
 
-    def convolution(
-        self, x: Tensor, filters: int, size: int, stride: int, name: str, padding: str = "same"
+    def conv_bn(
+        self, x: Tensor, filters: int, size: int, stride: int, name: str, zero_gamma: bool = False
     ) -> Tensor:
+        """A convolution and its batch normalisation; `{}` in `name` becomes `conv` or `bn`."""
         # An initializer for each layer: a shared one repeats its values for equal shapes.
         kernel = keras.initializers.VarianceScaling(
             self.initial_scale, mode="fan_in", distribution="truncated_normal"
         )
-        options = {"use_bias": False, "kernel_initializer": kernel, "name": name}
-        return layers.Conv2D(filters, size, stride, padding, **options)(x)
-
-    def batch_norm(self, x: Tensor, name: str, zero_gamma: bool = False) -> Tensor:
+        options = {"use_bias": False, "kernel_initializer": kernel, "name": name.format("conv")}
+        padding = "valid" if size == 7 else "same"  # the 7x7 one has a padding layer before it
+        x = layers.Conv2D(filters, size, stride, padding, **options)(x)
         gamma = "zeros" if zero_gamma else "ones"
-        return layers.BatchNormalization(
-            momentum=BN_MOMENTUM, epsilon=BN_EPSILON, gamma_initializer=gamma, name=name
-        )(x)
+        options = {"gamma_initializer": gamma, "name": name.format("bn")}
+        return layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, **options)(x)
+
+
+_BUILDERS: dict[str, Callable[..., keras.Model]] = {
+    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in IMAGENET},
+    **{f"resnet{depth}": partial(small_resnet, depth) for depth in SMALL},
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `build_model` knows."""
+    return tuple(_BUILDERS)
+
+
+def build_model(name: str, image_size: Size, classes: int, **arguments: Any) -> keras.Model:
+    """A new classifier with random weights.
+
+    Args:
+        name: one of `names()`.
+        image_size: `(height, width)` in pixels, None for any. The weights fit any size.
+        classes: number of logits.
+        **arguments: see `imagenet_resnet` and `small_resnet`.
+
+    Returns:
+        A functional `keras.Model` from RGB images on the scale 0 to 255, float32
+        `(batch, height, width, 3)` (uint8 is cast), to float32 logits `(batch, classes)`.
+
+    Raises:
+        ValueError: an unknown name or argument.
+
+    Example:
+
+    >>> build_model("resnet8", (32, 32), classes=10, widths=(16, 32, 64)).output_shape
+    (None, 10)
+    """
+    if name not in _BUILDERS:
+        raise ValueError(f"Unknown model. Received: name={name!r}; known: {', '.join(names())}")
+    known = list(inspect.signature(_BUILDERS[name]).parameters)[2:]
+    if unknown := ", ".join(sorted(set(arguments) - set(known))):
+        raise ValueError(
+            f"Unknown arguments for {name}. Received: {unknown}; known: {', '.join(known)}"
+        )
+    return _BUILDERS[name](image_size, classes, **arguments)

@@ -10,7 +10,7 @@ from core import devices, keras_patches
 from core.errors import UserError
 from core.files import whole
 from core.weights import load_weights
-from models.registry import build_model
+from models.resnet import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 from training import recipes

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.registry import build_model, names
+from models.resnet import build_model, names
 from tests.models import numpy_resnet
 from tests.waiting import HANG_SECONDS
 
