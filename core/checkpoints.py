@@ -1,15 +1,12 @@
 """Checkpoints: plain `.keras` files that also hold all that a resume needs, and a digest.
 
-The file is what `model.save` writes, with two more entries in its zip archive and a
-comment at its end. Keras reads it as any other. The entries are
+To what `model.save` writes, the zip archive adds two entries and a comment:
 
 - `training_state.json`: the step, the kind of checkpoint, the workers, the recipe and the
   data, and what each worker's callbacks remember;
 - `worker_arrays.npz`: each worker's own variables (the moving statistics of BatchNorm, the
-  metrics' accumulators, the states of random seeds).
-
-The comment holds the SHA-256 of every byte before its hex digits. A file appears under its
-name only when it is whole and on the disk.
+  metrics' accumulators, the states of random seeds);
+- the comment, at the end of the file: the SHA-256 of every byte before its hex digits.
 """
 
 import hashlib
@@ -53,39 +50,24 @@ class BadCheckpoint(UserError):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at a step, copied to the host.
+    """A run at a step, copied to the host."""
 
-    Attributes:
-        step: steps that are done.
-        values: variables of the model and its optimizer, each with its value.
-        state: JSON.
-        arrays: for each worker, its own arrays.
-    """
-
-    step: int
-    values: Sequence[tuple[Any, np.ndarray]] = ()
-    state: dict[str, Any] = field(default_factory=dict)
-    arrays: Sequence[Sequence[np.ndarray]] = ()
+    step: int  # steps that are done
+    values: Sequence[tuple[Any, np.ndarray]] = ()  # variables of the model and its optimizer
+    state: dict[str, Any] = field(default_factory=dict)  # JSON
+    arrays: Sequence[Sequence[np.ndarray]] = ()  # for each worker, its own
 
 
 def write(model: Any, snapshot: Snapshot, path: Path) -> None:
-    """Writes `model` as it was at the snapshot; may run beside its training.
-
-    Raises:
-        OSError: the disk is full, the folder is gone, ...
-    """
+    """Writes `model` as it was at the snapshot; may run beside its training; or an `OSError`."""
     import keras
 
     from core.keras_patches import remember_what_saving_skips
 
     remember_what_saving_skips()
-    arrays = {
-        f"{rank}/{i}": array
-        for rank, own in enumerate(snapshot.arrays)
-        for i, array in enumerate(own)
-    }
     packed = io.BytesIO()
-    np.savez(packed, **arrays)
+    arrays = enumerate(snapshot.arrays)
+    np.savez(packed, **{f"{rank}/{i}": a for rank, own in arrays for i, a in enumerate(own)})
     with whole(path) as unfinished:
         # Inside the scope, which is this thread's alone, a variable has its snapshot's value.
         with keras.StatelessScope(state_mapping=snapshot.values):
@@ -96,27 +78,23 @@ def write(model: Any, snapshot: Snapshot, path: Path) -> None:
             archive.comment = DIGEST + b"0" * HEX_DIGITS
         with open(unfinished, "r+b") as file:
             size = file.seek(0, os.SEEK_END) - HEX_DIGITS
-            found = _digest(file, size)
+            digest = _digest(file, size)
             file.seek(size)
-            file.write(found)
+            file.write(digest)
 
 
 def _digest(file: Any, size: int) -> bytes:
     """Hex digits of the SHA-256 of the first `size` bytes."""
     total = hashlib.sha256()
     file.seek(0)
-    while size > 0 and (block := file.read(min(BLOCK, size))):
+    while block := file.read(min(BLOCK, size)):
         total.update(block)
         size -= len(block)
     return total.hexdigest().encode()
 
 
 def check(path: Path) -> None:
-    """Compares a checkpoint with the digest inside it.
-
-    Raises:
-        BadCheckpoint: saying what is wrong with it.
-    """
+    """Compares a checkpoint with the digest inside it; `BadCheckpoint` says what is wrong."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END) - HEX_DIGITS
@@ -139,11 +117,7 @@ def check(path: Path) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """The JSON state in a checkpoint.
-
-    Raises:
-        BadCheckpoint: there is none that can be read.
-    """
+    """The JSON state in a checkpoint; raises `BadCheckpoint` if none can be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             state = json.loads(archive.read(STATE))
@@ -175,8 +149,7 @@ def kind_of(path: Path) -> str | None:
 def superseded(regular: Sequence[Path], newest: int | None, each: int | None) -> list[Path]:
     """The regular checkpoints that may be removed, of all written so far, in their order.
 
-    The `newest` N stay, and every `each`-th one, counted from the first, and the last;
-    with neither, all of them.
+    The `newest` stay, and every `each`-th from the first, and the last; without both, all.
     """
     if newest is None and each is None:
         return []
@@ -209,7 +182,6 @@ class BackgroundWriter:
         self._retries = retries
         self.left_out: list[str] = []
         self._thread: threading.Thread | None = None
-        self._began = self._tell_after = 0.0
         self._error: BaseException | None = None
 
     def start(self, snapshot: Snapshot) -> None:
@@ -217,28 +189,28 @@ class BackgroundWriter:
         self.wait()
         self._began, self._tell_after = time.monotonic(), SLOW_SECONDS
         name = f"checkpoint of step {snapshot.step}"
+        # A daemon: a dead disk must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, args=(snapshot,), name=name, daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the write that is under way, for a maximum number of seconds.
+        """Waits for the write that is under way, if any; returns whether it is done.
 
-        Returns:
-            Whether it is done.
+        Args:
+            seconds: the most to wait.
 
         Raises:
             Exception: what a write raised that was not an `OSError`.
         """
         if self._thread is not None:
             self._thread.join(seconds)
+            waited = time.monotonic() - self._began
             if self._thread.is_alive():
-                waited = time.monotonic() - self._began
                 if waited >= self._tell_after:
                     self._tell_after *= 2
                     what = self._thread.name
                     self._warn(f"training waits for the {what}: {waited:.0f} s of writing so far")
                 return False
-            self._thread = None
         if self._error is not None:
             raise self._error
         return True
@@ -248,17 +220,14 @@ class BackgroundWriter:
             for pause in (*self._retries, None):
                 try:
                     self._write(snapshot)
-                except OSError as error:
-                    text = str(error)
-                    if error.filename:
-                        text = f"{error.strerror}: '{error.filename}'"
-                    reason = f"checkpoint of step {snapshot.step} could not be written: {text}"
-                    if pause is not None:
-                        self._warn(f"{reason}; trying again in {pause:g} s")
-                        time.sleep(pause)
-                else:
                     self.left_out = []
                     return
+                except OSError as error:
+                    text = f"{error.strerror}: '{error.filename}'" if error.filename else error
+                    reason = f"checkpoint of step {snapshot.step} could not be written: {text}"
+                if pause is not None:
+                    self._warn(f"{reason}; trying again in {pause:g} s")
+                    time.sleep(pause)
             self.left_out.append(reason)
             self._warn(f"{reason}; left out")
         except BaseException as error:  # raised where the write is waited for

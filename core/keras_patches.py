@@ -1,12 +1,10 @@
 """What this project changes in Keras, and what it reads of Keras's private parts.
 
-Each function says what it does and why. All are tested with the Keras below, and
 `tests/core/test_keras_patches.py` fails when Keras no longer needs one or no longer allows it.
-
 These have to stand elsewhere:
 
 - `optimizers/distributed.py` overrides the private `_clip_gradients`, the only place where
-  accumulated gradients can be averaged. It also finds a loss scale around itself by the
+  accumulated gradients can be averaged, and finds a loss scale around itself by the
   functions that are running.
 - `core/weights.py` reads the private `_model_variables_moving_average`, and the layout of
   a `.keras` file.
@@ -29,7 +27,7 @@ def note_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
     Callbacks see the loss only as a Python number, for which Keras waits for the device at
     every step. The train function is made anew: Keras would reuse that of an earlier `fit`.
     """
-    if _noted_by(model) == note:
+    if getattr(model.compute_loss, "note", None) == note:
         return
     plain = model.compute_loss
 
@@ -46,13 +44,9 @@ def note_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
 
 def stop_noting_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
     """Undoes `note_losses`; the next `fit` traces the model anew."""
-    if _noted_by(model) == note:
+    if getattr(model.compute_loss, "note", None) == note:
         model.compute_loss = model.compute_loss.plain
         model.train_function = None
-
-
-def _noted_by(model: keras.Model) -> Any:
-    return getattr(model.compute_loss, "note", None)
 
 
 def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
@@ -75,9 +69,9 @@ def keep_weights_after_fit(optimizer: keras.optimizers.Optimizer) -> None:
 def remember_what_saving_skips() -> None:
     """Mends a mistake of Keras for this thread, so that it can save in a `StatelessScope`.
 
-    For every layer that it saves, Keras makes a reference object, to see which attributes
-    to leave alone. It means to remember the answer, but looks it up under another name; and
-    the object's variables cannot be made inside the scope.
+    For every layer that it saves, Keras makes a reference object, whose variables cannot be
+    made inside the scope, to see which attributes to leave alone. It means to remember the
+    answer, but looks it up under another name.
     """
     from keras.src.backend.common import global_state
     from keras.src.saving import saving_lib
@@ -93,26 +87,20 @@ def mix_in(optimizer: keras.optimizers.Optimizer, kinds: tuple[type, ...], **val
 
     Only its class changes: a copy would lack what no configuration has, such as the
     variables that are excluded from weight decay. Keras saves an object, and finds it in
-    `clone_model`, by the name that its `__class__` is registered under, so there it sees
-    the plain class.
+    `clone_model`, by its `__class__`, so there it sees the plain class.
     """
     plain = type(optimizer)
-    body = {
-        "__class__": property(lambda self: plain),
-        "__module__": plain.__module__,
-        "__doc__": plain.__doc__,
-        **values,
-    }
+    values |= {"__module__": plain.__module__, "__doc__": plain.__doc__}
+    values["__class__"] = property(lambda self: plain)
     # Keras's own `__setattr__` would track it.
-    object.__setattr__(optimizer, "__class__", type(plain.__name__, (*kinds, plain), body))
+    object.__setattr__(optimizer, "__class__", type(plain.__name__, (*kinds, plain), values))
 
 
 class NoSumOverReplicas:
     """For `mix_in`: leaves out Keras's sum over the replicas of tf.distribute where there is one.
 
     That sum registers a gradient of its own, by which TensorFlow holds the graph to the end
-    of the process: some 12 MB a phase for a small model. The sum over one replica is the
-    gradient itself.
+    of the process: some 12 MB a phase for a small model.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
@@ -136,8 +124,7 @@ def rate_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]
     still takes twice the time of the op beneath it. Before a step of 20 milliseconds they
     were most of what all our callbacks cost together.
     """
-    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return rate_setter(optimizer.inner_optimizer)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     variable = getattr(optimizer, "_learning_rate", None)
     if (
         keras.backend.backend() == "tensorflow"

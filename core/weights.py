@@ -20,20 +20,20 @@ import numpy as np
 from core.checkpoints import BadCheckpoint
 
 WEIGHTS = "model.weights.h5"  # Keras 3's name of them in a `.keras` archive
+DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError)
 
 
 def load_weights(
     model: keras.Model, checkpoint: Path, averaged_by: keras.optimizers.Optimizer | None = None
 ) -> None:
-    """Loads a checkpoint's weights into a model of the same layers.
+    """Loads a checkpoint's weights into a built functional model of the same layers.
 
     Args:
-        model: a functional model, built.
         checkpoint: a `.keras` file.
         averaged_by: the optimizer of the run (without a loss scale), built on the model
-            with `use_ema`: its averages of the weights are loaded in their place. The
-            statistics of BatchNorm are the checkpoint's own, since Keras does not average
-            them. Before the first step there is no average; the weights are then loaded.
+            with `use_ema`: its averages of the weights are loaded in their place, but for the
+            statistics of BatchNorm, which Keras does not average. Before the first step there
+            is no average; the weights are then loaded.
 
     Raises:
         FileNotFoundError: the checkpoint is not there.
@@ -49,16 +49,11 @@ def load_weights(
                 _load_averages(model, file["optimizer"], averaged_by)
     except FileNotFoundError:
         raise
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadCheckpoint(
-            f"checkpoint '{checkpoint}': cut short or damaged ({reason[:120]})"
-        ) from None
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise BadCheckpoint(
-            f"checkpoint '{checkpoint}': of another model than the run's recipe ({reason[:200]})"
-        ) from None
+    except (*DAMAGED, ValueError) as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        is_damaged = isinstance(error, DAMAGED)
+        what = "cut short or damaged" if is_damaged else "of another model than the run's recipe"
+        raise BadCheckpoint(f"checkpoint '{checkpoint}': {what} ({reason})") from None
 
 
 def _load_layers(model: keras.Model, groups: Mapping[str, Any]) -> None:
@@ -73,12 +68,10 @@ def _load_layers(model: keras.Model, groups: Mapping[str, Any]) -> None:
 def _load_averages(
     model: keras.Model, group: Mapping[str, Any], optimizer: keras.optimizers.Optimizer
 ) -> None:
-    group = group.get("inner_optimizer", group)["vars"]  # where there is a loss scale
-    saved = _arrays(group)
-    if len(saved) != len(optimizer.variables):
-        raise ValueError(
-            f"its optimizer has {len(saved)} variables, the recipe's {len(optimizer.variables)}"
-        )
+    saved = _arrays(group.get("inner_optimizer", group)["vars"])  # where there is a loss scale
+    known = len(optimizer.variables)
+    if len(saved) != known:
+        raise ValueError(f"its optimizer has {len(saved)} variables, the recipe's {known}")
     state = {id(v): saved[str(i)] for i, v in enumerate(optimizer.variables)}
     if int(state[id(optimizer.iterations)]) > 0:
         averages = optimizer._model_variables_moving_average
@@ -88,9 +81,5 @@ def _load_averages(
 
 def _arrays(group: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The saved variables, by their numbers. HDF5 has no bfloat16; Keras notes it apart."""
-    return {
-        key: np.array(
-            value, dtype=ml_dtypes.bfloat16 if value.attrs.get("dtype") == "bfloat16" else None
-        )
-        for key, value in group.items()
-    }
+    types = {"bfloat16": ml_dtypes.bfloat16}
+    return {key: np.array(v, types.get(v.attrs.get("dtype"))) for key, v in group.items()}

@@ -1,11 +1,11 @@
 """A Horovod DistributedOptimizer that works on Keras 3.
 
-Horovod's own overrides methods that Keras 3 no longer calls: `fit` runs, and every
-worker trains a model of its own. Keras 3 calls `apply`, so this one averages the
-gradients there.
+Horovod's own overrides methods that Keras 3 no longer calls: `fit` runs, and every worker
+trains a model of its own. This one averages the gradients in `apply`, which Keras 3 calls.
 """
 
 import sys
+from types import FrameType
 from typing import Any
 
 import keras
@@ -25,25 +25,26 @@ def DistributedOptimizer(
 ) -> Optimizer:
     """Makes `optimizer` average its gradients over all workers, and returns it.
 
-    It stays the same object, with all that it holds; its class becomes a subclass of its
-    own class. Keras saves it as the plain optimizer, so a saved model loads without
-    Horovod. With one worker it does what the plain one does.
+    It stays the same object; its class becomes a subclass of its own class. Keras saves it as
+    the plain optimizer, so a saved model loads without Horovod.
 
-    Under `mixed_float16` the gradients are averaged before the loss scale checks them, so
-    that all workers skip a step or none does. For that, the average has to be on the
-    outermost optimizer: where the global dtype policy is `mixed_float16`, an optimizer
-    without a loss scale is wrapped in a `LossScaleOptimizer`, as `compile` would do later.
     Clipping sees averaged gradients. With `gradient_accumulation_steps`, gradients are
-    averaged once for each step that is applied.
+    averaged once for each step that is applied. Under `mixed_float16` they are averaged before
+    the loss scale checks them, so that all workers skip a step or none does. The average has
+    to be on the outermost optimizer for that: where this is the global policy, an optimizer
+    without a loss scale is wrapped in a `LossScaleOptimizer`, as `compile` would do later.
 
     Args:
         optimizer: any Keras 3 optimizer, built or not. Compile again a model that it is
             already compiled into.
-        compression: `"none"`, or `"fp16"` to send gradients as float16; or one of
-            Horovod's `Compression` classes.
+        compression: `"none"`; `"fp16"` sends gradients as float16; or one of Horovod's
+            `Compression` classes.
         sparse_as_dense: send sparse gradients (an embedding's) as dense ones.
-        process_set: the `horovod.tensorflow.ProcessSet` to average over; all
-            workers by default.
+        process_set: the `horovod.tensorflow.ProcessSet` to average over; by default all.
+
+    Raises:
+        ValueError: not a Keras 3 optimizer, or distributed already; an unknown compression;
+            several workers, and Keras not on TensorFlow.
 
     Example:
 
@@ -58,8 +59,10 @@ def DistributedOptimizer(
         raise ValueError(f"Horovod needs Keras on TensorFlow, not on {keras.backend.backend()}")
     name = COMPRESSIONS.get(getattr(compression, "__name__", ""), compression)
     if name not in COMPRESSIONS.values():
-        known = tuple(COMPRESSIONS.values())
-        raise ValueError(f"`compression` must be one of {known}. Received: {compression!r}")
+        raise ValueError(
+            f"`compression` must be one of {tuple(COMPRESSIONS.values())}. "
+            f"Received: {compression!r}"
+        )
     if (
         keras.config.dtype_policy().name == "mixed_float16"
         and not isinstance(optimizer, LossScaleOptimizer)
@@ -91,10 +94,26 @@ class _Distributed(NoSumOverReplicas):
 
 
 class _Outermost(_Distributed):
-    """The optimizer that the train step calls; it refuses a loss scale around itself."""
+    """The optimizer that the train step calls; it refuses a loss scale around itself.
+
+    `LossScaleOptimizer` calls its inner optimizer only where this worker's gradients are
+    finite, and the others would wait for it. `compile` wraps an optimizer by itself where
+    the model's policy is mixed_float16 and the global one is not.
+    """
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        _refuse_a_scale_around()
+        # An optimizer does not know what holds it, but the functions that call it are in that
+        # module. Only their globals are read: reading a frame's locals would keep all that
+        # they hold until its function returns.
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            if frame.f_globals.get("__name__") == LossScaleOptimizer.__module__:
+                raise ValueError(
+                    "A LossScaleOptimizer holds a DistributedOptimizer; workers would hang at "
+                    "the first infinity. Use DistributedOptimizer(LossScaleOptimizer(optimizer)), "
+                    "or compile with auto_scale_loss=False."
+                )
+            frame = frame.f_back
         super().apply(grads, trainable_variables)  # type: ignore[misc]
 
 
@@ -125,25 +144,3 @@ class _AgreedScale(_Distributed):
     def check_finite(self, grads: Any) -> Any:
         finite = super().check_finite(grads)  # type: ignore[misc]
         return workers.all_true(finite, self._all_reduce_options["process_set"])
-
-
-def _refuse_a_scale_around() -> None:
-    """Refuses the one arrangement that hangs: an all-reduce inside a loss scale.
-
-    `LossScaleOptimizer` calls its inner optimizer only where this worker's gradients are
-    finite, and the others would wait for it. `compile` wraps an optimizer by itself where
-    the model's policy is mixed_float16 and the global one is not.
-
-    An optimizer does not know what holds it, but the functions that call it are in that
-    module. Only their globals are read: reading a frame's locals would keep all that they
-    hold until its function returns.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") == LossScaleOptimizer.__module__:
-            raise ValueError(
-                "A LossScaleOptimizer holds a DistributedOptimizer; workers would hang at the "
-                "first infinity. Use DistributedOptimizer(LossScaleOptimizer(optimizer)), or "
-                "compile with auto_scale_loss=False."
-            )
-        frame = frame.f_back  # type: ignore[assignment]

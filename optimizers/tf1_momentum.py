@@ -17,14 +17,13 @@ class TF1Momentum(keras.optimizers.Optimizer):
         w <- w - lr * (g + momentum * v)      with Nesterov
 
     This is `tf.train.MomentumOptimizer` (TensorFlow's `ApplyMomentum` kernel). Keras's
-    `SGD` keeps lr * g in the velocity, so the two differ whenever the rate moves, as it
-    does at every step of a phase.
+    `SGD` keeps lr * g in the velocity, so the two differ whenever the rate moves.
 
     Args:
         learning_rate: a float or a Keras `LearningRateSchedule`.
         momentum: float in [0, 1].
         nesterov: whether to look ahead by Nesterov's rule.
-        **kwargs: as of any Keras optimizer.
+        name, **kwargs: as of any Keras optimizer.
 
     Raises:
         ValueError: momentum outside [0, 1].
@@ -68,7 +67,7 @@ class TF1Momentum(keras.optimizers.Optimizer):
 
 
 def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") -> int:
-    """Adds TF1's weight decay to the model's loss: `l2 / 2 * sum(w ** 2)`.
+    """Adds TF1's weight decay to the loss, `l2 / 2 * sum(w ** 2)`; returns how many decay.
 
     The regularizer is set on the variables, not in the layers' configurations: it is in
     the loss from the next trace on, and a saved model does not hold it.
@@ -81,9 +80,6 @@ def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") ->
         model: a built `keras.Model`.
         l2: the decay, as TF1's `l2_regularizer(l2)` takes it; 0 removes it.
         variables: `"kernels"`, those of two dimensions or more, or `"all"` that train.
-
-    Returns:
-        The number of variables that decay.
 
     Raises:
         ValueError: l2 below 0, or an unknown group of variables.
