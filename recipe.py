@@ -31,8 +31,9 @@ from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
-from launch.commands import RECIPE, evaluate, launch, plan, report
-from launch.main import run_command_line
+from launch.commands import RECIPE, evaluate, plan, report
+from launch.launcher import launch
+from launch.main import exit_status
 from training.recipes import Policy
 from training.run import Options, start_run
 
@@ -93,4 +94,4 @@ def train(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command_line(main))
+    sys.exit(supervisor.supervise(lambda: exit_status(main)))

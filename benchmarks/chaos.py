@@ -43,7 +43,7 @@ from rich.table import Table
 from core.checkpoints import BadCheckpoint, check, read_state
 from datasets.build.digits import prepare_digits
 from launch.command_line import horovodrun
-from launch.processes import below, runs, that_work
+from launch.launcher import below, runs, that_work
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,7 +4,6 @@ import ctypes
 import mmap
 import os
 import time
-from pathlib import Path
 
 
 class _Page(ctypes.Structure):
@@ -12,9 +11,9 @@ class _Page(ctypes.Structure):
         ("beat", ctypes.c_int64),
         ("time", ctypes.c_double),
         ("limit", ctypes.c_double),
-        ("run_dir", ctypes.c_char * 4096),
-        ("command", ctypes.c_char * 8192),
-        ("reason", ctypes.c_char * 4096),
+        ("run_dir", ctypes.c_char * 4096),  # of the run that is trained, if any
+        ("command", ctypes.c_char * 8192),  # with which the user resumes
+        ("reason", ctypes.c_char * 4096),  # why Horovod broke off
     ]
 
 
@@ -33,30 +32,15 @@ class Board:
         """The step and the time of the last beat, and its limit; 0 without one."""
         return self._page.beat, self._page.time, self._page.limit
 
-    def note_command(self, run_dir: Path | None, command: str) -> None:
-        """Notes the folder of the run that is trained, if any, and the command to resume."""
-        self._note("run_dir", str(run_dir or ""))
-        self._note("command", command)
+    def note(self, **texts: str) -> None:
+        """Notes texts: `run_dir`, `command` or `reason`."""
+        for name, text in texts.items():
+            # What does not fit is cut off; the last byte is the end of the text.
+            setattr(self._page, name, os.fsencode(text)[: getattr(_Page, name).size - 1])
 
-    def note_reason(self, text: str) -> None:
-        """Notes why Horovod broke off."""
-        self._note("reason", text)
-
-    def _note(self, field: str, text: str) -> None:
-        # What does not fit is cut off; the last byte is the end of the text.
-        setattr(self._page, field, os.fsencode(text)[: getattr(_Page, field).size - 1])
-
-    @property
-    def run_dir(self) -> Path | None:
-        return Path(os.fsdecode(self._page.run_dir)) if self._page.run_dir else None
-
-    @property
-    def command(self) -> str:
-        return os.fsdecode(self._page.command)
-
-    @property
-    def reason(self) -> str:
-        return os.fsdecode(self._page.reason)
+    def read(self, name: str) -> str:
+        """The text that was noted last; empty without one."""
+        return os.fsdecode(getattr(self._page, name))
 
 
 board = Board()

@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from core.place import Workers
+from core.workers import Workers
 
 
 @functools.cache

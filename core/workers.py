@@ -1,4 +1,4 @@
-"""What crosses the borders between workers, and the one place that imports Horovod.
+"""The team of workers, what they exchange, and the one place that imports Horovod.
 
 A process without Horovod, or that Horovod did not launch, is the only worker. Each
 function works there too, so that callbacks and optimizers work anywhere.
@@ -10,14 +10,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from core.errors import SharedUserError, UserError
-from core.place import Workers, has_gpu_driver, launched_size
 
 T = TypeVar("T")
+
+# horovodrun and Open MPI's mpirun set these for each process that they launch.
+LAUNCHED_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE")
+LAUNCHED_RANK = "HOROVOD_RANK"  # horovodrun alone
 
 # Horovod warns when the others have waited this long for a worker. After its default, 60,
 # a run that hangs has already been ended.
@@ -31,6 +35,36 @@ MEET_EVERY_SECONDS = 5.0
 # that trains, it takes a sixth of the cores: 2 workers on 2 cores trained 895 images/s with
 # 1 ms and 1,170 with 20 ms.
 CPU_CYCLE_TIME = "20"
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process's place among the workers."""
+
+    rank: int = 0  # the number of this worker, from 0
+    size: int = 1  # the number of workers
+    local_rank: int = 0  # the same among the workers of this host
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """True on rank 0, the worker that writes and prints for all."""
+        return self.rank == 0
+
+
+def launched_size() -> int:
+    """Number of workers that horovodrun or mpirun launched; 1 without them."""
+    return max(int(os.environ.get(name, "1")) for name in LAUNCHED_SIZES)
+
+
+def launched_rank() -> int:
+    """The rank that horovodrun gave this process; 0 without horovodrun."""
+    return int(os.environ.get(LAUNCHED_RANK, "0"))
+
+
+def has_gpu_driver() -> bool:
+    """Whether this host has NVIDIA's driver."""
+    return os.path.exists("/dev/nvidiactl")
 
 
 def join() -> Workers:
@@ -64,20 +98,18 @@ def join() -> Workers:
     return current()
 
 
-def _horovod() -> Any:
-    """Horovod's module, where it runs with several workers; else None.
-
-    It is looked up among the loaded modules, so that a process that never imported
-    Horovod does not pay for the import.
-    """
+def _horovod(process_set: Any = None) -> Any:
+    """Horovod's module; None for the only worker, and for one that is not in `process_set`."""
+    # A process that never imported Horovod does not pay for the import.
     hvd = sys.modules.get("horovod.tensorflow")
-    return hvd if hvd is not None and hvd.is_initialized() and hvd.size() > 1 else None
+    if hvd is None or not hvd.is_initialized() or hvd.size() == 1:
+        return None
+    return hvd if process_set is None or process_set.included() else None
 
 
 def current() -> Workers:
     """This process's place among the workers. Starts nothing."""
-    hvd = _horovod()
-    if hvd is None:
+    if (hvd := _horovod()) is None:
         return Workers()
     return Workers(hvd.rank(), hvd.size(), hvd.local_rank(), hvd.local_size())
 
@@ -94,8 +126,7 @@ def gather(value: Any) -> list[Any]:
 
 def gather_bytes(data: bytes) -> list[bytes]:
     """Every worker's `data`, by rank; a collective, in the main thread."""
-    hvd = _horovod()
-    if hvd is None:
+    if (hvd := _horovod()) is None:
         return [data]
     own = np.frombuffer(data, dtype=np.uint8)
     sizes = hvd.allgather(np.array([own.size], np.int64), name="gather_sizes").numpy()
@@ -139,11 +170,11 @@ def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
     if _horovod() is None:
         return [own]
     packed = io.BytesIO()
-    np.savez(packed, **{str(i): a for i, a in enumerate(own)})
+    np.savez(packed, *own)
     gathered = []
     for data in gather_bytes(packed.getvalue()):
         with np.load(io.BytesIO(data), allow_pickle=False) as loaded:
-            gathered.append([loaded[str(i)] for i in range(len(loaded.files))])
+            gathered.append([loaded[name] for name in loaded.files])
     return gathered
 
 
@@ -188,17 +219,17 @@ def together(action: Callable[[], T]) -> T:
         return result  # type: ignore[return-value]
     if len(set(problems)) == 1:
         raise SharedUserError(problems[0])
-    lines = []
-    for text in dict.fromkeys(filter(None, problems)):
-        ranks = ", ".join(str(rank) for rank, other in enumerate(problems) if other == text)
-        lines.append(f"worker {ranks}: {text}")
+    ranks: dict[str, list[str]] = {}
+    for rank, text in enumerate(problems):
+        if text:
+            ranks.setdefault(text, []).append(str(rank))
+    lines = [f"worker {', '.join(failed)}: {text}" for text, failed in ranks.items()]
     raise SharedUserError("\n".join(lines))
 
 
 def means(variables: Sequence[Any]) -> list[np.ndarray]:
     """The mean of each Keras variable over the workers; a collective."""
-    hvd = _horovod()
-    if hvd is None or not variables:
+    if (hvd := _horovod()) is None or not variables:
         return [variable.numpy() for variable in variables]
     found = hvd.grouped_allreduce([v.value for v in variables], op=hvd.Average, name="means")
     return [mean.numpy() for mean in found]
@@ -210,8 +241,7 @@ def broadcast_variables(variables: Sequence[Any], root: int = 0) -> None:
     uint32 variables stay as they are. They are the states of Keras's random seeds: Horovod
     cannot send them, and they should differ between workers.
     """
-    hvd = _horovod()
-    if hvd is not None:
+    if hvd := _horovod():
         sent = [v.value for v in variables if v.dtype != "uint32"]
         hvd.broadcast_variables(sent, root_rank=root)
 
@@ -231,31 +261,27 @@ def allreduce_gradients(
         sparse_as_dense: turn `IndexedSlices` into dense tensors before sending.
         process_set: a `horovod.tensorflow.ProcessSet`; all workers by default.
     """
-    hvd = _horovod()
-    if hvd is None:
+    if (hvd := _horovod(process_set)) is None:
         return list(gradients)
     import tensorflow as tf
 
     process_set = process_set or hvd.global_process_set
-    if not process_set.included():
-        return list(gradients)
     # Names of our own: Horovod takes its default from the tensors' names, which differ
     # between workers as soon as one of them has built another model before.
     shared = {"process_set": process_set, "ignore_name_scope": True}
-    reduced: list[Any] = []
-    dense: list[int] = []
+    reduced = list(gradients)
+    dense = []
     for i, g in enumerate(gradients):
         if isinstance(g, tf.IndexedSlices) and not sparse_as_dense:
             # Apart from the dense ones: Horovod 0.28 mixes up their shapes in one call.
             values = g.values / tf.cast(process_set.size(), g.values.dtype)
             values = hvd.allgather(values, name=f"gradient_{i}_values", **shared)
             indices = hvd.allgather(g.indices, name=f"gradient_{i}_indices", **shared)
-            reduced.append(tf.IndexedSlices(values, indices, dense_shape=g.dense_shape))
+            reduced[i] = tf.IndexedSlices(values, indices, dense_shape=g.dense_shape)
         else:
-            reduced.append(tf.convert_to_tensor(g))
             dense.append(i)
     means = hvd.grouped_allreduce(
-        [reduced[i] for i in dense],
+        [tf.convert_to_tensor(gradients[i]) for i in dense],
         compression=hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none,
         op=hvd.Average,
         name="gradients",
@@ -268,19 +294,11 @@ def allreduce_gradients(
 
 def all_true(flag: Any, process_set: Any = None) -> Any:
     """Whether the boolean tensor `flag` is true on every worker; usable in a graph."""
-    hvd = _horovod()
-    if hvd is None:
+    if (hvd := _horovod(process_set)) is None:
         return flag
     import tensorflow as tf
 
-    process_set = process_set or hvd.global_process_set
-    if not process_set.included():
-        return flag
-    least = hvd.grouped_allreduce(
-        [tf.cast(flag, tf.int32)],
-        op=hvd.Min,
-        process_set=process_set,
-        name="all_true",
-        ignore_name_scope=True,
-    )[0]
+    shared = {"process_set": process_set or hvd.global_process_set, "ignore_name_scope": True}
+    number = tf.cast(flag, tf.int32)
+    (least,) = hvd.grouped_allreduce([number], op=hvd.Min, name="all_true", **shared)
     return tf.cast(least, tf.bool)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from core.place import launched_size
+from core.workers import launched_size
 
 PROJECT = Path(__file__).resolve().parent.parent
 # `launch` sets it for its workers: the command line that resumes the run.

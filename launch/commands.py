@@ -1,8 +1,6 @@
-"""The commands besides `train`: their options, and nothing that is slow to import."""
+"""The commands `plan`, `report` and `evaluate`; nothing here is slow to import."""
 
 import json
-import sys
-import time
 from pathlib import Path
 
 import click
@@ -141,32 +139,3 @@ def evaluate(
         write_report([run_dir])
     if problems:
         raise RunError(problems)
-
-
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.option("-np", "--workers", "count", type=click.IntRange(1), default=1, show_default=True)
-@click.option("-H", "--hosts", metavar="HOST:N,...", help="As for horovodrun; default: this host.")
-@click.option(
-    "--restarts", type=click.IntRange(0), default=0, help="Maximum number of restarts; default: 0."
-)
-@RECIPE
-@click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def launch(
-    count: int,
-    hosts: str | None,
-    restarts: int,
-    recipe_name: str,
-    run_dir: Path | None,
-    arguments: tuple[str, ...],
-) -> None:
-    """Runs `train` under horovodrun, passes signals on, and restarts and resumes after faults.
-
-    ARGUMENTS are more options of `train`.
-    """
-    from launch.launcher import launch as launch_workers
-
-    if run_dir is None:
-        run_dir = Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    given = [*arguments, "--recipe", recipe_name]
-    sys.exit(launch_workers(given, run_dir, count, hosts, restarts))

@@ -1,4 +1,4 @@
-"""Starts the workers, and starts them again after a fault.
+"""The command `launch`: starts the workers, and starts them again after a fault.
 
 horovodrun ends a job when one worker ends, with its own traceback and always with status
 1, and does not pass a signal on. This wraps it: a signal goes to the workers, which save
@@ -21,10 +21,11 @@ from subprocess import PIPE
 from typing import IO
 
 import click
+import psutil
 
 from core.signals import SIGNALS
 from launch.command_line import RESUMES_WITH, environment, horovodrun, resuming
-from launch.processes import below, that_work
+from launch.commands import RECIPE
 from training.run_folder import RunFolder
 
 # Statuses after which another attempt would end in the same way, or is not wanted.
@@ -38,41 +39,44 @@ BEHIND_IT = re.compile(r"Process name: \d+$|Exit code: -?\d+$|$")
 PAUSE_SECONDS = 2.0
 
 
+@click.command(context_settings={"ignore_unknown_options": True})
+@click.option("-np", "--workers", "count", type=click.IntRange(1), default=1, show_default=True)
+@click.option("-H", "--hosts", metavar="HOST:N,...", help="As for horovodrun; default: this host.")
+@click.option(
+    "--restarts", type=click.IntRange(0), default=0, help="Maximum number of restarts; default: 0."
+)
+@RECIPE
+@click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def launch(
-    arguments: Sequence[str], run_dir: Path, workers: int, hosts: str | None, restarts: int
-) -> int:
-    """Trains on several workers until the run is complete, or cannot continue.
+    count: int,
+    hosts: str | None,
+    restarts: int,
+    recipe_name: str,
+    run_dir: Path | None,
+    arguments: tuple[str, ...],
+) -> None:
+    """Runs `train` under horovodrun, passes signals on, and restarts and resumes after faults.
 
-    Args:
-        arguments: of `recipe.py train`, without `--run_dir`.
-        run_dir: folder of the run.
-        workers: how many.
-        hosts: as in horovodrun's `-H`; by default this host alone.
-        restarts: maximum number of times that a job is started again after a fault.
-
-    Returns:
-        The exit status of the worker that ended first.
+    ARGUMENTS are more options of `train`.
     """
+    if run_dir is None:
+        run_dir = Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     python, script = sys.executable, sys.argv[0]
-    launcher = horovodrun(workers, hosts) if workers > 1 or hosts else []
-    first = [*arguments, "--run_dir", str(run_dir)]
-    resume = resuming(arguments, run_dir)
-    own = ["launch", "-np", str(workers), *(["-H", hosts] if hosts else [])]
-    own += ["--restarts", str(restarts)]
-    os.environ[RESUMES_WITH] = shlex.join([Path(python).name, script, *own, *resume])
+    launcher = horovodrun(count, hosts) if count > 1 or hosts else []
+    given = [*arguments, "--recipe", recipe_name]
+    first, resume = [*given, "--run_dir", str(run_dir)], resuming(given, run_dir)
+    own = ["-np", str(count), *(["-H", hosts] if hosts else []), "--restarts", str(restarts)]
+    os.environ[RESUMES_WITH] = shlex.join([Path(python).name, script, "launch", *own, *resume])
     for attempt in range(restarts + 1):
         # Until its folder holds a run, there is nothing to resume.
         resumes = attempt > 0 and RunFolder(run_dir).holds_a_run
         status, signalled = _run([*launcher, python, script, *(resume if resumes else first)])
         if status in FINAL or signalled or attempt == restarts:
-            break
-        click.echo(
-            f"recipe.py: the job ended with status {status}; "
-            f"starting it again ({attempt + 1} of {restarts})",
-            err=True,
-        )
+            sys.exit(status)
+        message = f"the job ended with status {status}; starting it again"
+        click.echo(f"recipe.py: {message} ({attempt + 1} of {restarts})", err=True)
         time.sleep(PAUSE_SECONDS)
-    return status
 
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:
@@ -89,23 +93,17 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     )
 
     def pass_on(number: int, frame: object) -> None:
-        """To the workers alone: horovodrun would kill them, and their supervisors would pass
-        the signal on once more."""
+        # To the workers alone: horovodrun would kill them, and their supervisors would pass
+        # the signal on once more.
         signals.append(number)
         for pid in that_work(below(job.pid), sys.argv[0]) or [job.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def show(source: IO[bytes], target: IO[bytes]) -> None:
-        for line in without_horovodruns(noting_statuses(source)):
+        for line in without_horovodruns(source, statuses):
             target.write(line)
             target.flush()
-
-    def noting_statuses(lines: Iterable[bytes]) -> Iterator[bytes]:
-        for line in lines:
-            if found := EXIT_CODE.search(line.decode(errors="replace")):
-                statuses.append(int(found[1]))
-            yield line
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     streams = (job.stdout, sys.stdout.buffer), (job.stderr, sys.stderr.buffer)
@@ -121,16 +119,21 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     return next((s for s in statuses if s), status), bool(signals)
 
 
-def without_horovodruns(lines: Iterable[bytes]) -> Iterator[bytes]:
+def without_horovodruns(lines: Iterable[bytes], statuses: list[int]) -> Iterator[bytes]:
     """The lines without those that horovodrun adds when a job has ended.
 
     A traceback without a rank before it is horovodrun's, or is that of a single worker that
     was started without horovodrun. Its last line shows which; until then it is held back.
+
+    Args:
+        lines: of a job's output.
+        statuses: gets the workers' exit statuses that the lines name.
     """
     held: list[bytes] = []
     behind_its_own = False
     for line in lines:
         text = line.decode(errors="replace")
+        statuses += map(int, EXIT_CODE.findall(text))
         if text.startswith("["):  # a worker's line begins with its rank: [0]<stderr>:
             yield line
         elif text.startswith(TRACEBACK) or (held and text[0].isspace()):
@@ -145,3 +148,38 @@ def without_horovodruns(lines: Iterable[bytes]) -> Iterator[bytes]:
             if not (behind_its_own or CHATTER.match(text)):
                 yield line
     yield from held
+
+
+def below(pid: int) -> list[psutil.Process]:
+    """The process and all its descendants; none if it has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    return []
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it runs. A process that has ended, but is not waited for yet, does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
+def that_work(processes: Iterable[psutil.Process], argument: str) -> list[int]:
+    """Ids of the workers among a job's processes, any of which may end meanwhile.
+
+    horovodrun and a worker's supervisor have the worker's command line, too. The worker
+    descends from both, so it is the one with no such process below it.
+
+    Args:
+        processes: all of a job, as `below` gives them.
+        argument: a word of the workers' command line that no other command line has.
+    """
+    found: set[int] = set()
+    above: set[int] = set()
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            if argument in process.cmdline()[1:]:
+                above.update(parent.pid for parent in process.parents())
+                found.add(process.pid)
+    return sorted(found - above)

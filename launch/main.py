@@ -1,4 +1,4 @@
-"""Runs the command line of `recipe.py`: turns errors into messages and exit statuses."""
+"""Runs a command, and turns its errors into messages and exit statuses."""
 
 import sys
 
@@ -7,11 +7,6 @@ import click
 from core import workers
 from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
 from launch import sagemaker, supervisor
-
-
-def run_command_line(main: click.Command) -> int:
-    """Runs `main`, with a supervisor beside it under horovodrun; returns the exit status."""
-    return supervisor.supervise(lambda: exit_status(main))
 
 
 def exit_status(main: click.Command) -> int:
@@ -30,7 +25,7 @@ def exit_status(main: click.Command) -> int:
             speak(message, supervisor.STOPPED, shared=True, kind="")
         return supervisor.STOPPED
     except OtherWorkerEnded as error:
-        supervisor.board.note_reason(str(error))
+        supervisor.board.note(reason=str(error))
         return supervisor.OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""

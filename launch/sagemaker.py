@@ -22,7 +22,7 @@ from typing import Any
 import click
 
 from core.errors import UserError
-from core.place import launched_size
+from core.workers import launched_size
 from launch.command_line import environment, horovodrun
 from training.log_format import EVALUATION, TRAIN, TRAIN_FIELDS
 from training.run_folder import RunFolder

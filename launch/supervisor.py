@@ -22,9 +22,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
+
 from core.board import board
-from core.place import LAUNCHED_RANK, launched_rank
 from core.signals import SIGNALS
+from core.workers import LAUNCHED_RANK, launched_rank
 from launch import command_line, elastic
 
 STOPPED = 75  # exit status of a run that stopped on a signal: EX_TEMPFAIL of sysexits.h
@@ -44,20 +46,21 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def tell_how_to_resume(run_dir: Path) -> None:
     """From now on, error messages end with the command that resumes this run."""
-    board.note_command(run_dir, command_line.to_resume(run_dir))
+    board.note(run_dir=str(run_dir), command=command_line.to_resume(run_dir))
 
 
 @contextlib.contextmanager
 def resumed_by_the_same_command() -> Iterator[None]:
     """Inside this block, error messages say to rerun the same command."""
-    board.note_command(None, command_line.to_repeat())
+    board.note(run_dir="", command=command_line.to_repeat())
     yield  # an error leaves the command there, for its message
-    board.note_command(None, "")
+    board.note(command="")
 
 
 def how_to_resume() -> str:
     """The end of a message: how to resume; empty if there is nothing to resume yet."""
-    return f"; to resume, run\n  {board.command}" if board.command else ""
+    command = board.read("command")
+    return f"; to resume, run\n  {command}" if command else ""
 
 
 def supervise(run: Callable[[], int]) -> int:
@@ -75,13 +78,13 @@ def supervise(run: Callable[[], int]) -> int:
     status, asked = _watch(child)
     if status != OTHER_ENDED:
         return status
-    if elastic.is_elastic() and board.run_dir:
-        elastic.rejoin(board.run_dir)
+    if elastic.is_elastic() and board.read("run_dir"):
+        elastic.rejoin(Path(board.read("run_dir")))
     elif not asked:
         # If another worker has ended, it has said why, and the launcher ends this process
         # during the wait. If several were cut off, rank 0 speaks and ends before the others.
         wait_to_be_ended(SILENCE_SECONDS * (1 if launched_rank() == 0 else 2), 1)
-        _speak(f"was cut off by Horovod: {board.reason}")
+        _speak(f"was cut off by Horovod: {board.read('reason')}")
     return 1
 
 
@@ -101,6 +104,7 @@ def wait_to_be_ended(seconds: float, status: int) -> None:
 def _watch(child: int) -> tuple[int, bool]:
     """The child's exit status, and whether a signal had asked it to end."""
     asked: list[int] = []
+    worker = psutil.Process(child)
 
     def pass_on(number: int, frame: object) -> None:
         asked.append(number)
@@ -123,7 +127,8 @@ def _watch(child: int) -> tuple[int, bool]:
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
         step, last_beat, limit = board.last()
-        stopped_since = min(stopped_since, now) if _is_stopped(child) else math.inf
+        is_stopped = worker.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+        stopped_since = min(stopped_since, now) if is_stopped else math.inf
         if now - stopped_since > STOPPED_SECONDS:
             _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
         elif stopped_since == math.inf and limit and now - last_beat > limit:
@@ -138,13 +143,6 @@ def _watch(child: int) -> tuple[int, bool]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         return 1, False
-
-
-def _is_stopped(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
-    except (OSError, IndexError):
-        return False
 
 
 def _speak(text: str) -> None:

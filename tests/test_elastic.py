@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from launch.processes import below, that_work
+from launch.launcher import below, that_work
 from tests.waiting import HANG_SECONDS, until
 
 PHASE = {"epoch": [0, 1], "lr": [0.02, 0.01], "lr_method": "linear", "batch_size": 50}

@@ -18,7 +18,7 @@ import yaml
 from core import devices
 from core.errors import UserError
 from evaluation.run import evaluate_run
-from launch.processes import below, that_work
+from launch.launcher import below, that_work
 from reports.reader import read_record
 from tests.waiting import HANG_SECONDS, until
 from training.inputs import find_data

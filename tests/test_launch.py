@@ -12,7 +12,7 @@ import psutil
 import pytest
 import yaml
 
-from launch.processes import below, runs, that_work
+from launch.launcher import below, runs, that_work
 from tests.waiting import HANG_SECONDS, until
 
 STEPS = 80

@@ -5,7 +5,7 @@ import pytest
 from callbacks import heartbeat
 from callbacks.heartbeat import Heartbeat
 from core import workers
-from core.place import LAUNCHED_RANK
+from core.workers import LAUNCHED_RANK
 from launch import supervisor
 
 

@@ -13,18 +13,17 @@ def test_the_supervisor_reads_what_the_worker_noted():
     worker = os.fork()
     if worker == 0:
         board.beat(7, None)
-        board.note_command(FOLDER, "the command")
-        board.note_reason("two requests of one name")
+        board.note(run_dir=str(FOLDER), command="the command", reason="two requests of one name")
         os._exit(0)
     os.waitpid(worker, 0)
     assert (board.last()[0], board.last()[2]) == (7, 0.0)
-    assert (board.run_dir, board.command) == (FOLDER, "the command")
-    assert board.reason == "two requests of one name"
+    assert (Path(board.read("run_dir")), board.read("command")) == (FOLDER, "the command")
+    assert board.read("reason") == "two requests of one name"
 
 
 def test_a_shorter_note_replaces_a_longer_one_and_a_note_that_is_too_long_is_cut():
     board = Board()
-    board.note_command(FOLDER, "a long command" * 1000)
-    assert 4000 < len(board.command) < 14000
-    board.note_command(None, "short")
-    assert (board.run_dir, board.command) == (None, "short")
+    board.note(run_dir=str(FOLDER), command="a long command" * 1000)
+    assert 4000 < len(board.read("command")) < 14000
+    board.note(run_dir="", command="short")
+    assert (board.read("run_dir"), board.read("command")) == ("", "short")

@@ -39,9 +39,10 @@ def launched(tmp_path, monkeypatch, capfdbinary):
         script.write_text(CRASH.format(crash=crash))
         monkeypatch.setattr(sys, "argv", [str(script)])
         monkeypatch.setenv(RESUMES_WITH, "")  # so that it is restored afterwards
-        status = launcher.launch([], tmp_path / "run", workers, hosts, 0)
+        with pytest.raises(SystemExit) as ended:
+            launcher.launch.callback(workers, hosts, 0, "demo", tmp_path / "run", ())
         out, err = capfdbinary.readouterr()
-        return status, (out + err).decode()
+        return ended.value.code, (out + err).decode()
 
     return launch
 
@@ -67,19 +68,21 @@ def test_an_error_of_horovodrun_before_the_start_is_shown(launched):
     assert "Requested more processes (3) than there are available slots (2)" in shown
 
 
-def filtered(text):
-    return b"".join(without_horovodruns(text.encode().splitlines(keepends=True))).decode()
+def filtered(text, statuses=()):
+    found = []
+    left = b"".join(without_horovodruns(text.encode().splitlines(keepends=True), found))
+    assert found == list(statuses)
+    return left.decode()
 
 
 def test_horovodruns_own_lines_are_left_out():
-    assert filtered(HOROVODS) == ""
+    assert filtered(HOROVODS, [3]) == ""
     worker = "[0]<stderr>:KeyError: 'a key'\n"
     lines = HOROVODS.splitlines(keepends=True)
     for place in range(len(lines) + 1):  # a worker's line may come at any place
-        assert filtered("".join([*lines[:place], worker, *lines[place:]])) == worker
-    assert filtered(HOROVODS + "recipe.py: error: of one's own\n") == (
-        "recipe.py: error: of one's own\n"
-    )
+        assert filtered("".join([*lines[:place], worker, *lines[place:]]), [3]) == worker
+    own = "recipe.py: error: of one's own\n"
+    assert filtered(HOROVODS + own, [3]) == own
 
 
 @pytest.mark.parametrize(

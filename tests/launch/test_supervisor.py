@@ -8,15 +8,14 @@ from launch import supervisor
 
 
 def hangs() -> int:
-    supervisor.board.note_command(None, "the command")
+    supervisor.board.note(command="the command")
     supervisor.board.beat(7, 1.0)
     threading.Event().wait()
     return 0
 
 
 def cut_off_by_horovod() -> int:
-    supervisor.board.note_command(None, "the command")
-    supervisor.board.note_reason("two requests of one name")
+    supervisor.board.note(command="the command", reason="two requests of one name")
     return supervisor.OTHER_ENDED
 
 

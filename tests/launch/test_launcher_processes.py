@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from launch.processes import below, runs, that_work
+from launch.launcher import below, runs, that_work
 from tests.waiting import HANG_SECONDS, until
 
 WORD = "a-word-of-nobody-else"
