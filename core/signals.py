@@ -1,8 +1,4 @@
-"""The signals that ask a run to stop.
-
-SIGTERM comes from schedulers, clouds and launchers, SIGINT from Ctrl-C, SIGUSR1 from
-Slurm (`--signal=USR1@60`).
-"""
+"""The signals that ask a run to stop."""
 
 import os
 import signal
@@ -12,6 +8,7 @@ from types import FrameType
 
 from core.errors import Preempted
 
+# From schedulers, clouds and launchers; from Ctrl-C; from Slurm (`--signal=USR1@60`).
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 # A scheduler may signal both a process and its parent, which passes the signal on. Signals
@@ -20,17 +17,12 @@ SAME_SIGNAL_SECONDS = 1.0
 
 
 class SignalWatch:
-    """Notes the first signal; the second one ends the process at once.
-
-    While `deferred` is False, the first one raises `Preempted` in the main thread.
-
-    Attributes:
-        received: name of the signal; None before it comes.
-        deferred: another part of the program checks `received` regularly and stops cleanly.
-    """
+    """Notes the first signal; the second one ends the process at once."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self.received: str | None = None  # the signal's name
+        # Another part of the program checks `received` regularly and stops cleanly. While this
+        # is False, the first signal raises `Preempted` in the main thread.
         self.deferred = False
 
     def install(self) -> "SignalWatch":
@@ -63,8 +55,7 @@ def _end_at_second(source: int) -> None:
     """
     first = None
     while data := os.read(source, 1):
-        if data[0] not in SIGNALS:
-            continue
-        first = first or time.monotonic()
-        if time.monotonic() - first > SAME_SIGNAL_SECONDS:
-            os._exit(128 + data[0])
+        if data[0] in SIGNALS:
+            first = first or time.monotonic()
+            if time.monotonic() - first > SAME_SIGNAL_SECONDS:
+                os._exit(128 + data[0])

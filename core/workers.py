@@ -71,25 +71,24 @@ def join() -> Workers:
     """Starts Horovod and prepares this worker's devices, if several workers were launched.
 
     Raises:
-        UserError: Horovod does not import or does not find the other workers; without
-            this error, each worker would train a model alone.
+        UserError: no Horovod, or one that does not find the other workers: each worker
+            would train a model alone.
     """
     if launched_size() > 1:
+        launched = f"{launched_size()} workers were launched, but Horovod"
         try:
             import horovod.tensorflow as hvd
         except ImportError as error:
-            raise UserError(
-                f"{launched_size()} workers were launched, but Horovod does not import "
-                f"here ({error}); `make setup` builds it"
-            ) from None
+            message = f"{launched} does not import here ({error}); `make setup` builds it"
+            raise UserError(message) from None
         if not has_gpu_driver():
             os.environ.setdefault("HOROVOD_CYCLE_TIME", CPU_CYCLE_TIME)
         os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", STALL_WARNING_SECONDS)
         hvd.init()
         if hvd.size() != launched_size():
             raise UserError(
-                f"{launched_size()} workers were launched, but Horovod finds {hvd.size()}; use "
-                "horovodrun, or build Horovod with HOROVOD_WITH_MPI=1 to launch with mpirun"
+                f"{launched} finds {hvd.size()}; use horovodrun, or build Horovod with "
+                "HOROVOD_WITH_MPI=1 to launch with mpirun"
             )
         # The first collective starts TensorFlow, and then it is too late for this.
         from core.devices import prepare_devices
@@ -115,12 +114,10 @@ def current() -> Workers:
 
 
 def gather(value: Any) -> list[Any]:
-    """Every worker's `value`, by rank; a collective, in the main thread.
-
-    The value travels as JSON, so that no worker can run code on another.
-    """
+    """Every worker's `value`, by rank; a collective, in the main thread."""
     if _horovod() is None:
         return [value]
+    # It travels as JSON, so that no worker can run code on another.
     return [json.loads(data) for data in gather_bytes(json.dumps(value).encode())]
 
 
@@ -162,10 +159,7 @@ def _gather_beside() -> Any:
 
 
 def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
-    """Every worker's arrays, by rank; a collective.
-
-    Arrays of a type that NumPy lacks (bfloat16) come back as float32.
-    """
+    """Every worker's arrays, by rank, bfloat16 (which NumPy lacks) as float32; a collective."""
     own = [a.astype(np.float32) if a.dtype.kind == "V" else a for a in arrays]
     if _horovod() is None:
         return [own]
@@ -189,8 +183,7 @@ def gather_in_time(look: Callable[[float], Any], sign: Callable[[], Any]) -> lis
     All meet every few seconds, so that none waits long without a sign of life.
 
     Args:
-        look: waits at most the given number of seconds for this worker's answer, and
-            returns None if there is none yet.
+        look: waits at most that many seconds for this worker's answer; None if there is none.
         sign: called on every worker each time that an answer is missing.
     """
     seconds = 0.0
@@ -203,8 +196,7 @@ def gather_in_time(look: Callable[[float], Any], sign: Callable[[], Any]) -> lis
 def together(action: Callable[[], T]) -> T:
     """Runs `action` on every worker; fails on all of them if it fails on one.
 
-    Without it, the workers that succeed would wait for the others in their next
-    collective. Each worker raises the same error, so rank 0 can print it for all.
+    Without it, the workers that succeed would wait for the others in their next collective.
 
     Raises:
         SharedUserError: it names the workers that failed, unless all failed alike.
@@ -236,12 +228,10 @@ def means(variables: Sequence[Any]) -> list[np.ndarray]:
 
 
 def broadcast_variables(variables: Sequence[Any], root: int = 0) -> None:
-    """Sets each Keras variable to its value on worker `root`; a collective.
-
-    uint32 variables stay as they are. They are the states of Keras's random seeds: Horovod
-    cannot send them, and they should differ between workers.
-    """
+    """Sets each Keras variable to its value on worker `root`; a collective."""
     if hvd := _horovod():
+        # Not the states of Keras's random seeds, which are uint32: Horovod cannot send them,
+        # and they should differ between workers.
         sent = [v.value for v in variables if v.dtype != "uint32"]
         hvd.broadcast_variables(sent, root_rank=root)
 

@@ -13,18 +13,13 @@ PROJECT = Path(__file__).resolve().parent.parent
 # `launch` sets it for its workers: the command line that resumes the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
 # How a launcher is shown, by the name in its command line.
-LAUNCHERS = {
-    "horovodrun": ["horovodrun"],
-    "launch.horovodrun": ["python", "-m", "launch.horovodrun"],
-}
+LAUNCHERS = {"horovodrun": "horovodrun", "launch.horovodrun": "python -m launch.horovodrun"}
 
 
 def horovodrun(workers: int, hosts: str | None = None) -> list[str]:
     """The guarded launcher's part of a command line; the workers' own command follows it.
 
-    Args:
-        workers: how many.
-        hosts: as in horovodrun's `-H`, `host1:4,host2:4`; by default this host alone.
+    By default the workers are on this host alone; `hosts` is `host1:4,host2:4`.
     """
     command = [sys.executable, "-m", "launch.horovodrun", "-np", str(workers), "--gloo"]
     return [*command, "-H", hosts] if hosts else command
@@ -76,5 +71,5 @@ def _launcher() -> list[str]:
                 if name in names and sys.argv[0] in words:
                     begin, end = names.index(name), words.index(sys.argv[0])
                     # The interpreter stands before the script.
-                    return [*shown, *words[begin + 1 : end - 1]]
+                    return [*shown.split(), *words[begin + 1 : end - 1]]
     return ["horovodrun", "-np", str(launched_size())]

@@ -23,19 +23,16 @@ TIMEOUT_SECONDS = 600.0  # the time that Horovod itself waits for enough hosts
 
 
 def is_elastic() -> bool:
-    """Whether this process is a worker of an elastic job."""
     return os.environ.get("HOROVOD_ELASTIC") == "1"
 
 
 def new_place() -> dict[str, str] | None:
-    """The variables with this process's new place; None if it has no place any more.
-
-    Horovod's driver gives the places when all processes have asked for theirs.
-    """
+    """The variables with this process's new place; None if it has no place any more."""
     server = "http://{HOROVOD_GLOO_RENDEZVOUS_ADDR}:{HOROVOD_GLOO_RENDEZVOUS_PORT}"
     slot = "rank_and_size/{HOROVOD_HOSTNAME}:{HOROVOD_LOCAL_RANK}"
     try:
         url = f"{server}/{slot}".format_map(os.environ)
+        # Horovod's driver answers when all processes have asked for their places.
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             numbers = [int(number) for number in answer.read().split(b",")]
     except (KeyError, ValueError, OSError):
@@ -46,10 +43,8 @@ def new_place() -> dict[str, str] | None:
 
 
 def join_those_that_resume(resume: bool, run_dir: Path | None) -> tuple[bool, Path | None]:
-    """`--resume` and `--run_dir` as on the workers that resume, if any does; a collective.
-
-    The driver starts a worker on an added host with the job's first command line.
-    """
+    """`--resume` and `--run_dir` as on the workers that resume, if any does; a collective."""
+    # The driver starts a worker on an added host with the job's first command line.
     if is_elastic():
         for its_resume, its_run_dir in workers.gather([resume, run_dir and str(run_dir)]):
             if its_resume:

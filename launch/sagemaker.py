@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from training.run_folder import RunFolder
 
 CHANNEL = "SM_CHANNEL_"
 # The SDK adds these channels when it uploads the source.
-NOT_DATA = ("code", "sm_drivers")
+NOT_DATA = (f"{CHANNEL}CODE", f"{CHANNEL}SM_DRIVERS")
 # The SDK's TensorFlow estimator adds `model_dir` to the hyperparameters of every job.
 NOT_OPTIONS = ("workers", "model_dir")
 
@@ -39,27 +39,13 @@ class Job:
     """What SageMaker says of the job and of this host."""
 
     hyperparameters: dict[str, Any]  # by name, with their JSON types
-    channels: dict[str, Path]  # the folder of each input channel that the user named
+    data_dir: Path | None  # of the input channels
     model_dir: Path  # its contents become the job's model artifact
     output_dir: Path  # its contents become the job's other output
     failure_file: Path  # its text becomes the reason of a failed job
     gpus: int  # on this host
     hosts: list[str]  # all of the job
     host: str  # this one
-
-    @property
-    def data_dir(self) -> Path | None:
-        """The channel `training`, or the only one, or the folder that holds them all.
-
-        The last is for channels that are named like the recipe's folders, such as `160` and
-        `320`, so that each can have its own data source.
-        """
-        if "training" in self.channels:
-            return self.channels["training"]
-        folders = set(self.channels.values())
-        if len(folders) > 1:
-            folders = {folder.parent for folder in folders}
-        return folders.pop() if len(folders) == 1 else None
 
     @property
     def run_dir(self) -> Path:
@@ -85,14 +71,9 @@ def read_job(environ: Mapping[str, str]) -> Job | None:
     model_dir = Path(environ["SM_MODEL_DIR"])
     output = model_dir.parent / "output"
     host = environ.get("SM_CURRENT_HOST", "localhost")
-    channels = {
-        variable.removeprefix(CHANNEL).lower(): Path(folder)
-        for variable, folder in sorted(environ.items())
-        if variable.startswith(CHANNEL)
-    }
     return Job(
         hyperparameters=_json(environ, "SM_HPS", {}),
-        channels={name: folder for name, folder in channels.items() if name not in NOT_DATA},
+        data_dir=_data_dir(environ),
         model_dir=model_dir,
         output_dir=Path(environ.get("SM_OUTPUT_DATA_DIR", output / "data")),
         failure_file=Path(environ.get("SM_OUTPUT_DIR", output)) / "failure",
@@ -100,6 +81,21 @@ def read_job(environ: Mapping[str, str]) -> Job | None:
         hosts=_json(environ, "SM_HOSTS", [host]),
         host=host,
     )
+
+
+def _data_dir(environ: Mapping[str, str]) -> Path | None:
+    """The channel `training`, or the only one, or the folder that holds them all.
+
+    The last is for channels that are named like the recipe's folders, such as `160` and
+    `320`, so that each can have its own data source.
+    """
+    if f"{CHANNEL}TRAINING" in environ:
+        return Path(environ[f"{CHANNEL}TRAINING"])
+    names = [name for name in environ if name.startswith(CHANNEL) and name not in NOT_DATA]
+    folders = {Path(environ[name]) for name in names}
+    if len(folders) > 1:
+        folders = {folder.parent for folder in folders}
+    return folders.pop() if len(folders) == 1 else None
 
 
 def _json(environ: Mapping[str, str], name: str, default: Any) -> Any:
@@ -116,12 +112,7 @@ def _json(environ: Mapping[str, str], name: str, default: Any) -> Any:
 
 
 def for_click(given: Sequence[str], job: Job | None) -> dict[str, Any]:
-    """`args` and `default_map` for `click.Command.main`: the job's settings are the defaults.
-
-    Args:
-        given: the command line without the program's name; it stays as it is without a job.
-        job: SageMaker's, if any.
-    """
+    """`args` and `default_map` for `click.Command.main`: the job's settings are the defaults."""
     if job is None:
         return {"args": list(given), "default_map": {}}
     options = {k: v for k, v in job.hyperparameters.items() if k not in NOT_OPTIONS}
@@ -137,25 +128,18 @@ def for_click(given: Sequence[str], job: Job | None) -> dict[str, Any]:
     }
     args = list(given)
     if sorted(args[::2]) == sorted(f"--{name}" for name in job.hyperparameters):
-        args = ["train", *_as_arguments(options)]
+        args = ["train"]
+        for name, value in options.items():
+            if value is not False:
+                args.append(f"--{name}")
+            # SageMaker gives a flag a value, as in `--resume True`; click refuses that.
+            if not isinstance(value, bool):
+                args.append(str(value))
     return {"args": args, "default_map": {"train": defaults}}
 
 
-def _as_arguments(options: Mapping[str, Any]) -> Iterator[str]:
-    """SageMaker gives a flag a value, as in `--resume True`; click refuses that."""
-    for name, value in options.items():
-        if value is not False:
-            yield f"--{name}"
-        if not isinstance(value, bool):
-            yield str(value)
-
-
 def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
-    """The command that starts this host's workers; None if this process is to be a worker.
-
-    Raises:
-        UserError: the job has several hosts, which need a launcher across hosts.
-    """
+    """The command that starts this host's workers; None if this process is to be a worker."""
     if job is None or launched_size() > 1:
         return None
     if len(job.hosts) > 1:
@@ -172,16 +156,14 @@ def start() -> dict[str, Any]:
     """Becomes the launcher of this host's workers, or returns what `for_click` finds."""
     job = read_job(os.environ)
     found = for_click(sys.argv[1:], job)
-    command = launcher(job, found["args"])
-    if command:
+    if command := launcher(job, found["args"]):
         os.execve(command[0], command, environment())
     return found
 
 
 def deliver_at_end(run: RunFolder) -> None:
     """Delivers the run when the command ends, however it ends."""
-    job = read_job(os.environ)
-    if job is not None:
+    if job := read_job(os.environ):
         click.get_current_context().call_on_close(lambda: deliver(run, job))
 
 
@@ -201,12 +183,10 @@ def deliver(run: RunFolder, job: Job) -> None:
 
 def note_failure(message: str) -> None:
     """Makes `message` the reason that SageMaker shows for the failed job."""
-    job = None
-    with suppress(UserError):  # the message may be about it
-        job = read_job(os.environ)
-    if job is not None:
-        job.failure_file.parent.mkdir(parents=True, exist_ok=True)
-        job.failure_file.write_text(message + "\n")
+    with suppress(UserError):  # the message may be about the job's variables
+        if job := read_job(os.environ):
+            job.failure_file.parent.mkdir(parents=True, exist_ok=True)
+            job.failure_file.write_text(message + "\n")
 
 
 def metric_definitions() -> list[dict[str, str]]:
@@ -217,14 +197,10 @@ def metric_definitions() -> list[dict[str, str]]:
     return [{"Name": name, "Regex": f"{line}.* {key}@ *{number}"} for line, key, name in fields]
 
 
-@click.group()
-def main() -> None:
-    """What SageMaker needs to know of a run."""
-
-
-@main.command("metric_definitions")
-def _print_metric_definitions() -> None:
-    """Prints the metric definitions as JSON, for the console or the SDK."""
+@click.command()
+@click.argument("what", type=click.Choice(["metric_definitions"]))
+def main(what: str) -> None:
+    """Prints SageMaker's `MetricDefinitions` as JSON, for the console or the SDK."""
     click.echo(json.dumps(metric_definitions(), indent=2))
 
 

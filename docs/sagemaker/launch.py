@@ -9,40 +9,16 @@ toolkit. Run this from the project's folder, with AWS credentials and a region.
 """
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import click
 from sagemaker.core.shapes import MetricDefinition
-from sagemaker.core.training.configs import (
-    CheckpointConfig,
-    Compute,
-    InputData,
-    OutputDataConfig,
-    StoppingCondition,
-)
+from sagemaker.core.training import configs
 from sagemaker.train import ModelTrainer
 
 from launch.sagemaker import metric_definitions
-
-
-@dataclass(frozen=True)
-class Options:
-    """The command line; its help texts say what each option is."""
-
-    image: str
-    role: str
-    output: str
-    data: str | None
-    recipe: str
-    instance: str
-    workers: int | None
-    spot: bool
-    checkpoints: str | None
-    volume: int
-    hours: int
-    wait: bool
 
 
 @click.command()
@@ -60,7 +36,7 @@ class Options:
 @click.option("--wait", is_flag=True, help="Print the job's log until it ends.")
 def launch(**options: Any) -> None:
     """Starts a training job and prints its name."""
-    job = Options(**options)
+    job = SimpleNamespace(**options)
     seconds = job.hours * 3600
     name = Path(job.recipe).stem.replace("_", "-")
     # By default a new folder, since a job resumes the run that it finds.
@@ -71,24 +47,25 @@ def launch(**options: Any) -> None:
         role=job.role,
         base_job_name=name,
         hyperparameters={"recipe": job.recipe} | ({"workers": job.workers} if job.workers else {}),
-        compute=Compute(
+        compute=configs.Compute(
             instance_type=job.instance,
             instance_count=1,
             volume_size_in_gb=job.volume,
             enable_managed_spot_training=job.spot,
         ),
-        stopping_condition=StoppingCondition(
+        stopping_condition=configs.StoppingCondition(
             max_runtime_in_seconds=seconds,
             # It may take long until spot capacity is free.
             max_wait_time_in_seconds=2 * seconds if job.spot else None,
         ),
-        output_data_config=OutputDataConfig(s3_output_path=job.output),
+        output_data_config=configs.OutputDataConfig(s3_output_path=job.output),
         # An interrupted job finds its run here again; SageMaker keeps the copy up to date.
-        checkpoint_config=CheckpointConfig(s3_uri=checkpoints),
+        checkpoint_config=configs.CheckpointConfig(s3_uri=checkpoints),
     ).with_metric_definitions(
         [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
     )
-    channels = [InputData(channel_name="training", data_source=job.data)] if job.data else []
+    sources = [job.data] if job.data else []
+    channels = [configs.InputData(channel_name="training", data_source=s) for s in sources]
     trainer.train(input_data_config=channels, wait=job.wait, logs=job.wait)
     click.echo(trainer._latest_training_job.training_job_name)
 
