@@ -33,7 +33,6 @@ from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
 from launch.commands import RECIPE, evaluate, plan, report
 from launch.launcher import launch
-from launch.main import exit_status
 from training.recipes import Policy
 from training.run import Options, start_run
 
@@ -94,4 +93,4 @@ def train(**options: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(supervisor.supervise(lambda: exit_status(main)))
+    sys.exit(supervisor.supervise(lambda: supervisor.exit_status(main)))

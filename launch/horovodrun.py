@@ -33,7 +33,13 @@ def main() -> None:
         http_server.find_port = network.find_port = find_port_here
     rendezvous.codec = SimpleNamespace(loads_base64=refuse)
     launch.gloo_built = lambda verbose: True  # Horovod imports TensorFlow to find out
-    launch.run_commandline()
+    try:
+        launch.run_commandline()
+    except RuntimeError as error:
+        # The worker has said why it ended, and Horovod with which status.
+        if "one or more processes exited with non-zero status" in str(error):
+            sys.exit(1)
+        raise
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The command `launch`: starts the workers, and starts them again after a fault.
 
-horovodrun ends a job when one worker ends, with its own traceback and always with status
-1, and does not pass a signal on. This wraps it: a signal goes to the workers, which save
+horovodrun ends a job when one worker ends, always with status 1, and does not pass a
+signal on. This wraps it: a signal goes to the workers, which save
 and stop; the status is the workers' own; and a job that a fault has ended is started
 again and resumes, up to a maximum number of times.
 """
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO
@@ -30,12 +30,9 @@ from training.run_folder import RunFolder
 
 # Statuses after which another attempt would end in the same way, or is not wanted.
 FINAL = frozenset({0, 2, 75})
-EXIT_CODE = re.compile(r"Process \d+ exit with status code (\d+)\.")
+EXIT_CODE = re.compile(rb"Process \d+ exit with status code (\d+)\.")
 # What horovodrun says of a job that has ended; the workers have said it better.
-CHATTER = re.compile(r"Process \d+ exit with status code|Terminating remaining workers")
-TRACEBACK = "Traceback (most recent call last):"
-ITS_LAST_LINE = "RuntimeError: Horovod detected that one or more processes exited with non-zero"
-BEHIND_IT = re.compile(r"Process name: \d+$|Exit code: -?\d+$|$")
+CHATTER = re.compile(rb"Process \d+ exit with status code|Terminating remaining workers")
 PAUSE_SECONDS = 2.0
 
 
@@ -101,9 +98,11 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
                 os.kill(pid, number)
 
     def show(source: IO[bytes], target: IO[bytes]) -> None:
-        for line in without_horovodruns(source, statuses):
-            target.write(line)
-            target.flush()
+        for line in source:
+            statuses.extend(map(int, EXIT_CODE.findall(line)))
+            if not CHATTER.match(line):
+                target.write(line)
+                target.flush()
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     streams = (job.stdout, sys.stdout.buffer), (job.stderr, sys.stderr.buffer)
@@ -117,37 +116,6 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
         signal.signal(number, handler)
     status = 128 - status if status < 0 else status
     return next((s for s in statuses if s), status), bool(signals)
-
-
-def without_horovodruns(lines: Iterable[bytes], statuses: list[int]) -> Iterator[bytes]:
-    """The lines without those that horovodrun adds when a job has ended.
-
-    A traceback without a rank before it is horovodrun's, or is that of a single worker that
-    was started without horovodrun. Its last line shows which; until then it is held back.
-
-    Args:
-        lines: of a job's output.
-        statuses: gets the workers' exit statuses that the lines name.
-    """
-    held: list[bytes] = []
-    behind_its_own = False
-    for line in lines:
-        text = line.decode(errors="replace")
-        statuses += map(int, EXIT_CODE.findall(text))
-        if text.startswith("["):  # a worker's line begins with its rank: [0]<stderr>:
-            yield line
-        elif text.startswith(TRACEBACK) or (held and text[0].isspace()):
-            held.append(line)
-        elif held and text.startswith(ITS_LAST_LINE):
-            held.clear()
-            behind_its_own = True
-        else:
-            yield from held
-            held.clear()
-            behind_its_own = behind_its_own and BEHIND_IT.match(text) is not None
-            if not (behind_its_own or CHATTER.match(text)):
-                yield line
-    yield from held
 
 
 def below(pid: int) -> list[psutil.Process]:

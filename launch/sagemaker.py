@@ -15,7 +15,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +33,25 @@ NOT_DATA = (f"{CHANNEL}CODE", f"{CHANNEL}SM_DRIVERS")
 NOT_OPTIONS = ("workers", "model_dir")
 
 
-@dataclass(frozen=True)
 class Job:
     """What SageMaker says of the job and of this host."""
 
-    hyperparameters: dict[str, Any]  # by name, with their JSON types
-    data_dir: Path | None  # of the input channels
-    model_dir: Path  # its contents become the job's model artifact
-    output_dir: Path  # its contents become the job's other output
-    failure_file: Path  # its text becomes the reason of a failed job
-    gpus: int  # on this host
-    hosts: list[str]  # all of the job
-    host: str  # this one
-
-    @property
-    def run_dir(self) -> Path:
-        """In `/opt/ml/checkpoints`, beside `/opt/ml/model`: SageMaker keeps a copy of this
-        folder, and restores it after it has taken a spot instance away."""
-        return self.model_dir.parent / "checkpoints" / "run"
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        # By name, with their JSON types.
+        self.hyperparameters: dict[str, Any] = _json(environ, "SM_HPS", {})
+        self.data_dir = _data_dir(environ)
+        self.model_dir = Path(environ["SM_MODEL_DIR"])  # becomes the job's model artifact
+        # Beside it: SageMaker keeps a copy of `/opt/ml/checkpoints`, and restores it after it
+        # has taken a spot instance away.
+        self.run_dir = self.model_dir.parent / "checkpoints" / "run"
+        output = self.model_dir.parent / "output"
+        # Becomes the job's other output.
+        self.output_dir = Path(environ.get("SM_OUTPUT_DATA_DIR", output / "data"))
+        # Its text becomes the reason of a failed job.
+        self.failure_file = Path(environ.get("SM_OUTPUT_DIR", output)) / "failure"
+        self.gpus: int = _json(environ, "SM_NUM_GPUS", 0)  # on this host
+        self.host = environ.get("SM_CURRENT_HOST", "localhost")
+        self.hosts: list[str] = _json(environ, "SM_HOSTS", [self.host])  # all of the job
 
     @property
     def workers(self) -> int:
@@ -66,21 +66,7 @@ class Job:
 
 def read_job(environ: Mapping[str, str]) -> Job | None:
     """The job that these variables describe; None if they are not SageMaker's."""
-    if "SM_MODEL_DIR" not in environ:
-        return None
-    model_dir = Path(environ["SM_MODEL_DIR"])
-    output = model_dir.parent / "output"
-    host = environ.get("SM_CURRENT_HOST", "localhost")
-    return Job(
-        hyperparameters=_json(environ, "SM_HPS", {}),
-        data_dir=_data_dir(environ),
-        model_dir=model_dir,
-        output_dir=Path(environ.get("SM_OUTPUT_DATA_DIR", output / "data")),
-        failure_file=Path(environ.get("SM_OUTPUT_DIR", output)) / "failure",
-        gpus=_json(environ, "SM_NUM_GPUS", 0),
-        hosts=_json(environ, "SM_HOSTS", [host]),
-        host=host,
-    )
+    return Job(environ) if "SM_MODEL_DIR" in environ else None
 
 
 def _data_dir(environ: Mapping[str, str]) -> Path | None:

@@ -1,4 +1,4 @@
-"""A small process beside each worker, which speaks for the worker when it cannot.
+"""The end of a worker: its message, its exit status, and the process beside it.
 
 A worker that is killed, or that hangs, prints nothing. Under horovodrun each worker is
 therefore the child of a supervisor, which
@@ -22,12 +22,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import psutil
 
+from core import workers
 from core.board import board
+from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
 from core.signals import SIGNALS
-from core.workers import LAUNCHED_RANK, launched_rank
-from launch import command_line, elastic
+from launch import command_line, elastic, sagemaker
 
 STOPPED = 75  # exit status of a run that stopped on a signal: EX_TEMPFAIL of sysexits.h
 # Of a worker that has lost another one (EX_PROTOCOL); its supervisor's is 1.
@@ -40,7 +42,6 @@ STOPPED_SECONDS = 25.0
 # for the launcher to end it: on busy cores, another worker may need time to end.
 SILENCE_SECONDS = 20.0
 LOOK_EVERY_SECONDS = 0.2
-MEMORY = ", which the kernel also sends when memory runs out"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -63,9 +64,64 @@ def how_to_resume() -> str:
     return f"; to resume, run\n  {command}" if command else ""
 
 
+def exit_status(main: click.Command) -> int:
+    """Runs `main` in this process. A user's mistake becomes one message and status 2."""
+    try:
+        main(**sagemaker.start())
+    except UserError as error:
+        speak(str(error), 2, shared=error.shared)
+        return 2
+    except RunError as error:
+        speak(str(error) + how_to_resume(), 1, shared=True)
+        return 1
+    except Preempted as error:
+        if error.shared or workers.current().is_first:
+            speak(str(error) + how_to_resume(), STOPPED, shared=True, kind="")
+        return STOPPED
+    except OtherWorkerEnded as error:
+        board.note(reason=str(error))
+        return OTHER_ENDED
+    except OSError as error:  # a disk or a network file system
+        where = f"'{error.filename}': " if error.filename else ""
+        speak(f"{where}{error.strerror or error}{how_to_resume()}", 1, shared=False)
+        return 1
+    return 0
+
+
+def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> None:
+    """Prints a message once: on rank 0 for all workers, or as this worker's own.
+
+    Rank 0 ends first. Otherwise the launcher would end it before it has printed.
+    """
+    from tqdm.auto import tqdm
+
+    team = workers.current()
+    if not shared and team.size > 1:
+        message = f"worker {team.rank}: {message}"
+    if not team.is_first:  # rank 0 may not have the same error, and may not end
+        wait_to_be_ended(SILENCE_SECONDS if shared else 4.0, status)
+    if team.is_first or not shared:
+        tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
+        if kind:
+            sagemaker.note_failure(message)
+
+
+def wait_to_be_ended(seconds: float, status: int) -> None:
+    """Waits for the launcher to end this process, as it does when another worker ends.
+
+    The process then ends with `status`. Otherwise the first 16 workers return one by one.
+    """
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: os._exit(status))
+    # At most 16: a longer wait would look like a hang to the supervisor.
+    until = time.monotonic() + seconds + min(workers.launched_rank(), 16)
+    while time.monotonic() < until:
+        time.sleep(LOOK_EVERY_SECONDS)
+
+
 def supervise(run: Callable[[], int]) -> int:
     """Runs `run` in a child process and watches it; without horovodrun, in this process."""
-    if LAUNCHED_RANK not in os.environ:
+    if workers.LAUNCHED_RANK not in os.environ:
         status = run()
         return 1 if status == OTHER_ENDED else status
     parent = os.getpid()
@@ -83,22 +139,9 @@ def supervise(run: Callable[[], int]) -> int:
     elif not asked:
         # If another worker has ended, it has said why, and the launcher ends this process
         # during the wait. If several were cut off, rank 0 speaks and ends before the others.
-        wait_to_be_ended(SILENCE_SECONDS * (1 if launched_rank() == 0 else 2), 1)
-        _speak(f"was cut off by Horovod: {board.read('reason')}")
+        wait_to_be_ended(SILENCE_SECONDS * (1 if workers.launched_rank() == 0 else 2), 1)
+        _speak_for_it(f"was cut off by Horovod: {board.read('reason')}")
     return 1
-
-
-def wait_to_be_ended(seconds: float, status: int) -> None:
-    """Waits for the launcher to end this process, as it does when another worker ends.
-
-    The process then ends with `status`. Otherwise the first 16 workers return one by one.
-    """
-    for number in SIGNALS:
-        signal.signal(number, lambda number, frame: os._exit(status))
-    # At most 16: a longer wait would look like a hang to the supervisor.
-    until = time.monotonic() + seconds + min(launched_rank(), 16)
-    while time.monotonic() < until:
-        time.sleep(LOOK_EVERY_SECONDS)
 
 
 def _watch(child: int) -> tuple[int, bool]:
@@ -121,8 +164,10 @@ def _watch(child: int) -> tuple[int, bool]:
             if status >= 0:
                 return status, bool(asked)
             if not asked:  # if the launcher ends this one, another one has spoken
-                why = MEMORY if status == -signal.SIGKILL else ""
-                _speak(f"(process {child}) was ended by {signal.Signals(-status).name}{why}")
+                memory = ", which the kernel also sends when memory runs out"
+                why = memory if status == -signal.SIGKILL else ""
+                name = signal.Signals(-status).name
+                _speak_for_it(f"(process {child}) was ended by {name}{why}")
             return 128 - status, bool(asked)
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
@@ -130,11 +175,11 @@ def _watch(child: int) -> tuple[int, bool]:
         is_stopped = worker.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
         stopped_since = min(stopped_since, now) if is_stopped else math.inf
         if now - stopped_since > STOPPED_SECONDS:
-            _speak(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
-        elif stopped_since == math.inf and limit and now - last_beat > limit:
+            _speak_for_it(f"has been stopped (SIGSTOP) for {STOPPED_SECONDS:.0f} s")
+        elif not is_stopped and limit and now - last_beat > limit:
             # If one worker hangs, all wait for it; Horovod's warning says for which.
-            if launched_rank() == 0:
-                _speak(
+            if workers.launched_rank() == 0:
+                _speak_for_it(
                     f"and all others have waited for {limit:.0f} s in step {step}; Horovod's "
                     "warning above names the missing ranks"
                 )
@@ -145,7 +190,7 @@ def _watch(child: int) -> tuple[int, bool]:
         return 1, False
 
 
-def _speak(text: str) -> None:
+def _speak_for_it(text: str) -> None:
     # The message starts on a new line: a progress bar may be in the current one.
-    message = f"\nrecipe.py: error: worker {launched_rank()} {text}{how_to_resume()}"
+    message = f"\nrecipe.py: error: worker {workers.launched_rank()} {text}{how_to_resume()}"
     print(message, file=sys.stderr, flush=True)

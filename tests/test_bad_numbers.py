@@ -16,7 +16,7 @@ import recipe
 from training import callbacks_for
 from core import checkpoints
 from launch import supervisor
-from launch.main import exit_status
+from launch.supervisor import exit_status
 from core import workers
 
 signs, last = threading.Semaphore(0), None

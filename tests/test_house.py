@@ -69,7 +69,7 @@ def test_imports_go_one_way():
         ("models.resnet", "import optimizers.distributed", True),
         ("training.run_log", "from reports import report", True),
         ("callbacks.wall_clock", "from core.schedule import Schedule", False),
-        ("launch.main", "from reports.report import report", False),
+        ("launch.supervisor", "from reports.report import report", False),
     ],
 )
 def test_a_wrong_arrow_is_found(module, source, wrong):

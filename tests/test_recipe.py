@@ -360,7 +360,7 @@ SERIES = """
 import json, sys
 import recipe
 from launch import supervisor
-from launch.main import exit_status
+from launch.supervisor import exit_status
 
 patience = supervisor.SILENCE_SECONDS
 

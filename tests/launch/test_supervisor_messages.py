@@ -5,7 +5,7 @@ import pytest
 from core import workers
 from core.errors import Preempted, RunError, SharedPreempted, SharedUserError, UserError
 from launch import supervisor
-from launch.main import exit_status
+from launch.supervisor import exit_status
 
 
 @pytest.fixture
