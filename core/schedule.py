@@ -85,11 +85,7 @@ class Phase(Settings):
 
 
 class Strategy(RootModel[tuple[Phase, ...]]):
-    """Phases that follow each other without a gap or an overlap.
-
-    With the validation context `{"workers": int, "images": {"data_dir/prefix": int}}` it
-    is also checked that every phase fits a worker's share of the data.
-    """
+    """Phases that follow each other without a gap or an overlap."""
 
     root: tuple[Phase, ...]
 
@@ -109,27 +105,6 @@ class Strategy(RootModel[tuple[Phase, ...]]):
             end = phase.epoch[1]
         return self
 
-    @model_validator(mode="after")
-    def _batches_fit_the_data(self, info: ValidationInfo) -> "Strategy":
-        if info.context is None:
-            return self
-        workers = info.context["workers"]
-        for number, phase in enumerate(self.root, 1):
-            images = info.context["images"][phase.records]
-            if phase.batch_size * workers > images:
-                raise _finding(
-                    f"phase {number}, key 'batch_size': received {phase.batch_size}, but a "
-                    f"worker's share of the {images} images in '{phase.records}' is "
-                    f"{images // workers} with {workers} worker(s)"
-                )
-            begin, end = (_steps_until(epoch, images, workers, phase) for epoch in phase.epoch)
-            if end <= begin:
-                raise _finding(
-                    f"phase {number}, key 'epoch': received {list(phase.epoch)}, which is less "
-                    "than one step"
-                )
-        return self
-
 
 def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
     """The number of images that a phase reads, of `images` as `Schedule` takes them."""
@@ -142,19 +117,6 @@ def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
         f"images: received no number for '{phase.records}'; give one for it, or one for "
         f"'{phase.data_dir}', which then holds for each of its prefixes"
     )
-
-
-def _steps_per_epoch(images: int, workers: int, phase: Phase) -> int:
-    return images // (phase.batch_size * workers)
-
-
-def _steps_until(epoch: float, images: int, workers: int, phase: Phase) -> int:
-    """Steps from epoch 0 to `epoch` at this phase's pace, rounded half up.
-
-    Rounding the boundary, not the length, keeps a phase that is cut in two as long
-    as the whole.
-    """
-    return math.floor(epoch * _steps_per_epoch(images, workers, phase) + 0.5)
 
 
 @dataclass(frozen=True)
@@ -190,28 +152,16 @@ class Stage:
     """Phases in a row that share one pipeline, and so one `fit` and one trace."""
 
     phases: tuple[ScheduledPhase, ...]
-    begin: int  # the global step to start at: above `first` where a run is resumed in its middle
-
-    @property
-    def first(self) -> int:
-        return self.phases[0].first
-
-    @property
-    def end(self) -> int:
-        return self.phases[-1].end
+    data: Phase  # any of the phases: they agree on batch, image size and folder
+    steps_per_epoch: int
+    first: int  # global step of its first phase
+    begin: int  # global step to start at: above `first` where a run is resumed in its middle
+    end: int  # global step after its last one
 
     @property
     def steps(self) -> int:
+        """Steps to run, from `begin` to `end`."""
         return self.end - self.begin
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.phases[0].steps_per_epoch
-
-    @property
-    def data(self) -> Phase:
-        """Any phase of the stage: they agree on batch, image size and folder."""
-        return self.phases[0].phase
 
 
 class Schedule:
@@ -244,21 +194,31 @@ class Schedule:
         images: int | Mapping[str, int],
     ):
         try:
-            strategy = Strategy.model_validate(tuple(phases))
-            self.images = {phase.records: images_of(phase, images) for phase in strategy.root}
-            Strategy.model_validate(
-                strategy.root, context={"workers": workers, "images": self.images}
-            )
+            strategy = Strategy.model_validate(tuple(phases)).root
         except ValidationError as error:
             raise UserError(explain(error)) from None
         self.workers = workers
+        self.images = {phase.records: images_of(phase, images) for phase in strategy}
         scheduled: list[ScheduledPhase] = []
         first = 0
-        for phase in strategy.root:
+        for number, phase in enumerate(strategy, 1):
             count = self.images[phase.records]
-            begin, end = (_steps_until(e, count, workers, phase) for e in phase.epoch)
-            steps = _steps_per_epoch(count, workers, phase)
-            scheduled.append(ScheduledPhase(phase, first, first + end - begin, steps))
+            steps_per_epoch = count // (phase.batch_size * workers)
+            if steps_per_epoch == 0:
+                raise UserError(
+                    f"phase {number}, key 'batch_size': received {phase.batch_size}, but a "
+                    f"worker's share of the {count} images in '{phase.records}' is "
+                    f"{count // workers} with {workers} worker(s)"
+                )
+            # Each boundary is rounded half up, from epoch 0 at this phase's pace: so a phase that
+            # is cut in two stays as long as the whole.
+            begin, end = (math.floor(epoch * steps_per_epoch + 0.5) for epoch in phase.epoch)
+            if end <= begin:
+                raise UserError(
+                    f"phase {number}, key 'epoch': received {list(phase.epoch)}, which is less "
+                    "than one step"
+                )
+            scheduled.append(ScheduledPhase(phase, first, first + end - begin, steps_per_epoch))
             first += end - begin
         self.phases = tuple(scheduled)
         self._ends = [p.end for p in self.phases]
@@ -317,8 +277,10 @@ class Schedule:
         """Stages that are still to run when `begin` steps are done."""
         for _, group in itertools.groupby(self.phases, key=lambda p: p.phase.data_key):
             phases = tuple(group)
-            if begin < phases[-1].end:
-                yield Stage(phases, max(begin, phases[0].first))
+            first, end = phases[0].first, phases[-1].end
+            if begin < end:
+                data, steps_per_epoch = phases[0].phase, phases[0].steps_per_epoch
+                yield Stage(phases, data, steps_per_epoch, first, max(begin, first), end)
 
 
 def explain(error: ValidationError) -> str:

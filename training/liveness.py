@@ -19,12 +19,7 @@ Life = Literal["training", "trained", "silent"]
 
 
 class SignsOfLife:
-    """Shows in the run folder that this process trains, until it has trained or ends.
-
-    Args:
-        run: the run's folder.
-        every: seconds between two signs.
-    """
+    """Shows in the run folder, at each interval of `every` seconds, that this process trains."""
 
     def __init__(self, run: RunFolder, every: float = BEAT):
         self.run = run
@@ -54,12 +49,7 @@ class SignsOfLife:
 
 
 class LivenessProbe:
-    """Looks for a run's signs of life.
-
-    Args:
-        run: the run's folder.
-        patience: seconds without a sign after which a run counts as silent.
-    """
+    """Looks for a run's signs of life; it is silent after `patience` seconds without one."""
 
     def __init__(self, run: RunFolder, patience: float = PATIENCE):
         self.run = run
