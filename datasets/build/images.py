@@ -24,7 +24,6 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SOF_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_SOF0 = 0xC0  # baseline, which every decoder knows
 _SRGB_NAMES = ("sRGB", "c2", "IEC61966-2.1")  # parts of the names of sRGB's profiles
 
 
@@ -36,24 +35,16 @@ def read_image(data: bytes) -> tuple[Image.Image, bool]:
     """Decodes any of `FORMATS` to an upright sRGB image.
 
     Transparent pixels become white, 16-bit values keep their upper 8 bits, an animation
-    gives its first frame, and an ICC profile other than sRGB is converted to sRGB.
-
-    Returns:
-        The image, and whether `data` is a baseline RGB JPEG of exactly these pixels.
-
-    Raises:
-        Exception: `Refused` for too many pixels, nearly any kind from Pillow for broken images.
+    gives its first frame, and an ICC profile other than sRGB is converted to sRGB. The second
+    result is whether `data` is a baseline RGB JPEG of exactly these pixels. Too many pixels
+    raise `Refused`; broken images raise nearly any `Exception`, from Pillow.
     """
     with _opened(data) as image:
         image.load()
         turn = _UPRIGHT.get(_orientation(image))
         profile = _profile(image)
-        plain = (
-            image.format == "JPEG"
-            and image.mode == "RGB"
-            and profile is None
-            and _frame_marker(data) == _SOF0
-        )
+        rgb_jpeg = image.format == "JPEG" and image.mode == "RGB"
+        plain = rgb_jpeg and profile is None and _is_baseline(data)
         rgb = _rgb(image, profile)
     return (rgb, plain) if turn is None else (rgb.transpose(turn), False)
 
@@ -113,18 +104,16 @@ def stored_shape(data: bytes) -> tuple[int, int, int]:
         return image.width, image.height, _orientation(image)
 
 
-def _frame_marker(data: bytes) -> int | None:
-    """The second byte of a JPEG's frame marker, which names its process; None without one."""
+def _is_baseline(data: bytes) -> bool:
+    """Whether the frame marker of a JPEG names the baseline process, which every decoder knows."""
     position = 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker in _SOF_MARKERS:
-            return marker
-        if marker == 0xFF:  # a fill byte
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4])
-    return None
+            return marker == 0xC0
+        length = int.from_bytes(data[position + 2 : position + 4])
+        position += 1 if marker == 0xFF else 2 + length  # 0xFF: a fill byte
+    return False
 
 
 def resized(width: int, height: int, size: int, enlarge: bool) -> tuple[int, int]:
@@ -150,10 +139,9 @@ def convert(
     out = []
     for size in sizes:
         target = resized(image.width, image.height, size, enlarge)
-        if target != image.size:
-            jpeg = _jpeg(image.resize(target, Image.Resampling.LANCZOS), quality)
-        else:
-            jpeg = data if plain else _jpeg(image, quality)
+        as_it_is = plain and target == image.size
+        lanczos = Image.Resampling.LANCZOS
+        jpeg = data if as_it_is else _jpeg(image.resize(target, lanczos), quality)
         out.append((jpeg, *target))
     return out
 

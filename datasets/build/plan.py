@@ -1,15 +1,14 @@
 """Estimates a build from a look at the set and from a sample of its images."""
 
-import collections
 import functools
 import math
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from core.errors import DataError
 from datasets.build.options import BuildOptions
@@ -27,8 +26,8 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     """A table of the time, memory and disk that a build needs.
 
     It writes a sample of the set to a temporary folder: the first training images in the order
-    of the build, which is random. By default these are as many as five seconds allow. The first
-    250 images of each process do not count, if it has more. They warm it up.
+    of the build, which is random; by default, as many as five seconds allow. The first 250
+    images of each process do not count, if it has more. They warm it up.
     """
     if sample is not None and sample < 1:
         raise DataError(f"--sample: received {sample}; give a number of images from 1")
@@ -46,20 +45,22 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
             seconds=_SECONDS if sample is None else math.inf,
         )
         trials = list(run_jobs(trial, jobs, len(jobs)))
-    images = sum(trial.images for trial in trials)
-    rejected = sum(trial.rejected for trial in trials)
+    results = [result for trial in trials for result in trial.results]
+    shards = {size: [result["sizes"][str(size)] for result in results] for size in sizes}
+    written = sum(shard["images"] for shard in shards[sizes[0]])
+    rejected = sum(len(result["rejected"]) for result in results)
     rate = sum(trial.rate for trial in trials)
     total = sum(len(part) for part in source.images.values())
     splits = ", ".join(f"{prefix} {len(part):,}" for prefix, part in source.images.items())
     disk = {
-        size: total * sum(trial.bytes[str(size)] for trial in trials) / max(images - rejected, 1)
-        for size in sizes
+        size: total * sum(shard["bytes"] for shard in in_size) / max(written, 1)
+        for size, in_size in shards.items()
     }
     looked, wrote = _peak_memory(), max(trial.peak_memory for trial in trials)
     rows = {
         "set": f"{total:,} images ({splits}) in {len(source.classes):,} classes, {source.layout}",
         "looked": f"{look_seconds:.1f} s",
-        "sample": f"{images:,} images, {rejected:,} unreadable",
+        "sample": f"{written + rejected:,} images, {rejected:,} unreadable",
         "rate": f"{rate:,.0f} images/s with {len(jobs)} process(es)",
         "time": f"{(look_seconds + total / rate) / 60:,.1f} min",
         "memory": f"{(looked + len(jobs) * wrote) / 1e6:,.0f} MB ({looked / 1e6:,.0f} + "
@@ -84,35 +85,26 @@ def _sample(source: Source, processes: int, limit: int) -> list[list[ShardJob]]:
 
 
 class _Trial(NamedTuple):
-    """What one process wrote; its `rate` in images a second, its `bytes` by size."""
-
-    images: int
-    rejected: int
-    rate: float
-    bytes: Mapping[str, int]
-    peak_memory: int
+    results: list[dict[str, Any]]  # of `write_shard`
+    rate: float  # images a second
+    peak_memory: int  # bytes
 
 
 def _try(jobs: Sequence[ShardJob], source: Source, options: BuildOptions, seconds: float) -> _Trial:
     """Runs jobs one after the other until the time is over."""
     begin = start = time.perf_counter()
-    images = counted = rejected = 0
-    size_bytes: collections.Counter[str] = collections.Counter()
+    results, counted = [], 0
     for job in jobs:
-        result = write_shard(job, source, options)
-        images += len(job.images)
-        rejected += len(result["rejected"])
-        for size, shard in result["sizes"].items():
-            size_bytes[size] += shard["bytes"]
-            Path(options.output, size, job.name).unlink()
+        results.append(write_shard(job, source, options))
+        for size in options.sizes:
+            Path(options.output, str(size), job.name).unlink()
         if job is jobs[0] and len(jobs) > 1:
             start = time.perf_counter()
         else:
             counted += len(job.images)
         if time.perf_counter() - begin > seconds and counted:
             break
-    rate = counted / (time.perf_counter() - start)
-    return _Trial(images, rejected, rate, size_bytes, _peak_memory())
+    return _Trial(results, counted / (time.perf_counter() - start), _peak_memory())
 
 
 def _peak_memory() -> int:

@@ -22,8 +22,7 @@ def run_jobs(
 ) -> Generator[Result, None, None]:
     """Results in the order in which they finish. One process means this one.
 
-    Raises:
-        concurrent.futures.process.BrokenProcessPool: a process died.
+    A process that dies raises `concurrent.futures.process.BrokenProcessPool`.
     """
     if processes == 1 or len(items) <= 1:
         yield from map(function, items)

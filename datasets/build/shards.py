@@ -32,9 +32,6 @@ def shard_counts(
 
     Training gets 8 or more where it has the images. Validation gets an eighth of the default
     of training. ImageNet gets its usual 1024 and 128.
-
-    Raises:
-        DataError: a number below 1 or above that of the images.
     """
     train = max(images["train"] // IMAGES_A_SHARD, min(8, images["train"]))
     counts = {"train": train if shards is None else shards}
@@ -86,9 +83,8 @@ def make_jobs(source: Source, counts: Mapping[str, int]) -> list[ShardJob]:
 def write_shard(job: ShardJob, source: Source, options: BuildOptions) -> dict[str, Any]:
     """Writes a shard in all sizes of the options, one image in memory at a time.
 
-    Returns:
-        `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}}, "rejected":
-        [[path, reason], ...]}`, fit for JSON.
+    The result is fit for JSON: `{"name": str, "sizes": {size: {"images", "bytes", "sha256"}},
+    "rejected": [[path, reason], ...]}`.
     """
     labels = {name: label for label, name in enumerate(source.classes, CLASSIC_LABEL_OFFSET)}
     rejected, shards, sizes = [], {}, {}

@@ -1,7 +1,7 @@
 """Bounding boxes: ImageNet's annotation XML and Tiny ImageNet's lists."""
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -64,11 +64,6 @@ def _turned(x: float, y: float, orientation: int) -> tuple[float, float]:
     return (1 - x if mirrored else x), (1 - y if upside_down else y)
 
 
-def _box(edges: Iterable[str], label: str = "") -> Box:
-    xmin, ymin, xmax, ymax = map(float, edges)
-    return Box(xmin, ymin, xmax, ymax, label)
-
-
 def parse_xml(data: bytes) -> Boxes:
     """Boxes of an annotation file of ImageNet (PASCAL VOC's format); else a `ValueError`."""
     try:
@@ -81,7 +76,7 @@ def parse_xml(data: bytes) -> Boxes:
     boxes = []
     for thing in tree.iter("object"):
         edges = (thing.findtext(f"bndbox/{edge}", "") for edge in Box._fields[:4])
-        boxes.append(_box(edges, thing.findtext("name", "").strip()))
+        boxes.append(Box._make((*map(float, edges), thing.findtext("name", "").strip())))
     return Boxes(tuple(boxes), width, height)
 
 
@@ -125,14 +120,15 @@ def read_box_list(path: Path) -> dict[str, Boxes]:
     for number, line in read_lines(path):
         fields = line.split("\t")
         try:
-            box = _box(fields[-4:])
+            xmin, ymin, xmax, ymax = map(float, fields[-4:])
         except ValueError:
             raise DataError(
                 f"'{path}', line {number}: received {line[:80]!r}; "
                 "it needs '<file><tab>...<tab>xmin<tab>ymin<tab>xmax<tab>ymax'"
             ) from None
         name = PurePosixPath(fields[0]).stem
-        found[name] = Boxes((*(found[name].boxes if name in found else ()), box))
+        before = found[name].boxes if name in found else ()
+        found[name] = Boxes((*before, Box(xmin, ymin, xmax, ymax)))
     return found
 
 

@@ -13,16 +13,12 @@ _TARS = (".tar", ".tar.gz", ".tgz")
 
 
 class Member(NamedTuple):
-    """A file in an archive: its path there, which is never opened, and its place in bytes.
+    """A file in an archive, and its place in bytes."""
 
-    It is `refused`, with the reason, if it is a link, a device or has a name that leaves the
-    archive.
-    """
-
-    name: str
+    name: str  # its path there, which is never opened
     offset: int
     size: int
-    refused: str
+    refused: str  # the reason, if it is a link, a device or its name leaves the archive
 
 
 def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
@@ -33,21 +29,30 @@ def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
     """
     try:
         with open(path, "rb") as file:
-            yield from _members(file, str(path), nested)
+            for archive, outer in _members(file, f"{path}"):
+                refused = _refusal(outer)
+                if not nested:
+                    yield Member(outer.name, outer.offset_data, outer.size, refused)
+                    continue
+                tar = PurePosixPath(outer.name)
+                if refused or tar.suffix != ".tar":
+                    raise DataError(
+                        f"archive '{path}' holds '{tar}'{f' ({refused})' if refused else ''}; "
+                        "it needs one '<class>.tar' for each class and nothing else"
+                    )
+                inner = archive.extractfile(outer).raw  # type: ignore[union-attr]  # one buffer is enough
+                for _, found in _members(inner, f"{path}: {tar}"):
+                    offset = outer.offset_data + found.offset_data
+                    yield Member(f"{tar.stem}/{found.name}", offset, found.size, _refusal(found))
     except OSError as error:
         raise DataError(f"archive '{path}' cannot be read: {error.strerror}") from None
 
 
-def _members(file: IO[bytes], shown: str, nested: bool) -> Iterator[Member]:
+def _members(file: IO[bytes], shown: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The archive in a file, and each of its members that is not a folder."""
     try:
         with tarfile.open(fileobj=file, mode="r:", errorlevel=2) as archive:
-            for member in _each(archive):
-                if member.isdir():
-                    continue
-                if nested:
-                    yield from _inner_members(archive, member, shown)
-                else:
-                    yield Member(member.name, member.offset_data, member.size, _refusal(member))
+            yield from ((archive, member) for member in _each(archive) if not member.isdir())
             end = archive.offset
         # tarfile takes a broken header, or none at all, for the end of the archive.
         file.seek(end)
@@ -60,22 +65,6 @@ def _members(file: IO[bytes], shown: str, nested: bool) -> Iterator[Member]:
         else:
             problem = f"is cut short or damaged ({error}); download it again"
         raise DataError(f"archive '{shown}' {problem}") from None
-
-
-def _inner_members(
-    archive: tarfile.TarFile, outer: tarfile.TarInfo, shown: str
-) -> Iterator[Member]:
-    path, refused = PurePosixPath(outer.name), _refusal(outer)
-    if refused or path.suffix != ".tar":
-        raise DataError(
-            f"archive '{shown}' holds '{outer.name}'{f' ({refused})' if refused else ''}; "
-            "it needs one '<class>.tar' for each class and nothing else"
-        )
-    inner = archive.extractfile(outer).raw  # type: ignore[union-attr]  # one buffer is enough
-    for member in _members(inner, f"{shown}: {outer.name}", nested=False):
-        yield member._replace(
-            name=f"{path.stem}/{member.name}", offset=outer.offset_data + member.offset
-        )
 
 
 def _each(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
