@@ -48,25 +48,22 @@ def read_log(path: Path) -> RunRecord:
     if not evaluated:
         remarks.append("no `Log @eval:` lines: no checkpoint is evaluated yet")
     clocks = ("everything", "dawnbench")
-    checkpoints = [
-        EvaluatedCheckpoint(
-            step=step,
-            epoch=float(np.interp(step, list(epochs), list(epochs.values()))),
-            images=workers
-            and workers * sum(max(0, min(step, p.end) - p.first) * p.batch_size for p in phases),
-            top1=row["top1"],
-            top5=row["top5"],
-            loss=row.get("loss"),
-            seconds=dict.fromkeys(clocks, float(np.interp(step, steps, seconds))),
+
+    def checkpoint(step: int, row: Mapping[str, Any]) -> EvaluatedCheckpoint:
+        epoch = float(np.interp(step, list(epochs), list(epochs.values())))
+        images = sum(max(0, min(step, p.end) - p.first) * p.batch_size for p in phases)
+        times = dict.fromkeys(clocks, float(np.interp(step, steps, seconds)))
+        seen = workers and workers * images
+        return EvaluatedCheckpoint(
+            step, epoch, seen, row["top1"], row["top5"], row.get("loss"), times
         )
-        for step, row in sorted(evaluated.items())
-    ]
+
     traced = [next(group).first for _, group in groupby(phases, lambda phase: phase.shape)]
     return RunRecord(
         name=path.stem if path.parent.name in ("", ".") else f"{path.parent.name}/{path.stem}",
         source=path,
         kind="log",
-        checkpoints=tuple(checkpoints),
+        checkpoints=tuple(checkpoint(*found) for found in sorted(evaluated.items())),
         windows=tuple(windows),
         phases=tuple(with_rates(phases, windows, traced)),
         workers=workers,

@@ -4,6 +4,7 @@ Colours are Okabe and Ito's, in an order of different lightness; every line also
 and a marker of its own, every bar a hatch.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,22 +13,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from core.clock import BUCKETS
-from reports.run_record import EvaluatedCheckpoint, RunRecord
+from reports.run_record import RunRecord
 from reports.time_to_accuracy import LABELS, Target, time_to
 
 Style = dict[str, Any]  # arguments of Matplotlib
 
-BLUE, VERMILION, SKY, BLACK = "#0072B2", "#D55E00", "#56B4E9", "#000000"
-COLOURS = (BLUE, VERMILION, SKY, BLACK, "#E69F00", "#009E73", "#CC79A7")
+COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#000000", "#E69F00", "#009E73", "#CC79A7")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 # Of bars: light and dark in turn, so that neighbours differ in grey, too.
-FILLS = ("#E69F00", SKY, VERMILION, "#d9eaf5", "#555555", "#F0E442")
+FILLS = ("#E69F00", "#56B4E9", "#D55E00", "#d9eaf5", "#555555", "#F0E442")
 HATCHES = ("//", "..", "xx", "", "\\\\", "++")
 SHADES = ("#f4f4f4", "#e4e4e4")  # of phases in turn
-TARGET: Style = {"color": BLACK, "linewidth": 1, "linestyle": (0, (6, 3))}
-STAR: Style = {"marker": "*", "markersize": 15, "color": "#F0E442", "markeredgecolor": BLACK}
+TARGET: Style = {"color": "black", "linewidth": 1, "linestyle": (0, (6, 3))}
+STAR: Style = {"marker": "*", "markersize": 15, "color": "#F0E442", "markeredgecolor": "black"}
 TRAINING: Style = {"color": "#666666", "linewidth": 1, "linestyle": ":"}
+LEGEND: Style = {"loc": "outside lower center", "ncols": 3, "frameon": False}
 BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "linewidth": 0}
 PANELS = {
     "learning_rate": "learning rate",
@@ -49,7 +50,7 @@ def draw_all(records: Sequence[RunRecord], clock: str, target: Target | None) ->
     return figures
 
 
-def time_unit(seconds: float) -> tuple[str, float]:
+def _time_unit(seconds: float) -> tuple[str, float]:
     """The unit in which a time axis up to `seconds` reads well, and its seconds."""
     if seconds >= 3 * 3600:
         return "hours", 3600.0
@@ -65,17 +66,23 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     whole = max(record.totals[clock] for record in records)
-    unit, length = time_unit(whole)
-    if len(records) == 1:
-        _draw_one_run(axes, records[0], clock, length)
-        title = f"{records[0].name}: accuracy against wall-clock time"
-    else:
-        metric = target.metric if target else "top1"
-        for i, record in enumerate(records):
-            if record.checkpoints:
-                curve = _curve(record.checkpoints, metric, clock, length)
-                axes.plot(*curve, **_line(i), label=record.name)
-        title = f"{LABELS[metric]} on the validation set against wall-clock time"
+    unit, length = _time_unit(whole)
+    metrics = [target.metric if target else "top1"]
+    title = f"{LABELS[metrics[0]]} on the validation set"
+    if alone := len(records) == 1:
+        metrics, title = ["top1", "top5"], f"{records[0].name}: accuracy"
+        _draw_phases(axes, records[0], clock, length)
+    for i, (record, metric) in enumerate(itertools.product(records, metrics)):
+        if not record.checkpoints:
+            continue
+        times = [checkpoint.seconds[clock] / length for checkpoint in record.checkpoints]
+        values = [100 * getattr(checkpoint, metric) for checkpoint in record.checkpoints]
+        label = f"{LABELS[metric]} on the validation set"
+        axes.plot(times, values, **_line(i), label=label if alone else record.name)
+        if alone:
+            style: Style = {"xytext": (0, -15 if metric == "top1" else 6), "ha": "right"}
+            style |= {"textcoords": "offset points", "color": COLOURS[i]}
+            axes.annotate(f"{values[-1]:.2f} %", (times[-1], values[-1]), **style)
     if target:
         axes.axhline(100 * target.value, **TARGET, label=f"target: {target}")
         found = [time_to(target, record.checkpoints, clock) for record in records]
@@ -85,48 +92,34 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
             axes.plot(*zip(*reached, strict=True), **STAR, linestyle="", zorder=5, label=label)
     axes.set(ylabel="accuracy, %", ylim=(0, 110), yticks=range(0, 101, 20))
     axes.set(xlabel=f"{unit} (clock: {clock})", xlim=(0, 1.01 * whole / length))
-    axes.set_title(title, loc="left")
+    axes.set_title(f"{title} against wall-clock time", loc="left")
     axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
     axes.set_axisbelow(True)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(**LEGEND)
     return figure
 
 
-def _curve(
-    checkpoints: Sequence[EvaluatedCheckpoint], metric: str, clock: str, length: float
-) -> tuple[list[float], list[float]]:
-    """Times in units of `length` seconds, and percents."""
-    times = [checkpoint.seconds[clock] / length for checkpoint in checkpoints]
-    return times, [100 * getattr(checkpoint, metric) for checkpoint in checkpoints]
+def _draw_phases(axes: Axes, record: RunRecord, clock: str, length: float) -> None:
+    """Shades and labels the phases, and draws the accuracy of the training batches."""
+    if clock not in record.timelines:
+        return
 
+    def at(step: int) -> float:
+        return record.seconds_at(step, clock) / length if step else 0.0
 
-def _draw_one_run(axes: Axes, record: RunRecord, clock: str, length: float) -> None:
-    if clock in record.timelines:
-        labels: list[list[Any]] = []
-        for number, phase in enumerate(record.phases):
-            begin = record.seconds_at(phase.first, clock) / length if number else 0.0
-            end = record.seconds_at(phase.end, clock) / length
-            axes.axvspan(begin, end, color=SHADES[number % 2], linewidth=0, zorder=-1)
-            label = f"{phase.image_size} px\nbatch {phase.batch_size}"
-            if labels and labels[-1][0] == label:
-                labels[-1][2] = end  # phases of one stage share their label
-            else:
-                labels.append([label, begin, end])
-        for label, begin, end in labels:
-            if end - begin > 0.05 * record.totals[clock] / length:
-                place = (begin + end) / 2, 1.5
-                axes.annotate(label, place, ha="center", va="bottom", fontsize=8, color="#444444")
-        windows = [row for row in record.windows if row["step"]]
-        if windows:
-            times = [record.seconds_at(row["step"], clock) / length for row in windows]
-            values = [100 * row["top5"] for row in windows]
-            axes.plot(times, values, **TRAINING, label="top-5 of the training batches")
-    for i, metric, offset in ((1, "top5", 6), (0, "top1", -15)):
-        times, values = _curve(record.checkpoints, metric, clock, length)
-        axes.plot(times, values, **_line(i), label=f"{LABELS[metric]} on the validation set")
-        style: Style = {"xytext": (0, offset), "textcoords": "offset points", "ha": "right"}
-        last = times[-1], values[-1]
-        axes.annotate(f"{values[-1]:.2f} %", last, color=COLOURS[i], **style)
+    for number, phase in enumerate(record.phases):
+        shade: Style = {"color": SHADES[number % 2], "linewidth": 0, "zorder": -1}
+        axes.axvspan(at(phase.first), at(phase.end), **shade)
+    # Phases of one stage share their label.
+    for (size, batch), group in itertools.groupby(record.phases, lambda phase: phase.shape):
+        stage = list(group)
+        begin, end = at(stage[0].first), at(stage[-1].end)
+        if end - begin > 0.05 * record.totals[clock] / length:
+            text: Style = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#444444"}
+            axes.annotate(f"{size} px\nbatch {batch}", ((begin + end) / 2, 1.5), **text)
+    points = [(at(row["step"]), 100 * row["top5"]) for row in record.windows if row["step"]]
+    if points:
+        axes.plot(*zip(*points, strict=True), **TRAINING, label="top-5 of the training batches")
 
 
 def draw_schedule(records: Sequence[RunRecord]) -> Figure:
@@ -149,8 +142,7 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
     rows[0].set_title(f"{name}schedule and throughput", loc="left")
     if len(records) > 1:
         lines = {line.get_label(): line for axes in rows for line in axes.get_lines()}
-        handles = list(lines.values())
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+        figure.legend(handles=[*lines.values()], **LEGEND)
     return figure
 
 
@@ -160,9 +152,8 @@ def _against_steps(record: RunRecord, key: str) -> tuple[Any, Any]:
         whole = np.linspace(0, record.schedule.total_steps, 500).round().astype(int)
         return whole, [record.schedule.learning_rate(int(step)) for step in whole]
     # The rates of whole phases are drawn only where there are no windows.
-    if record.phases and (
-        key.endswith("_size") or (key == "images_per_second" and not record.windows)
-    ):
+    of_phases = ("batch_size", "image_size") + (() if record.windows else ("images_per_second",))
+    if record.phases and key in of_phases:
         steps = [step for phase in record.phases for step in (phase.first, phase.end)]
         values = np.array([getattr(phase, key) for phase in record.phases], float)
         return steps, np.repeat(values, 2)
@@ -174,12 +165,12 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     names = [record.name for record in records if record.buckets]
     seconds = np.array([[r.buckets[name] for name in BUCKETS] for r in records if r.buckets])
     totals = seconds.sum(axis=1)
-    unit, length = time_unit(totals.max())
+    unit, length = _time_unit(totals.max())
     figure = Figure(figsize=(9, 2 + 0.6 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(names))
     for name, widths, colour, hatch in zip(BUCKETS, seconds.T, FILLS, HATCHES, strict=True):
-        style: Style = {"color": colour, "hatch": hatch, "edgecolor": BLACK, "linewidth": 0.5}
+        style: Style = {"color": colour, "hatch": hatch, "edgecolor": "black", "linewidth": 0.5}
         label = name.replace("_", "-")
         bars = axes.barh(range(len(names)), widths / length, 0.6, left, label=label, **style)
         shares = [f"{share:.0%}" if share >= 0.06 else "" for share in widths / totals]
@@ -189,7 +180,7 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlabel(f"{unit} since the start of the run")
     axes.set_title("where the time went", loc="left")
-    figure.legend(loc="outside lower center", ncols=len(BUCKETS), frameon=False)
+    figure.legend(**LEGEND | {"ncols": len(BUCKETS)})
     return figure
 
 

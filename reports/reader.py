@@ -66,30 +66,24 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
         )
     times = _whole_clock(run, written)
     timelines = _timelines(times, written, windows)
-    totals = {clock: max(seconds) for clock, (_, seconds) in timelines.items()}
     if times:
         totals = {clock: max(seconds_on(clock, row) for row in times) for clock in CLOCKS}
+    else:
+        totals = {clock: max(seconds) for clock, (_, seconds) in timelines.items()}
     evaluated, evaluation = _evaluations(run)
     folder = run.path.resolve().name
-    checkpoints = [
-        EvaluatedCheckpoint(
-            step=row["step"],
-            epoch=schedule.epoch(row["step"]),
-            images=schedule.images_between(0, row["step"]),
-            top1=row["top1"],
-            top5=row["top5"],
-            loss=row["loss"],
-            seconds={
-                clock: float(np.interp(row["step"], *line)) for clock, line in timelines.items()
-            },
-        )
-        for row in evaluated
-    ]
+
+    def checkpoint(row: Row) -> EvaluatedCheckpoint:
+        step, figures = row["step"], (row["top1"], row["top5"], row["loss"])
+        seconds = {clock: float(np.interp(step, *line)) for clock, line in timelines.items()}
+        images = schedule.images_between(0, step)
+        return EvaluatedCheckpoint(step, schedule.epoch(step), images, *figures, seconds)
+
     return RunRecord(
         name=folder if folder.startswith(recipe.name) else f"{recipe.name} ({folder})",
         source=run.path,
         kind="run folder",
-        checkpoints=tuple(checkpoints),
+        checkpoints=tuple(map(checkpoint, evaluated)),
         windows=tuple(windows),
         phases=tuple(_phases(schedule, times, windows)),
         schedule=schedule,

@@ -20,37 +20,27 @@ Timeline = tuple[Sequence[float], Sequence[float]]  # global steps, and when the
 
 @dataclass(frozen=True)
 class EvaluatedCheckpoint:
-    """A checkpoint with its accuracy; None where something was not recorded.
-
-    Attributes:
-        step, epoch, images: done when it was written.
-        top1, top5: on the validation set, as fractions.
-        loss: mean cross-entropy.
-        seconds: by clock, for those clocks that the record knows.
-    """
+    """A checkpoint with its accuracy on the validation set; None where something is not known."""
 
     step: int | None
     epoch: float | None
-    images: int | None
-    top1: float
+    images: int | None  # seen by all workers when it was written
+    top1: float  # a fraction
     top5: float
-    loss: float | None
-    seconds: Mapping[str, float]
+    loss: float | None  # mean cross-entropy
+    seconds: Mapping[str, float]  # by clock, for those clocks that the record knows
 
 
 @dataclass(frozen=True)
 class PhaseRecord:
-    """A phase as it ran, global steps `first` to `end - 1`; None where not recorded.
-
-    `images_per_second` is of all workers, in its steps.
-    """
+    """A phase as it ran, global steps `first` to `end - 1`; None where something is not known."""
 
     first: int
     end: int
     batch_size: int
     image_size: int
     epoch: tuple[float, float] | None = None
-    images_per_second: float | None = None
+    images_per_second: float | None = None  # of all workers, in its steps
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -88,38 +78,24 @@ def with_rates(
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run; None or empty where something is not known.
+    """One run; None or empty where something is not known."""
 
-    Attributes:
-        name: of the recipe or the log, with the folder where that says more.
-        kind: `"run folder"`, `"log"` or `"DAWNBench entry"`.
-        checkpoints: the evaluated ones, by step.
-        windows: rows of train.csv, or the train lines of a log.
-        at_most: clocks whose times are upper bounds.
-        totals, timelines: of the whole run, by clock.
-        buckets: seconds in each bucket.
-        evaluation: how the checkpoints were evaluated, in words.
-        remarks: what the reader has to know about the figures.
-        settings: what repeats have in common.
-        facts: what else an export needs (model, classes, versions).
-    """
-
-    name: str
+    name: str  # of the recipe or the log, with the folder where that says more
     source: Path
-    kind: str
-    checkpoints: tuple[EvaluatedCheckpoint, ...]
-    windows: tuple[Mapping[str, Any], ...] = ()
+    kind: str  # "run folder", "log" or "DAWNBench entry"
+    checkpoints: tuple[EvaluatedCheckpoint, ...]  # the evaluated ones, by step
+    windows: tuple[Mapping[str, Any], ...] = ()  # rows of train.csv, or train lines of a log
     phases: tuple[PhaseRecord, ...] = ()
     schedule: Schedule | None = None
     workers: int | None = None
-    at_most: frozenset[str] = frozenset()
-    totals: Mapping[str, float] = field(default_factory=dict)
-    buckets: Mapping[str, float] | None = None
-    timelines: Mapping[str, Timeline] = field(default_factory=dict)
-    evaluation: str = "not recorded"
-    remarks: tuple[str, ...] = ()
-    settings: Any = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    at_most: frozenset[str] = frozenset()  # clocks whose times are upper bounds
+    totals: Mapping[str, float] = field(default_factory=dict)  # seconds of the run, by clock
+    timelines: Mapping[str, Timeline] = field(default_factory=dict)  # by clock
+    buckets: Mapping[str, float] | None = None  # seconds in each bucket
+    evaluation: str = "not recorded"  # how the checkpoints were evaluated, in words
+    remarks: tuple[str, ...] = ()  # what to know about the figures
+    settings: Any = None  # what repeats have in common
+    facts: Mapping[str, Any] = field(default_factory=dict)  # what else an export needs
 
     @property
     def clocks(self) -> tuple[str, ...]:

@@ -33,22 +33,14 @@ class Rate(Settings):
 
 
 class AllReduce(Settings):
-    """What averaging the gradients costs a step.
+    """What averaging the gradients costs a step. Bandwidths are in bytes a second."""
 
-    Attributes:
-        bytes: of the gradients; 4 a parameter, or 2 with fp16 compression.
-        workers_per_host: the maximum number of workers that share a host.
-        host_bandwidth: bytes a second from a worker to another on its host.
-        network_bandwidth: bytes a second from a host to another.
-        latency: seconds of a message between hosts.
-        exposed: share that is not hidden behind the computation; 1 is the worst case.
-    """
-
-    bytes: Positive
-    workers_per_host: Count = 8
-    host_bandwidth: Positive
-    network_bandwidth: Positive
-    latency: NotNegative = 5e-5
+    bytes: Positive  # of the gradients; 4 a parameter, or 2 with fp16 compression
+    workers_per_host: Count = 8  # the maximum number of workers that share a host
+    host_bandwidth: Positive  # from a worker to another on its host
+    network_bandwidth: Positive  # from a host to another
+    latency: NotNegative = 5e-5  # seconds of a message between hosts
+    # The share that is not hidden behind the computation; 1 is the worst case.
     exposed: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     def seconds(self, workers: int) -> float:
@@ -65,28 +57,18 @@ class AllReduce(Settings):
 
 
 class Throughput(Settings):
-    """The rates of a machine, and the costs beside the steps.
-
-    Attributes:
-        model: whose rates they are; None if they are for any model.
-        workers: how many there were when the rates were measured.
-        factor: multiplies all rates; for hardware of which only its speed-up is known.
-        start_up_seconds: until the first stage's pipeline is built.
-        tracing_seconds: of each stage: its pipeline, first batch and trace.
-        checkpoint_seconds: of each checkpoint; 0 also where the rates include it.
-        all_reduce: needed for other numbers of workers.
-    """
+    """The rates of a machine, and the costs beside the steps."""
 
     hardware: str = "unnamed hardware"
     source: str = ""
-    model: str | None = None
-    workers: Count = 1
+    model: str | None = None  # whose rates they are; None if they are for any model
+    workers: Count = 1  # how many there were when the rates were measured
     rates: Annotated[tuple[Rate, ...], Field(min_length=1)]
-    factor: Positive = 1.0
-    start_up_seconds: NotNegative = 0.0
-    tracing_seconds: NotNegative = 0.0
-    checkpoint_seconds: NotNegative = 0.0
-    all_reduce: AllReduce | None = None
+    factor: Positive = 1.0  # of all rates; for hardware of which only its speed-up is known
+    start_up_seconds: NotNegative = 0.0  # until the first stage's pipeline is built
+    tracing_seconds: NotNegative = 0.0  # of each stage: its pipeline, first batch and trace
+    checkpoint_seconds: NotNegative = 0.0  # of each checkpoint; 0 also where the rates include it
+    all_reduce: AllReduce | None = None  # needed for other numbers of workers
 
     @field_validator("rates")
     @classmethod

@@ -104,19 +104,15 @@ def summarize(
 ) -> dict[str, Any]:
     """All figures of one run by one clock, as plain data ready for JSON."""
     checkpoints = record.checkpoints
+    same = ("name", "kind", "workers", "evaluation", "totals", "buckets")
     found: dict[str, Any] = {
-        "name": record.name,
+        **{name: getattr(record, name) for name in same},
         "source": str(record.source),
-        "kind": record.kind,
-        "workers": record.workers,
         "clock": clock,
         "at_most": clock in record.at_most,
         "price_per_hour": price,
-        "evaluation": record.evaluation,
         "checkpoints": len(checkpoints),
         "total": _time(record.totals[clock], price),
-        "totals": record.totals,
-        "buckets": record.buckets,
         "phases": [asdict(p) | {"steps": [p.first, p.end]} for p in record.phases],
         "remarks": list(record.remarks),
     }
