@@ -14,7 +14,7 @@ import click
 
 from core.errors import UserError
 from reports.console import time_words
-from reports.projection import project
+from reports.plan import project
 from reports.throughput import load_throughput
 from training.recipes import load_recipe, presets
 

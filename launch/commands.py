@@ -8,8 +8,7 @@ import click
 from core.clock import CLOCKS
 from core.errors import RunError, UserError
 from reports.plan import plan as plan_of
-from reports.plan import print_plan
-from reports.projection import project
+from reports.plan import print_plan, project
 from reports.reader import read_record
 from reports.throughput import load_throughput, throughput_of_run
 from training.inputs import find_data

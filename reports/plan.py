@@ -1,4 +1,4 @@
-"""What a recipe will do, step by step, before any of it is paid for. No TensorFlow."""
+"""What a recipe will do, and what it will take, before any of it is paid for. No TensorFlow."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,6 +8,9 @@ from rich.console import Console
 from core.errors import UserError
 from core.schedule import Schedule
 from reports.console import fill, table
+from reports.throughput import EXTRAPOLATED, Throughput
+from reports.time_to_accuracy import cost
+from training.recipes import Recipe
 
 PIXELS, BATCH = "{image_size[0]} x {image_size[1]}", "{batch_size} x {workers}"
 
@@ -40,6 +43,81 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
             }
             for step in at
         ],
+    }
+
+
+def project(
+    recipe: Recipe,
+    schedule: Schedule,
+    throughput: Throughput,
+    price: float | None = None,
+    at: Sequence[int] = (),
+) -> dict[str, Any]:
+    """A projection, not a run: time and cost of a schedule, phase by phase, ready for JSON.
+
+    The whole is the start-up, then for each stage (phases that share a pipeline) its
+    tracing, the steps at the rates of the table, and the checkpoints. Evaluation is
+    left out. `price` is of an hour of all workers. The time of a step of `at` is when it is
+    done and, where a checkpoint is due, that is written.
+    """
+    if throughput.model not in (None, recipe.model):
+        raise UserError(
+            f"the rates of {throughput.hardware} are of {throughput.model}; they say nothing of "
+            f"{recipe.model}, which recipe '{recipe.name}' trains"
+        )
+    stages = {stage.first for stage in schedule.stages()}
+    last = schedule.total_steps
+    written = sorted({*range(0, last, recipe.checkpoint_every), last})
+    now = throughput.start_up_seconds
+    points: list[tuple[float, ...]] = []  # first step, seconds at it, to trace, of a step
+    phases: list[dict[str, Any]] = []
+    for phase in schedule.phases:
+        (height, width), batch_size = phase.phase.image_size, phase.phase.batch_size
+        step, how = throughput.step_seconds(height * width, batch_size, schedule.workers)
+        count = sum(phase.first <= s < phase.end or s == phase.end == last for s in written)
+        seconds = {
+            "tracing": throughput.tracing_seconds if phase.first in stages else 0.0,
+            "steps": step * (phase.end - phase.first),
+            "checkpoints": throughput.checkpoint_seconds * count,
+        }
+        points.append((phase.first, now, seconds["tracing"], step))
+        now += sum(seconds.values())
+        phases.append(
+            {
+                "steps": [phase.first, phase.end],
+                "image_size": [height, width],
+                "batch_size": batch_size,
+                "images": schedule.images_between(phase.first, phase.end),
+                "images_per_second": batch_size * schedule.workers / step,
+                "how": how,
+                "seconds": seconds,
+                "until": now,
+                "cost": cost(sum(seconds.values()), price),
+            }
+        )
+
+    def at_step(step: int) -> dict[str, Any]:
+        first, begun, tracing, each = max(p for p in points if p[0] <= step)
+        inside = sum(first <= s <= step for s in written)
+        # A stage is traced with its first step, after the checkpoint at its boundary.
+        steps = (step - first) * each + tracing * (step > first)
+        seconds = begun + steps + inside * throughput.checkpoint_seconds
+        return {"step": step, "seconds": seconds, "cost": cost(seconds, price)}
+
+    training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))
+    dawnbench = throughput.start_up_seconds + tracing + training
+    return {
+        "hardware": throughput.hardware,
+        "source": throughput.source,
+        "workers": schedule.workers,
+        "measured_workers": throughput.workers,
+        "price_per_hour": price,
+        "start_up_seconds": throughput.start_up_seconds,
+        "phases": phases,
+        "totals": {"training": training, "dawnbench": dawnbench, "everything": now},
+        "cost": cost(now, price),
+        "extrapolated": any(phase["how"] == EXTRAPOLATED for phase in phases),
+        "at": [at_step(step) for step in at],
     }
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from core.errors import UserError
 from launch import commands
-from reports.projection import project
+from reports.plan import project
 from reports.reader import read_record
 from reports.throughput import Throughput, load_throughput, throughput_of_run
 from training.recipes import load_recipe
