@@ -18,8 +18,7 @@ class BroadcastFromFirst(keras.callbacks.Callback):
     An optimizer that is not built yet is built.
 
     Example:
-
-    >>> model.fit(dataset, callbacks=[BroadcastFromFirst()])
+        >>> model.fit(dataset, callbacks=[BroadcastFromFirst()])
     """
 
     done = False
@@ -46,8 +45,7 @@ class MetricAverage(keras.callbacks.Callback):
     same numbers on every worker and decide alike.
 
     Example:
-
-    >>> model.fit(dataset, callbacks=[MetricAverage(), keras.callbacks.EarlyStopping()])
+        >>> model.fit(dataset, callbacks=[MetricAverage(), keras.callbacks.EarlyStopping()])
     """
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -72,8 +70,7 @@ class SameWeights(StepCallback):
         steps: the global steps to compare before; by default the first of each `fit`.
 
     Example:
-
-    >>> model.fit(dataset, callbacks=[SameWeights(p.first for p in schedule.phases)])
+        >>> model.fit(dataset, callbacks=[SameWeights(p.first for p in schedule.phases)])
     """
 
     def __init__(self, steps: Iterable[int] | None = None):

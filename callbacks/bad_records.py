@@ -21,10 +21,9 @@ class BadRecords(StepCallback):
         say: called on rank 0 with a line for each bad record.
 
     Example:
-
-    >>> faults = Faults(limit=10)
-    >>> batches = training_pipeline(records, plan, steps, faults=faults, ...)
-    >>> model.fit(batches, callbacks=[BadRecords(faults, every=100)])
+        >>> faults = Faults(limit=10)
+        >>> batches = training_pipeline(records, plan, steps, faults=faults, ...)
+        >>> model.fit(batches, callbacks=[BadRecords(faults, every=100)])
     """
 
     def __init__(self, faults: Faults, every: int, say: Callable[[str], Any] = print):

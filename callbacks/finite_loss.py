@@ -27,9 +27,7 @@ class SkippedSteps:
     anew, but not the optimizer's updates.
 
     Args:
-        optimizer: the model's, with the updates that are done.
-        step: steps that are done.
-        before: how many of them were skipped.
+        optimizer: the model's; it has done `step` steps, of which `before` were skipped.
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, step: int = 0, before: int = 0):
@@ -48,11 +46,9 @@ class FiniteLoss(StepCallback):
 
     A counter on the device notes each worker's first step whose loss was not finite, inside
     the train function; so each `fit` with this callback traces the model anew, and so does
-    the next one without it. Every `every` steps all workers compare their counters. A
-    dynamic loss scale skips such steps; then the run stops when the scale has sunk to 1.
-
-    As a peer of `StepCheckpoint` it checks the weights, too, and a checkpoint that is not
-    finite is never written.
+    the next one without it. All workers compare their counters. A dynamic loss scale skips
+    such steps; then the run stops when the scale has sunk to 1. As a peer of
+    `StepCheckpoint` it checks the weights, too: no checkpoint has weights that are not finite.
 
     Args:
         every: steps between two checks.
@@ -61,14 +57,13 @@ class FiniteLoss(StepCallback):
             no single step is to blame); returns the end of the message.
         skipped: counts the steps that a dynamic loss scale skips; by default from the
             start of the first `fit`.
-        sign: called on every worker every few seconds while all wait for the names, which
-            may have to be read from a disk; `Heartbeat.waiting`, for example.
+        sign: called on every worker every few seconds while the names are read from a disk;
+            `Heartbeat.waiting`, for example.
 
     Example:
-
-    >>> finite = FiniteLoss(every=100)
-    >>> save = StepCheckpoint(path, every=500, peers=[finite])
-    >>> model.fit(dataset, callbacks=[finite, save])
+        >>> finite = FiniteLoss(every=100)
+        >>> save = StepCheckpoint(path, every=500, peers=[finite])
+        >>> model.fit(dataset, callbacks=[finite, save])
     """
 
     def __init__(
@@ -89,10 +84,9 @@ class FiniteLoss(StepCallback):
             self._seen = keras.Variable(0, dtype="int32", trainable=False, name="steps_seen")
             self._first_bad = keras.Variable(-1, dtype="int32", trainable=False, name="first_bad")
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
-        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
-        self._seen.assign(self.step)
+    def before_fit(self, step: int) -> None:
+        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, step)
+        self._seen.assign(step)
         self._first_bad.assign(-1)
         note_losses(self.model, self._note)
 

@@ -1,7 +1,6 @@
 """A sign of life before every step."""
 
 import time
-from typing import Any
 
 from callbacks.step_callback import StepCallback
 from core.board import Board
@@ -14,17 +13,16 @@ STEPS = 5
 class Heartbeat(StepCallback):
     """Shows a supervisor before every step that this worker is alive.
 
-    The first step of a `fit` has no time limit, since it is traced. Neither has what
-    workers wait for together between two steps, such as a slow disk: they call `waiting`.
+    The first step of a `fit` is traced and has no time limit. Neither has what workers
+    wait for together between two steps, such as a slow disk: they call `waiting`.
 
     Args:
         board: where the supervisor sees the signs; one costs a microsecond.
 
     Example:
-
-    >>> heartbeat = Heartbeat(Board())
-    >>> checkpoint = StepCheckpoint(path, every=500, peers=[heartbeat])
-    >>> model.fit(dataset, callbacks=[checkpoint, heartbeat])
+        >>> heartbeat = Heartbeat(Board())
+        >>> checkpoint = StepCheckpoint(path, every=500, peers=[heartbeat])
+        >>> model.fit(dataset, callbacks=[checkpoint, heartbeat])
     """
 
     def __init__(self, board: Board):
@@ -33,9 +31,8 @@ class Heartbeat(StepCallback):
         self._began = 0.0
         self._waiting_since: float | None = None
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
-        self._last: tuple[int, float | None] = (self.step, None)
+    def before_fit(self, step: int) -> None:
+        self._last: tuple[int, float | None] = (step, None)
 
     def before_step(self, step: int) -> None:
         longest: float | None = None

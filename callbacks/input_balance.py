@@ -32,9 +32,8 @@ class InputBalance(StepCallback):
         after: seconds of training before it speaks.
 
     Example:
-
-    >>> balance = InputBalance(print, total_steps=1000, threads=4)
-    >>> model.fit(balance.watched(dataset), steps_per_epoch=1000, callbacks=[balance])
+        >>> balance = InputBalance(print, total_steps=1000, threads=4)
+        >>> model.fit(balance.watched(dataset), steps_per_epoch=1000, callbacks=[balance])
     """
 
     def __init__(

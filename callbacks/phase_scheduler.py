@@ -1,7 +1,6 @@
 """Sets the learning rate of the phases before every step."""
 
 from collections.abc import Callable
-from typing import Any
 
 from callbacks.step_callback import StepCallback
 from core.keras_patches import rate_setter
@@ -19,19 +18,17 @@ class PhaseScheduler(StepCallback):
             the optimizer has a `LearningRateSchedule` of its own.
 
     Example:
-
-    >>> schedule = Schedule(phases, workers=1, images=50000)
-    >>> model.fit(dataset, epochs=10, callbacks=[PhaseScheduler(schedule)])
+        >>> schedule = Schedule(phases, workers=1, images=50000)
+        >>> model.fit(dataset, epochs=10, callbacks=[PhaseScheduler(schedule)])
     """
 
     def __init__(self, schedule: Schedule | Callable[[int], float]):
         super().__init__()
         self.rate = schedule.learning_rate if isinstance(schedule, Schedule) else schedule
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def before_fit(self, step: int) -> None:
         try:
-            self.model.optimizer.learning_rate = self.rate(self.step)
+            self.model.optimizer.learning_rate = self.rate(step)
         except TypeError:
             raise ValueError(
                 "PhaseScheduler sets the rate itself; give the optimizer a number as its "

@@ -30,9 +30,8 @@ class ProgressBar(StepCallback):
         **options: of `tqdm`, such as `file` or `disable`.
 
     Example:
-
-    >>> bar = ProgressBar(total_steps=1000)
-    >>> model.fit(dataset, callbacks=[bar, WallClock(bar.show, every=50, batch_size=64)])
+        >>> bar = ProgressBar(total_steps=1000)
+        >>> model.fit(dataset, callbacks=[bar, WallClock(bar.show, every=50, batch_size=64)])
     """
 
     def __init__(self, total_steps: int, **options: Any):
@@ -49,8 +48,9 @@ class ProgressBar(StepCallback):
         return tqdm(total=self.total_steps, initial=self.initial_step, **self._options)
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Puts the numbers of a report behind the bar."""
-        self.bar.set_postfix_str(describe(row), refresh=False)
+        """Puts what there is of a report's epoch, rate, speed and metrics behind the bar."""
+        numbers = [text.format(row[name]) for name, text in FORMATS.items() if name in row]
+        self.bar.set_postfix_str(" ".join(numbers), refresh=False)
 
     def before_step(self, step: int) -> None:
         self.bar.update(step - self.bar.n)
@@ -59,8 +59,3 @@ class ProgressBar(StepCallback):
         self.bar.update(step - self.bar.n)
         if step >= self.total_steps:
             self.bar.close()
-
-
-def describe(row: Mapping[str, Any]) -> str:
-    """A report of `WallClock` in a line: what there is of epoch, rate, speed and metrics."""
-    return " ".join(text.format(row[name]) for name, text in FORMATS.items() if name in row)

@@ -28,11 +28,10 @@ class StageClock(StepCallback):
         note: called with each of the marks and the last step of each `fit`.
 
     Example:
-
-    >>> clock = TimeBuckets(time.monotonic())
-    >>> model.fit(dataset, callbacks=[StageClock(clock)])
-    >>> clock.state()["tracing"]
-    4.21
+        >>> clock = TimeBuckets(time.monotonic())
+        >>> model.fit(dataset, callbacks=[StageClock(clock)])
+        >>> clock.state()["tracing"]
+        4.21
     """
 
     def __init__(
@@ -46,8 +45,7 @@ class StageClock(StepCallback):
         self.marks = frozenset(marks)
         self.note = note
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def before_fit(self, step: int) -> None:
         self.clock.switch("data")
         self._steps_before = self.clock.state()["steps"]
 

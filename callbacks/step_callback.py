@@ -6,13 +6,11 @@ import keras
 
 
 class StepCallback(keras.callbacks.Callback):
-    """A callback that counts global steps by itself.
+    """A callback that counts global steps, from 0 or `start_at` on, over one `fit` after another.
 
-    The count follows the data and continues in the next `fit`. It starts at 0, or where
-    `start_at` says. `optimizer.iterations` stands still when loss scaling skips a step.
-
-    Everything happens before a step, nothing after it: Keras converts the logs for
-    `on_train_batch_end` to Python numbers, for which it waits for the device.
+    `optimizer.iterations` is no such count: it stands still when loss scaling skips a step.
+    Nothing happens after a step: Keras converts the logs for `on_train_batch_end` to Python
+    numbers, for which it waits for the device.
 
     Attributes:
         initial_step: steps that were done before the first `fit`.
@@ -25,6 +23,9 @@ class StepCallback(keras.callbacks.Callback):
     def start_at(self, step: int) -> None:
         """Begins at global step `step`; call it before the first `fit` of a resumed run."""
         self.initial_step = self.step = step
+
+    def before_fit(self, step: int) -> None:
+        """Called at the start of each `fit`, when `step` steps are done."""
 
     def before_step(self, step: int) -> None:
         """Called when `step` steps are done and step number `step` is about to run."""
@@ -39,6 +40,7 @@ class StepCallback(keras.callbacks.Callback):
                 f"steps_per_execution=1. Received: {self.model.steps_per_execution}"
             )
         self.first_of_fit = self.step
+        self.before_fit(self.step)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         self.before_step(self.step)

@@ -33,11 +33,8 @@ class Journal:
 
 
 def mean_moving_statistics(model: keras.Model) -> list[tuple[Any, np.ndarray]]:
-    """The moving statistics of BatchNorm, each with its mean over the workers; a collective.
-
-    Each worker gathers them from its own share of the data; a checkpoint should hold
-    what all have seen. Random seeds, which are integers, are left out.
-    """
+    """The moving statistics of BatchNorm, each with its mean over the workers; a collective."""
+    # Random seeds, which are integers, are left out.
     variables = [v for v in model.non_trainable_variables if v.dtype in ("float32", "float64")]
     return list(zip(variables, workers.means(variables), strict=True))
 
@@ -52,19 +49,18 @@ class StepCheckpoint(StepCallback):
 
     Before a step the variables are only copied to the host; the file is written in the
     background. The next checkpoint and the end of `fit` wait for it. The file is a plain
-    `.keras` one, in which the moving statistics of BatchNorm are the means over the workers.
+    `.keras` one (`core/checkpoints.py` says what else is inside), in which the moving
+    statistics of BatchNorm are the means over the workers, each of which saw its own data.
     The run keeps its own, so that the number of checkpoints does not change its result.
-    `core/checkpoints.py` says what else is inside.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
     several in a row end the run, on all workers, with a `RunError`.
 
-    Put it after all others in the list, but for `StopOnSignal` and `Heartbeat`: it restores
-    and stores what they remember.
+    It restores and stores what the others remember: put it after them in the list, but
+    before `StopOnSignal` and `Heartbeat`.
 
     Args:
-        path: where to write, with the field `{step}`, as in
-            `"checkpoints/step-{step:08d}.keras"`.
+        path: where to write, with the field `{step}`.
         every: in steps; the first checkpoint is that of step 0.
         last_step: a step that is written too, at the end of its `fit`.
         peers: the other callbacks of the run. What one with `state()` and `restore(state)`
@@ -78,10 +74,9 @@ class StepCheckpoint(StepCallback):
         ValueError: the path has no field `{step}`, or `every` is below 1.
 
     Example:
-
-    >>> clock = WallClock(print, every=100, batch_size=64)
-    >>> save = StepCheckpoint("run/step-{step:06d}.keras", every=500, peers=[clock])
-    >>> model.fit(dataset, callbacks=[clock, save])
+        >>> clock = WallClock(print, every=100, batch_size=64)
+        >>> save = StepCheckpoint("run/step-{step:06d}.keras", every=500, peers=[clock])
+        >>> model.fit(dataset, callbacks=[clock, save])
     """
 
     def __init__(

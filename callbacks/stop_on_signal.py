@@ -4,7 +4,6 @@ import math
 import signal
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
@@ -32,10 +31,9 @@ class StopOnSignal(StepCallback):
         checkpoint: saves before the run stops.
 
     Example:
-
-    >>> checkpoint = StepCheckpoint("run/step-{step:06d}.keras", every=500)
-    >>> stop = StopOnSignal(SignalWatch().install(), checkpoint)
-    >>> model.fit(dataset, callbacks=[checkpoint, stop])
+        >>> checkpoint = StepCheckpoint("run/step-{step:06d}.keras", every=500)
+        >>> stop = StopOnSignal(SignalWatch().install(), checkpoint)
+        >>> model.fit(dataset, callbacks=[checkpoint, stop])
     """
 
     def __init__(self, watch: SignalWatch, checkpoint: StepCheckpoint):
@@ -47,8 +45,7 @@ class StopOnSignal(StepCallback):
         self._asked_at = (0, 0.0)
         self._answer_at = 0
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def before_fit(self, step: int) -> None:
         self.watch.deferred = True
 
     def before_step(self, step: int) -> None:

@@ -17,10 +17,9 @@ def window_mean(now: float, count_now: int, before: float, count_before: int) ->
 
 
 class WallClock(StepCallback):
-    """Reports time, speed, rate and metrics every `every` steps.
+    """Reports time, speed, rate and metrics; between reports it reads nothing from the device.
 
     The metrics are means over the steps since the last report and over all workers.
-    Between reports nothing is read from the device.
 
     Args:
         write: called on rank 0 with each report, a dict with `step` (steps done),
@@ -37,8 +36,7 @@ class WallClock(StepCallback):
         ValueError: there is neither a schedule nor a batch size.
 
     Example:
-
-    >>> model.fit(dataset, callbacks=[WallClock(print, every=100, batch_size=64)])
+        >>> model.fit(dataset, callbacks=[WallClock(print, every=100, batch_size=64)])
     """
 
     def __init__(
@@ -76,11 +74,10 @@ class WallClock(StepCallback):
         self._window_time = time.monotonic() - state["window_seconds"]
         self._before: Mapping[str, float] = state["before"]
 
-    def on_train_begin(self, logs: Any = None) -> None:
-        super().on_train_begin(logs)
+    def before_fit(self, step: int) -> None:
         if self.started is None:
             self.started = time.monotonic()
-        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, self.step)
+        self.skipped = self.skipped or SkippedSteps(self.model.optimizer, step)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         # Keras resets its metrics here; a window starts with them.

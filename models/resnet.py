@@ -219,9 +219,8 @@ def build_model(name: str, image_size: Size, classes: int, **arguments: Any) -> 
         ValueError: an unknown name or argument.
 
     Example:
-
-    >>> build_model("resnet8", (32, 32), classes=10, widths=(16, 32, 64)).output_shape
-    (None, 10)
+        >>> build_model("resnet8", (32, 32), classes=10, widths=(16, 32, 64)).output_shape
+        (None, 10)
     """
     if name not in _BUILDERS:
         raise ValueError(f"Unknown model. Received: name={name!r}; known: {', '.join(names())}")

@@ -47,9 +47,8 @@ def DistributedOptimizer(
             several workers, and Keras not on TensorFlow.
 
     Example:
-
-    >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
-    >>> model.compile(optimizer, "mse", jit_compile=False)  # XLA cannot compile Horovod
+        >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
+        >>> model.compile(optimizer, "mse", jit_compile=False)  # XLA cannot compile Horovod
     """
     if not isinstance(optimizer, Optimizer):
         raise ValueError(f"`optimizer` must be a Keras 3 optimizer. Received: {optimizer!r}")

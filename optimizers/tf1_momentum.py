@@ -29,8 +29,7 @@ class TF1Momentum(keras.optimizers.Optimizer):
         ValueError: momentum outside [0, 1].
 
     Example:
-
-    >>> optimizer = TF1Momentum(learning_rate=1.0, momentum=0.9, nesterov=True)
+        >>> optimizer = TF1Momentum(learning_rate=1.0, momentum=0.9, nesterov=True)
     """
 
     def __init__(

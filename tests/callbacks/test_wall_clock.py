@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from callbacks.progress_bar import ProgressBar, describe
+from callbacks.progress_bar import ProgressBar
 from callbacks.wall_clock import WallClock, window_mean
 from core.schedule import Schedule
 
@@ -107,10 +107,11 @@ def test_refusals(arguments):
 
 def test_the_bar_shows_what_there_is(capsys):
     row = {"epoch": 1.5, "phase": "1/3", "learning_rate": 0.1, "images_per_second": 1234.5}
-    line = describe(row | {"loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3})
-    assert line == "epoch 1.50 phase 1/3 lr 0.1 1,234 im/s loss 0.500 top-1 75.0% top-5 90.0%"
-    rows: list = []
     bar = ProgressBar(total_steps=10)
+    bar.show(row | {"loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3})
+    line = "epoch 1.50 phase 1/3 lr 0.1 1,234 im/s loss 0.500 top-1 75.0% top-5 90.0%"
+    assert bar.bar.postfix == line
+    rows: list = []
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     clock = WallClock(lambda row: (rows.append(row), bar.show(row)), every=5, batch_size=2)
