@@ -21,9 +21,7 @@ class InputBalance(StepCallback):
     `watched` has the dataset itself add up how long each request for a batch took: nothing
     for a batch that is ready, and the whole shortfall where the pipeline is slower than the
     model. This holds on a GPU, too: the host runs ahead of it only by its queue of kernels.
-
-    All workers take part, by the first one's clock. They ask each other rarely, at steps
-    ever further apart.
+    All workers take part, by the first one's clock, at steps ever further apart.
 
     Args:
         say: called on rank 0 with the line.

@@ -18,9 +18,8 @@ def wait_for_device(model: keras.Model) -> None:
 class StageClock(StepCallback):
     """Fills a run's time buckets while it fits; each `fit` is one stage. Put it first.
 
-    The first step of a `fit` counts as `tracing`, less the mean of the `fit`'s other
-    steps, which is moved to `steps` when the `fit` ends. It waits for the device only after
-    the first step of each `fit`, before the `marks` and at the end.
+    The first step counts as `tracing`, less the mean of the `fit`'s other steps. It waits for
+    the device only after the first step of each `fit`, before the `marks` and at the end.
 
     Args:
         clock: the run's buckets.

@@ -19,8 +19,7 @@ MOST_STEPS_BETWEEN = 100
 class StopOnSignal(StepCallback):
     """Stops all workers before the same step when one of them has received a signal.
 
-    Everything is saved, and all workers raise `SharedPreempted`. Put it after the
-    `StepCheckpoint`.
+    Everything is saved, and all workers raise `SharedPreempted`. Put it after `StepCheckpoint`.
 
     About twice a second the workers ask each other, in a thread beside the training. The
     answer is read some steps later, before the same step on all workers, so that nobody
@@ -49,11 +48,10 @@ class StopOnSignal(StepCallback):
         self.watch.deferred = True
 
     def before_step(self, step: int) -> None:
-        if workers.current().size == 1:
-            if self.watch.received:
-                self._stop(step, self.watch.received)
-            return
-        if step < self._answer_at:
+        alone = workers.current().size == 1
+        if alone and self.watch.received:
+            self._stop(step, self.watch.received)
+        if alone or step < self._answer_at:
             return
         now = time.monotonic()
         distance, seconds = 1, 0.0

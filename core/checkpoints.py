@@ -2,10 +2,9 @@
 
 To what `model.save` writes, the zip archive adds two entries and a comment:
 
-- `training_state.json`: the step, the kind of checkpoint, the workers, the recipe and the
-  data, and what each worker's callbacks remember;
-- `worker_arrays.npz`: each worker's own variables (the moving statistics of BatchNorm, the
-  metrics' accumulators, the states of random seeds);
+- `training_state.json`: the step, the kind of checkpoint, the workers, the recipe, the data,
+  and what each worker's callbacks remember;
+- `worker_arrays.npz`: each worker's own variables (statistics of BatchNorm, metrics, seeds);
 - the comment, at the end of the file: the SHA-256 of every byte before its hex digits.
 """
 
@@ -16,16 +15,23 @@ import os
 import threading
 import time
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import h5py
+import ml_dtypes
 import numpy as np
 
 from core.errors import UserError
 from core.files import whole
 
+if TYPE_CHECKING:
+    import keras
+
+WEIGHTS = "model.weights.h5"  # Keras 3's name of them in a `.keras` archive
 STATE = "training_state.json"
 ARRAYS = "worker_arrays.npz"
 DIGEST = b"sha256:"
@@ -33,6 +39,7 @@ HEX_DIGITS = 64
 BLOCK = 2**20  # bytes read at once
 # Ours are stored uncompressed, so an archive that unpacks to more is not one of them.
 MOST_UNPACKED = 2
+DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError)
 
 # What a checkpoint is written for. It says so itself, since its step does not: another
 # number of workers, or another `checkpoint_every`, has other steps.
@@ -134,8 +141,7 @@ def read_arrays(path: Path, rank: int) -> list[np.ndarray]:
         zipfile.ZipFile(path) as archive,
         np.load(io.BytesIO(archive.read(ARRAYS)), allow_pickle=False) as arrays,
     ):
-        count = sum(name.startswith(f"{rank}/") for name in arrays.files)
-        return [arrays[f"{rank}/{i}"] for i in range(count)]
+        return [arrays[name] for name in arrays.files if name.startswith(f"{rank}/")]
 
 
 def kind_of(path: Path) -> str | None:
@@ -144,6 +150,70 @@ def kind_of(path: Path) -> str | None:
         return read_state(path).get("kind")
     except BadCheckpoint:
         return None
+
+
+def load_weights(
+    model: "keras.Model", path: Path, averaged_by: "keras.optimizers.Optimizer | None" = None
+) -> None:
+    """Loads a checkpoint's weights into a built functional model of the same layers.
+
+    Keras's own loading walks the whole model for anything that could hold state. Here each
+    layer takes what was saved under its name; optimizer and architecture are left alone.
+
+    Args:
+        averaged_by: the optimizer of the run (without a loss scale), built on the model
+            with `use_ema`: its averages of the weights are loaded in their place, but for the
+            statistics of BatchNorm, which Keras does not average. Before the first step there
+            is no average; the weights are then loaded.
+
+    Raises:
+        FileNotFoundError: the checkpoint is not there.
+        BadCheckpoint: it is cut short, damaged or of another model; the model may then
+            hold a part of it.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # checks its checksum
+            saved = io.BytesIO(archive.read(WEIGHTS))
+        with h5py.File(saved, "r") as file:
+            _load_layers(model, file["layers"])
+            if averaged_by is not None:
+                _load_averages(model, file["optimizer"], averaged_by)
+    except FileNotFoundError:
+        raise
+    except (*DAMAGED, ValueError) as error:
+        reason = (" ".join(str(error).split()) or type(error).__name__)[:200]
+        is_damaged = isinstance(error, DAMAGED)
+        what = "cut short or damaged" if is_damaged else "of another model than the run's recipe"
+        raise BadCheckpoint(f"checkpoint '{path}': {what} ({reason})") from None
+
+
+def _load_layers(model: "keras.Model", groups: Mapping[str, Any]) -> None:
+    saved = {group["vars"].attrs["name"]: group["vars"] for group in groups.values()}
+    for layer in model.layers:
+        if layer.weights:
+            if layer.name not in saved:
+                raise ValueError(f"it has no layer '{layer.name}'")
+            layer.load_own_variables(_arrays(saved[layer.name]))
+
+
+def _load_averages(
+    model: "keras.Model", group: Mapping[str, Any], optimizer: "keras.optimizers.Optimizer"
+) -> None:
+    saved = _arrays(group.get("inner_optimizer", group)["vars"])  # where there is a loss scale
+    known = len(optimizer.variables)
+    if len(saved) != known:
+        raise ValueError(f"its optimizer has {len(saved)} variables, the recipe's {known}")
+    state = {id(v): saved[str(i)] for i, v in enumerate(optimizer.variables)}
+    if int(state[id(optimizer.iterations)]) > 0:
+        averages = optimizer._model_variables_moving_average
+        for variable, average in zip(model.trainable_variables, averages, strict=True):
+            variable.assign(state[id(average)])
+
+
+def _arrays(group: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The saved variables, by their numbers. HDF5 has no bfloat16; Keras notes it apart."""
+    types = {"bfloat16": ml_dtypes.bfloat16}
+    return {key: np.array(v, types.get(v.attrs.get("dtype"))) for key, v in group.items()}
 
 
 def superseded(regular: Sequence[Path], newest: int | None, each: int | None) -> list[Path]:
@@ -158,28 +228,15 @@ def superseded(regular: Sequence[Path], newest: int | None, each: int | None) ->
 
 
 class BackgroundWriter:
-    """Writes checkpoints one after the other in a thread of its own.
+    """Calls `write` with one snapshot after the other, in a thread of its own.
 
-    A write that fails is reported and tried again. One that fails for good is left out.
-
-    Args:
-        write: writes one snapshot; may raise `OSError`.
-        warn: called with a line for the user, also from the thread.
-        retries: seconds to wait before each further try.
-
-    Attributes:
-        left_out: why the checkpoints since the last one that was written are missing.
+    A write that raises `OSError` is tried again, then left out; `warn` gets a line each time.
+    `left_out` says why the checkpoints since the last one that was written are missing.
     """
 
-    def __init__(
-        self,
-        write: Callable[[Snapshot], None],
-        warn: Callable[[str], None],
-        retries: Sequence[float] = RETRIES,
-    ):
+    def __init__(self, write: Callable[[Snapshot], None], warn: Callable[[str], None]):
         self._write = write
         self._warn = warn
-        self._retries = retries
         self.left_out: list[str] = []
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -194,21 +251,16 @@ class BackgroundWriter:
         self._thread.start()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Waits for the write that is under way, if any; returns whether it is done.
+        """Waits at most `seconds` for the write under way; returns whether it is done.
 
-        Args:
-            seconds: the most to wait.
-
-        Raises:
-            Exception: what a write raised that was not an `OSError`.
+        What a write raised that was not an `OSError` is raised here.
         """
         if self._thread is not None:
             self._thread.join(seconds)
-            waited = time.monotonic() - self._began
+            waited, what = time.monotonic() - self._began, self._thread.name
             if self._thread.is_alive():
                 if waited >= self._tell_after:
                     self._tell_after *= 2
-                    what = self._thread.name
                     self._warn(f"training waits for the {what}: {waited:.0f} s of writing so far")
                 return False
         if self._error is not None:
@@ -217,7 +269,7 @@ class BackgroundWriter:
 
     def _run(self, snapshot: Snapshot) -> None:
         try:
-            for pause in (*self._retries, None):
+            for pause in (*RETRIES, None):
                 try:
                     self._write(snapshot)
                     self.left_out = []

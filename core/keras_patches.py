@@ -4,12 +4,9 @@
 These have to stand elsewhere:
 
 - `optimizers/distributed.py` overrides the private `_clip_gradients`, the only place where
-  accumulated gradients can be averaged, and finds a loss scale around itself by the
-  functions that are running.
-- `core/weights.py` reads the private `_model_variables_moving_average`, and the layout of
-  a `.keras` file.
-- `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are
-  deterministic; the public one can only set it.
+  accumulated gradients can be averaged, and looks for a loss scale among the running functions.
+- `core/checkpoints.py` reads `_model_variables_moving_average` and the layout of `.keras` files.
+- `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are deterministic.
 """
 
 import functools
@@ -50,28 +47,22 @@ def stop_noting_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
 
 
 def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
-    """Has each training step use `batch`, whatever the dataset gives.
-
-    A batch that comes through a dataset is copied to the device at every step.
-    """
+    """Has each training step use `batch`, without the copy to the device of a dataset's batch."""
     step = type(model).train_step
     model.train_step = lambda _: step(model, batch)
 
 
 def keep_weights_after_fit(optimizer: keras.optimizers.Optimizer) -> None:
-    """Keeps Keras from replacing the weights by their average whenever a `fit` ends.
-
-    Here the end of a `fit` is only the end of a stage.
-    """
+    """Keeps Keras from replacing the weights by their average when a `fit`, a stage, ends."""
     optimizer.finalize_variable_values = lambda variables: None
 
 
 def remember_what_saving_skips() -> None:
     """Mends a mistake of Keras for this thread, so that it can save in a `StatelessScope`.
 
-    For every layer that it saves, Keras makes a reference object, whose variables cannot be
-    made inside the scope, to see which attributes to leave alone. It means to remember the
-    answer, but looks it up under another name.
+    To see which attributes of a layer to leave alone, Keras makes a reference object, whose
+    variables cannot be made in the scope. It remembers the answer under another name than it
+    looks up, and makes one for every layer.
     """
     from keras.src.backend.common import global_state
     from keras.src.saving import saving_lib
@@ -110,10 +101,8 @@ class NoSumOverReplicas:
 
 
 def gradients_applied(optimizer: keras.optimizers.Optimizer) -> int:
-    """Steps whose gradients the optimizer took, skipped ones left out.
-
-    The public `iterations` counts several steps as one where gradients are accumulated.
-    """
+    """Steps whose gradients the optimizer took, skipped ones left out."""
+    # The public `iterations` counts several steps as one where gradients are accumulated.
     return int(getattr(optimizer, "inner_optimizer", optimizer)._iterations)
 
 
@@ -126,11 +115,9 @@ def rate_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     variable = getattr(optimizer, "_learning_rate", None)
-    if (
-        keras.backend.backend() == "tensorflow"
-        and isinstance(variable, keras.Variable)
-        and variable.dtype == "float32"  # the op's own choice for a Python number
-    ):
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    # float32 is the op's own choice for a Python number.
+    if is_tensorflow and isinstance(variable, keras.Variable) and variable.dtype == "float32":
         import tensorflow as tf
 
         handle = variable.value.handle

@@ -12,9 +12,8 @@ from pydantic import ValidationError
 from tqdm.auto import tqdm
 
 from core import devices, workers
-from core.checkpoints import BadCheckpoint
+from core.checkpoints import BadCheckpoint, load_weights
 from core.errors import UserError
-from core.weights import load_weights
 from datasets.input.validation import evaluation_pipeline
 from datasets.records.schema import Records
 from evaluation.evaluator import Evaluator

@@ -48,7 +48,7 @@ def imagenet_resnet(
     initial_scale: float = 1.0,
     zero_gamma: bool = True,
 ) -> keras.Model:
-    """The ResNet of the original run, which NVIDIA and torchvision call v1.5.
+    """The ResNet of the original run, v1.5 of NVIDIA and torchvision, as `build_model` says.
 
     A bottleneck strides in its 3x3 convolution, a basic block in its first one. No
     convolution has a bias; where the shape changes, the shortcut is a strided 1x1
@@ -60,14 +60,10 @@ def imagenet_resnet(
         classes: number of logits.
         mean, std: of the R, G and B channels, 0 to 255; by default the original's.
         initial_scale: variance of a convolution's initial kernel times its fan-in. 1 is
-            that of TF1's `variance_scaling_initializer()` in the original's code: its log
-            begins with an L2 term of 2.676, which is 2e-4 / 2 * sum(kernel ** 2) at scale 1.
-            He et al. use 2.
-        zero_gamma: whether the gamma of each block's last batch normalisation
-            starts at 0, so that the block starts as its shortcut (Goyal et al. 2017).
-
-    Returns:
-        A model as `build_model` describes it.
+            TF1's and the original's: its log begins with an L2 term of 2.676, which is
+            2e-4 / 2 * sum(kernel ** 2) at scale 1. He et al. use 2.
+        zero_gamma: whether the gamma of each block's last batch normalisation starts at 0;
+            the block then starts as its shortcut (Goyal et al. 2017).
     """
     if depth not in IMAGENET:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
@@ -93,8 +89,7 @@ def small_resnet(
     initial_scale: float = 1.0,
     zero_gamma: bool = True,
 ) -> keras.Model:
-    """A ResNet for images of 28 to 32 pixels: a 3x3 stem that keeps the resolution,
-    and three stages of basic blocks with strides 1, 2 and 2.
+    """A ResNet for 28 to 32 pixels: a 3x3 stem of stride 1, stages of strides 1, 2 and 2.
 
     After the CIFAR form of He et al. 2015, section 4.2, but wider and with 1x1
     convolutions where the shape changes.
@@ -103,9 +98,6 @@ def small_resnet(
         depth: 8, 14 or 20: one, two or three blocks a stage.
         widths: channels of the three stages.
         image_size, classes, mean, std, initial_scale, zero_gamma: as in `imagenet_resnet`.
-
-    Returns:
-        A model as `build_model` describes it.
     """
     if depth not in SMALL:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, SMALL))}")

@@ -35,16 +35,14 @@ def DistributedOptimizer(
     without a loss scale is wrapped in a `LossScaleOptimizer`, as `compile` would do later.
 
     Args:
-        optimizer: any Keras 3 optimizer, built or not. Compile again a model that it is
-            already compiled into.
-        compression: `"none"`; `"fp16"` sends gradients as float16; or one of Horovod's
-            `Compression` classes.
+        optimizer: any Keras 3 optimizer, built or not. Compile its model again, if it has one.
+        compression: `"none"`; `"fp16"`, which sends gradients as float16; or Horovod's class.
         sparse_as_dense: send sparse gradients (an embedding's) as dense ones.
         process_set: the `horovod.tensorflow.ProcessSet` to average over; by default all.
 
     Raises:
-        ValueError: not a Keras 3 optimizer, or distributed already; an unknown compression;
-            several workers, and Keras not on TensorFlow.
+        ValueError: an unknown compression, an optimizer that is not of Keras 3 or distributed
+            already, or several workers with Keras not on TensorFlow.
 
     Example:
         >>> optimizer = DistributedOptimizer(keras.optimizers.SGD(0.1, momentum=0.9))
@@ -58,10 +56,8 @@ def DistributedOptimizer(
         raise ValueError(f"Horovod needs Keras on TensorFlow, not on {keras.backend.backend()}")
     name = COMPRESSIONS.get(getattr(compression, "__name__", ""), compression)
     if name not in COMPRESSIONS.values():
-        raise ValueError(
-            f"`compression` must be one of {tuple(COMPRESSIONS.values())}. "
-            f"Received: {compression!r}"
-        )
+        known = tuple(COMPRESSIONS.values())
+        raise ValueError(f"`compression` must be one of {known}. Received: {compression!r}")
     if (
         keras.config.dtype_policy().name == "mixed_float16"
         and not isinstance(optimizer, LossScaleOptimizer)
@@ -95,9 +91,8 @@ class _Distributed(NoSumOverReplicas):
 class _Outermost(_Distributed):
     """The optimizer that the train step calls; it refuses a loss scale around itself.
 
-    `LossScaleOptimizer` calls its inner optimizer only where this worker's gradients are
-    finite, and the others would wait for it. `compile` wraps an optimizer by itself where
-    the model's policy is mixed_float16 and the global one is not.
+    That would call it only where this worker's gradients are finite, and the others would
+    wait. `compile` puts one around it where only the model's policy is mixed_float16.
     """
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
@@ -124,10 +119,7 @@ class _EachStep(_Distributed):
 
 
 class _OnceAccumulated(_Distributed):
-    """All-reduce of the accumulated gradients, in the branch of the applied step.
-
-    Keras clips there and only there, and it clips the mean over the micro-batches.
-    """
+    """All-reduce of the accumulated mean, where Keras clips it: only in steps that are applied."""
 
     def _clip_gradients(self, grads: Any) -> Any:
         return super()._clip_gradients(self._all_reduce(grads))  # type: ignore[misc]
@@ -136,8 +128,7 @@ class _OnceAccumulated(_Distributed):
 class _AgreedScale(_Distributed):
     """Loss scaling around an accumulating optimizer: agree first, average later.
 
-    Which step is applied depends on which micro-batches are skipped, so the workers agree
-    at each. They send one boolean, not the gradients.
+    The workers agree by a boolean at each micro-batch, since skipped ones move the applied step.
     """
 
     def check_finite(self, grads: Any) -> Any:

@@ -156,7 +156,7 @@ def test_follow_keeps_up_with_a_training(run_process, recipe, digits, tmp_path, 
         (step, crop) for step in (0, 20, 40, 60, 80) for crop in ("centre", "centre+flip+ema")
     ]
     # The result is what the recipe evaluates: the average.
-    from core.weights import load_weights
+    from core.checkpoints import load_weights
 
     last = RunFolder(folder).checkpoint(80)
     from training import model

@@ -7,9 +7,9 @@ import keras
 from keras import ops
 
 from core import devices, keras_patches
+from core.checkpoints import load_weights
 from core.errors import UserError
 from core.files import whole
-from core.weights import load_weights
 from models.resnet import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss

@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from core.checkpoints import BadCheckpoint
-from core.weights import load_weights
+from core.checkpoints import BadCheckpoint, load_weights
 from training import model
 from training.recipes import load_recipe
 

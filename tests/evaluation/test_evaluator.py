@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import log_loss, top_k_accuracy_score
 
-from core.weights import load_weights
+from core.checkpoints import load_weights
 from datasets.input.validation import evaluation_pipeline
 from evaluation.evaluator import LOSS_UNIT, Counts, Evaluator, count
 from training import model
