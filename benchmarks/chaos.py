@@ -43,7 +43,7 @@ from rich.table import Table
 from core.checkpoints import BadCheckpoint, check, read_state
 from datasets.build.digits import prepare_digits
 from launch.command_line import horovodrun
-from launch.launcher import below, runs, that_work
+from launch.launcher import below, that_work
 from training.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,6 +88,13 @@ class Row:
     recovered: float = 0.0
     equal: bool | None = None
     message: str = ""
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether it runs. A process that has ended, but is not waited for yet, does not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 class Job:

@@ -75,15 +75,10 @@ def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | No
 
 
 def set_numerics(policy: str, seed: int, xla: bool, deterministic: bool = False) -> None:
-    """Sets Keras's dtype policy and random seed, and how TensorFlow computes.
-
-    Deterministic ops give the same bits in each run with the same number of workers and
-    threads, and are somewhat slower. XLA compiles by auto-clustering: with `jit_compile`,
-    it would also have to compile Horovod's all-reduce, and cannot.
-    """
+    """Sets Keras's dtype policy and random seed, and how TensorFlow computes."""
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
-    if deterministic:
+    if deterministic:  # somewhat slower; the bits still depend on the workers and threads
         tf.config.experimental.enable_op_determinism()
-    if xla:
+    if xla:  # with `jit_compile`, XLA would have to compile Horovod's all-reduce, and cannot
         tf.config.optimizer.set_jit("autoclustering")

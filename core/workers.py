@@ -270,12 +270,10 @@ def allreduce_gradients(
             reduced[i] = tf.IndexedSlices(values, indices, dense_shape=g.dense_shape)
         else:
             dense.append(i)
+    tensors = [tf.convert_to_tensor(gradients[i]) for i in dense]
+    kind = hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none
     means = hvd.grouped_allreduce(
-        [tf.convert_to_tensor(gradients[i]) for i in dense],
-        compression=hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none,
-        op=hvd.Average,
-        name="gradients",
-        **shared,
+        tensors, compression=kind, op=hvd.Average, name="gradients", **shared
     )
     for i, mean in zip(dense, means, strict=True):
         reduced[i] = mean

@@ -17,10 +17,7 @@ LAUNCHERS = {"horovodrun": "horovodrun", "launch.horovodrun": "python -m launch.
 
 
 def horovodrun(workers: int, hosts: str | None = None) -> list[str]:
-    """The guarded launcher's part of a command line; the workers' own command follows it.
-
-    By default the workers are on this host alone; `hosts` is `host1:4,host2:4`.
-    """
+    """The guarded launcher's part of a command line; `hosts` as in `-H`, by default this host."""
     command = [sys.executable, "-m", "launch.horovodrun", "-np", str(workers), "--gloo"]
     return [*command, "-H", hosts] if hosts else command
 
@@ -33,15 +30,12 @@ def environment() -> dict[str, str]:
 
 def to_resume(run_dir: Path) -> str:
     """The command line that resumes the run of this process."""
-    return os.environ.get(RESUMES_WITH) or _shown(resuming(sys.argv[1:], run_dir))
+    return os.environ.get(RESUMES_WITH) or to_repeat(resuming(sys.argv[1:], run_dir))
 
 
-def to_repeat() -> str:
-    """The command line of this process's job."""
-    return _shown(sys.argv[1:])
-
-
-def _shown(arguments: Sequence[str]) -> str:
+def to_repeat(arguments: Sequence[str] | None = None) -> str:
+    """The command line of this process's job, or the same with other arguments."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     return shlex.join([*_launcher(), Path(sys.executable).name, sys.argv[0], *arguments])
 
 

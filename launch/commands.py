@@ -127,13 +127,15 @@ def evaluate(
 ) -> None:
     """Evaluates a run's checkpoints. Options that are not given are the recipe's."""
     from core import workers
+    from core.board import board
     from evaluation.run import evaluate_run
-    from launch import supervisor
+    from launch import command_line
     from reports.report import report as write_report
     from training.run_folder import RunFolder
 
-    with supervisor.resumed_by_the_same_command():
-        problems = evaluate_run(run_dir, data_dir, follow, patience, choices)
+    board.note(command=command_line.to_repeat())  # an error's message says to rerun it
+    problems = evaluate_run(run_dir, data_dir, follow, patience, choices)
+    board.note(command="")
     if workers.current().is_first and RunFolder(run_dir).evaluation_rows():
         write_report([run_dir])
     if problems:

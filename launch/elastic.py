@@ -35,11 +35,10 @@ def new_place() -> dict[str, str] | None:
         # Horovod's driver answers when all processes have asked for their places.
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
             numbers = [int(number) for number in answer.read().split(b",")]
+        place = dict(zip(PLACE, map(str, numbers), strict=True))
     except (KeyError, ValueError, OSError):
         return None
-    if len(numbers) != len(PLACE) or numbers[0] < 0:
-        return None
-    return dict(zip(PLACE, map(str, numbers), strict=True))
+    return place if numbers[0] >= 0 else None
 
 
 def join_those_that_resume(resume: bool, run_dir: Path | None) -> tuple[bool, Path | None]:

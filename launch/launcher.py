@@ -13,9 +13,9 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from subprocess import PIPE
 from typing import IO
@@ -77,11 +77,7 @@ def launch(
 
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:
-    """Runs one job and passes its output on.
-
-    Returns:
-        The status of the worker that ended first, and whether a signal came.
-    """
+    """The status of the worker of a job that ended first, and whether a signal came."""
     signals: list[int] = []
     statuses: list[int] = []
     # A session of its own, so that Ctrl-C reaches this process alone.
@@ -105,13 +101,12 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
                 target.flush()
 
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    streams = (job.stdout, sys.stdout.buffer), (job.stderr, sys.stderr.buffer)
-    threads = [threading.Thread(target=show, args=pair, daemon=True) for pair in streams]
-    for thread in threads:
-        thread.start()
-    status = job.wait()
-    for thread in threads:
-        thread.join()
+    assert job.stdout
+    assert job.stderr
+    with ThreadPoolExecutor() as threads:  # it waits for them at the end
+        threads.submit(show, job.stdout, sys.stdout.buffer)
+        threads.submit(show, job.stderr, sys.stderr.buffer)
+        status = job.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
     status = 128 - status if status < 0 else status
@@ -126,27 +121,16 @@ def below(pid: int) -> list[psutil.Process]:
     return []
 
 
-def runs(process: psutil.Process) -> bool:
-    """Whether it runs. A process that has ended, but is not waited for yet, does not."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    return False
-
-
 def that_work(processes: Iterable[psutil.Process], argument: str) -> list[int]:
-    """Ids of the workers among a job's processes, any of which may end meanwhile.
+    """Ids of the processes of a job that are workers: their command line has `argument`.
 
     horovodrun and a worker's supervisor have the worker's command line, too. The worker
     descends from both, so it is the one with no such process below it.
-
-    Args:
-        processes: all of a job, as `below` gives them.
-        argument: a word of the workers' command line that no other command line has.
     """
     found: set[int] = set()
     above: set[int] = set()
     for process in processes:
-        with contextlib.suppress(psutil.Error):
+        with contextlib.suppress(psutil.Error):  # any of them may end meanwhile
             if argument in process.cmdline()[1:]:
                 above.update(parent.pid for parent in process.parents())
                 found.add(process.pid)

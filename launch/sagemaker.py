@@ -53,16 +53,6 @@ class Job:
         self.host = environ.get("SM_CURRENT_HOST", "localhost")
         self.hosts: list[str] = _json(environ, "SM_HOSTS", [self.host])  # all of the job
 
-    @property
-    def workers(self) -> int:
-        """Workers for this host: the hyperparameter `workers`, or one for each GPU."""
-        found = self.hyperparameters.get("workers", self.gpus or 1)
-        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
-            raise UserError(
-                f"hyperparameter 'workers': received {found!r}; give a whole number above 0"
-            )
-        return found
-
 
 def read_job(environ: Mapping[str, str]) -> Job | None:
     """The job that these variables describe; None if they are not SageMaker's."""
@@ -133,9 +123,11 @@ def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
             f"SM_HOSTS: {len(job.hosts)} hosts, and the process on {job.host} knows nothing of the "
             "others; launch the job with MPI, or on one host (docs/sagemaker.md)"
         )
-    if job.workers == 1:
-        return None
-    return [*horovodrun(job.workers), sys.executable, sys.argv[0], *args]
+    count = job.hyperparameters.get("workers", job.gpus or 1)
+    if type(count) is not int or count < 1:
+        message = f"received {count!r}; give a whole number above 0"
+        raise UserError(f"hyperparameter 'workers': {message}")
+    return [*horovodrun(count), sys.executable, sys.argv[0], *args] if count > 1 else None
 
 
 def start() -> dict[str, Any]:
@@ -154,11 +146,7 @@ def deliver_at_end(run: RunFolder) -> None:
 
 
 def deliver(run: RunFolder, job: Job) -> None:
-    """Copies a run's results to the folders from which SageMaker collects them.
-
-    `model.keras` becomes the model artifact. The log, the tables and the pictures become
-    output; the checkpoints are not copied.
-    """
+    """Copies `model.keras` to the job's model artifact; log, tables, pictures to its output."""
     job.model_dir.mkdir(parents=True, exist_ok=True)
     if run.model.exists():
         shutil.copy2(run.model, job.model_dir)

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -50,14 +50,6 @@ def tell_how_to_resume(run_dir: Path) -> None:
     board.note(run_dir=str(run_dir), command=command_line.to_resume(run_dir))
 
 
-@contextlib.contextmanager
-def resumed_by_the_same_command() -> Iterator[None]:
-    """Inside this block, error messages say to rerun the same command."""
-    board.note(run_dir="", command=command_line.to_repeat())
-    yield  # an error leaves the command there, for its message
-    board.note(command="")
-
-
 def how_to_resume() -> str:
     """The end of a message: how to resume; empty if there is nothing to resume yet."""
     command = board.read("command")
@@ -69,11 +61,9 @@ def exit_status(main: click.Command) -> int:
     try:
         main(**sagemaker.start())
     except UserError as error:
-        speak(str(error), 2, shared=error.shared)
-        return 2
+        return speak(str(error), 2, shared=error.shared)
     except RunError as error:
-        speak(str(error) + how_to_resume(), 1, shared=True)
-        return 1
+        return speak(str(error) + how_to_resume(), 1, shared=True)
     except Preempted as error:
         if error.shared or workers.current().is_first:
             speak(str(error) + how_to_resume(), STOPPED, shared=True, kind="")
@@ -83,13 +73,12 @@ def exit_status(main: click.Command) -> int:
         return OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""
-        speak(f"{where}{error.strerror or error}{how_to_resume()}", 1, shared=False)
-        return 1
+        return speak(f"{where}{error.strerror or error}{how_to_resume()}", 1, shared=False)
     return 0
 
 
-def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> None:
-    """Prints a message once: on rank 0 for all workers, or as this worker's own.
+def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> int:
+    """Prints a message once, on rank 0 for all workers or as this worker's own; returns `status`.
 
     Rank 0 ends first. Otherwise the launcher would end it before it has printed.
     """
@@ -104,6 +93,7 @@ def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> Non
         tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
         if kind:
             sagemaker.note_failure(message)
+    return status
 
 
 def wait_to_be_ended(seconds: float, status: int) -> None:

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import yaml
 
-from launch.launcher import below, runs, that_work
+from benchmarks.chaos import runs
+from launch.launcher import below, that_work
 from tests.waiting import HANG_SECONDS, until
 
 STEPS = 80

@@ -6,7 +6,8 @@ import sys
 import psutil
 import pytest
 
-from launch.launcher import below, runs, that_work
+from benchmarks.chaos import runs
+from launch.launcher import below, that_work
 from tests.waiting import HANG_SECONDS, until
 
 WORD = "a-word-of-nobody-else"

@@ -79,7 +79,7 @@ def test_flags_and_what_is_not_an_option(yes, no):
         "demo",
         "--overwrite",
     ]
-    assert found.workers == 4
+    assert launcher(found, [])[3:5] == ["-np", "4"]
 
 
 @pytest.mark.parametrize(
