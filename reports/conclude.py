@@ -24,7 +24,7 @@ def conclude(run: Run) -> None:
     log.note_time(last_step, "end")
     if problem := log.settle():
         raise RunError(problem)
-    rows = log.evaluated(run.data.validation.name)
+    rows = folder.evaluated(run.recipe.evaluation, run.data.validation.name)
     if not rows:
         return  # no checkpoint could be read
     report([folder.path])

@@ -23,10 +23,7 @@ from training.stages import names_in_batch
 def callbacks_for(run: Run, watch: SignalWatch, board: Board) -> list[keras.callbacks.Callback]:
     """All callbacks of a run, starting at the run's first step.
 
-    Args:
-        run: the run.
-        watch: knows whether this worker was asked to stop.
-        board: shows the supervisor that this worker is alive.
+    `watch` knows whether this worker was asked to stop; `board` shows that it is alive.
     """
     recipe, schedule, log = run.recipe, run.schedule, run.log
     boundaries = [phase.first for phase in schedule.phases]

@@ -18,19 +18,12 @@ from training.recipes import Recipe
 
 @dataclass(frozen=True)
 class RunData:
-    """All records of a run.
+    """All records of a run."""
 
-    Attributes:
-        training: by `(data_dir, prefix)`.
-        validation: those of the recipe's evaluation.
-        root: the folder that holds all of them.
-        synthetic: there are no records; the run trains on noise (`training/synthetic.py`).
-    """
-
-    training: dict[tuple[str, str], Records]
-    validation: Records
-    root: Path = Path()
-    synthetic: bool = False
+    training: dict[tuple[str, str], Records]  # by data_dir and prefix
+    validation: Records  # those of the recipe's evaluation
+    root: Path = Path()  # the folder that holds all of them
+    synthetic: bool = False  # there are none: the run trains on noise (training/synthetic.py)
 
     @property
     def images(self) -> dict[str, int]:
@@ -56,14 +49,9 @@ def find_validation(root: Path, recipe: Recipe) -> Records:
 
 
 def check_classes(records: Records, trained_on: Sequence[str]) -> None:
-    """Refuses records whose classes are not those that the model was trained on.
+    """Refuses records with other classes than the model's, which are in the order of its logits.
 
-    Args:
-        records: to evaluate on; nothing is compared where their classes are not known.
-        trained_on: names of the model's classes, in the order of its logits; may be empty.
-
-    Raises:
-        DataError: a class differs; the message names the first one.
+    Nothing is compared where either are not known.
     """
     for number, (own, model) in enumerate(zip(records.classes, trained_on, strict=False), 1):
         if own != model:

@@ -136,13 +136,7 @@ def _short(value: Any) -> str:
 def choose_start(
     resume: bool, run: RunFolder, asked: Mapping[str, Any], recipe: Recipe, schedule: Schedule
 ) -> Start:
-    """Where a run starts; rank 0 looks, and all workers get its answer; a collective.
-
-    Args:
-        resume: whether the run is resumed.
-        asked: the `identity` of what was asked for.
-        schedule: for the present number of workers.
-    """
+    """Where a run starts; rank 0 looks, and all workers get its answer; a collective."""
     look = resume and workers.current().is_first
     start = workers.together(lambda: find_start(run, asked, recipe, schedule) if look else Start())
     return Start.model_validate(workers.from_first(start.model_dump(mode="json")))

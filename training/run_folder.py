@@ -68,9 +68,6 @@ class RunFolder:
     What is written stays as it was written: a checkpoint has the step and the number of
     workers in its name, and a row has both. Methods that return rows translate `step` for
     the present number of workers, and keep the one of the file as `written_step`.
-
-    Args:
-        path: the folder; nothing is created or read until a method does.
     """
 
     def __init__(self, path: str | Path):

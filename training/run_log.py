@@ -141,14 +141,10 @@ class RunLog(Journal):
         if workers.current().is_first:
             self._signs.trained()
 
-    def evaluated(self, data: str) -> list[dict[str, Any]]:
-        """By step, the rows that were made as the recipe says, on the records `data`."""
-        return self.folder.evaluated(self.recipe.evaluation, data)
-
     def note_evaluations(self, data: str) -> None:
         """Shows TensorBoard, on rank 0, what all workers have evaluated."""
         if workers.current().is_first:
-            for row in self.evaluated(data):
+            for row in self.folder.evaluated(self.recipe.evaluation, data):
                 self._scalars.write("validation", row, ("top1", "top5", "loss"))
 
     def settle(self) -> str | None:
