@@ -47,17 +47,11 @@ from datasets.records.schema import CLASSIC_LABEL_OFFSET
 ENOUGH_REJECTED = 1000  # unreadable images at which a build stops if it will fail anyway
 
 
-class BuildStopped(RuntimeError):
-    """A process of the build died, but the data have no fault."""
-
-
 def build(options: BuildOptions) -> dict[int, Manifest]:
     """Writes the records of a set of images in all sizes, and returns each size's manifest.
 
-    Raises:
-        DataError: a mistake in the options, the set or the output folder, or too
-            many unreadable images.
-        BuildStopped: a process died.
+    A mistake in the options, the set or the output folder, or too many unreadable images, raise
+    a `DataError`. A process that dies raises a `BrokenProcessPool`; the same build resumes.
     """
     source = read_source(options)
     options = replace(options, sizes=source.chosen_sizes(options.sizes))
@@ -113,38 +107,23 @@ def _digest(value: Any) -> str:
 
 
 def _write_missing(
-    jobs: Sequence[ShardJob],
-    source: Source,
-    options: BuildOptions,
-    results: dict[str, dict[str, Any]],
+    jobs: Sequence[ShardJob], source: Source, options: BuildOptions, results: dict[str, Any]
 ) -> None:
     """Runs the jobs without a result, until too many images are unreadable; notes their results."""
     write = functools.partial(write_shard, source=source, options=options)
     lengths = {job.name: len(job.images) for job in jobs}
+    total, before = sum(lengths.values()), sum(lengths[name] for name in results)
+    limit = max(options.max_rejected * total, ENOUGH_REJECTED)
     missing = [job for job in jobs if job.name not in results]
-    limit = max(options.max_rejected * sum(lengths.values()), ENOUGH_REJECTED)
-    with (
-        contextlib.closing(run_jobs(write, missing, options.processes)) as written,
-        tqdm(
-            total=sum(lengths.values()),
-            initial=sum(lengths[name] for name in results),
-            unit=" images",
-            smoothing=0,
-            disable=not options.progress,
-        ) as bar,
-    ):
-        try:
-            for result in written:
-                results[result["name"]] = result
-                files.append(Path(options.output, folder.DONE), json.dumps(result) + "\n")
-                bar.update(lengths[result["name"]])
-                if sum(len(done["rejected"]) for done in results.values()) > limit:
-                    return
-        except BrokenProcessPool:
-            raise BuildStopped(
-                "a process of the build died (killed, or out of memory?). Finished shards are kept."
-                "\nRerun the same command to resume, with fewer --processes if memory was short"
-            ) from None
+    hide = not options.progress
+    bar = tqdm(total=total, initial=before, unit=" images", smoothing=0, disable=hide)
+    with bar, contextlib.closing(run_jobs(write, missing, options.processes)) as written:
+        for result in written:
+            results[result["name"]] = result
+            files.append(Path(options.output, folder.DONE), json.dumps(result) + "\n")
+            bar.update(lengths[result["name"]])
+            if sum(len(done["rejected"]) for done in results.values()) > limit:
+                return
 
 
 def _summary(manifests: Mapping[int, Manifest]) -> str:
@@ -186,13 +165,17 @@ def main(sizes: str | None, plan: bool, sample: int | None, **settings: Any) -> 
             click.echo(plan_build(options, sample))
             return
         manifests = build(options)
-    except (DataError, BuildStopped, OSError) as error:
+    except BrokenProcessPool:
+        click.echo(
+            "error: a process of the build died (killed, or out of memory?). Finished shards are "
+            "kept.\nRerun the same command to resume, with fewer --processes if memory was short",
+            err=True,
+        )
+        sys.exit(1)
+    except (DataError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2 if isinstance(error, DataError) else 1)
     click.echo(_summary(manifests))
-    if rejected := folder.count_rejected(Path(options.output)):
-        table = Path(options.output) / folder.REJECTED
-        click.echo(f"{rejected} unreadable images are left out: '{table}'")
 
 
 if __name__ == "__main__":

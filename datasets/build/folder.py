@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import json
+import logging
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -21,10 +22,10 @@ from core import files
 from core.errors import DataError
 from datasets.records.manifest import MANIFEST, UNFINISHED
 
+logger = logging.getLogger(__name__)
+
 BUILD = ".build.json"
 DONE = ".build.done"
-LOCK = ".build.lock"
-REJECTED = "rejected.csv"
 
 _RECORDS = re.compile(r"(?:train|validation)-\d{5,}-of-\d{5,}")
 _TEMPORARY_RECORDS = re.compile(r"\." + _RECORDS.pattern + r"\.\d+")  # see `files.whole`
@@ -35,7 +36,7 @@ def locked(output: Path) -> Iterator[None]:
     """Makes the output folder and keeps other builds out of it."""
     try:
         output.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(output / LOCK).acquire(timeout=0)
+        lock = filelock.FileLock(output / ".build.lock").acquire(timeout=0)
     except filelock.Timeout:
         raise DataError(f"output '{output}': another build is running there; wait for it") from None
     except OSError as error:
@@ -74,9 +75,7 @@ def prepare_output(
         differ = [key for key in identity if before.get(key) != identity[key]]
         problem = f"a build with other {', '.join(differ)}"
     if problem and not overwrite:
-        raise DataError(
-            f"output '{output}' holds {problem}; choose another --output, or --overwrite"
-        )
+        raise DataError(f"output '{output}' holds {problem}; choose another, or --overwrite it")
     for path in foreign:
         path.unlink()
     unfinished = same and any((folder / UNFINISHED).exists() for folder in folders)
@@ -112,7 +111,7 @@ def report_rejected(
     output: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
 ) -> None:
     """Lists the unreadable images in a table. Too many, or all of a shard, raise a `DataError`."""
-    path = output / REJECTED
+    path = output / "rejected.csv"
     rows = sorted(row for result in results for row in result["rejected"])
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([("file", "reason"), *rows])
@@ -125,13 +124,7 @@ def report_rejected(
         )
     for result in results:
         if not all(shard["images"] for shard in result["sizes"].values()):
-            raise DataError(
-                f"no image of shard '{result['name']}' can be read (see '{path}'); "
-                "run again with fewer --shards"
-            )
-
-
-def count_rejected(output: Path) -> int:
-    """The images in the table of unreadable ones."""
-    with open(output / REJECTED, encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return sum(1 for _ in csv.reader(file)) - 1
+            shard = f"shard '{result['name']}'"
+            raise DataError(f"no image of {shard} can be read, see '{path}'; give fewer --shards")
+    if rows:
+        logger.warning(f"warning: {len(rows)} unreadable images are left out: '{path}'")

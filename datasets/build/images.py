@@ -1,11 +1,15 @@
-"""Makes RGB JPEGs of a given size from image files of every kind that image sets hold."""
+"""Image files of every kind that image sets hold, read and made into RGB JPEGs of a given size."""
 
 import io
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+
+Jpeg = tuple[bytes, int, int]  # the file, its width and its height
 
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 
@@ -13,7 +17,6 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 28
 
-_EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -29,6 +32,49 @@ _SRGB_NAMES = ("sRGB", "c2", "IEC61966-2.1")  # parts of the names of sRGB's pro
 
 class Refused(ValueError):
     """A file that the builder does not make an image of, with the reason."""
+
+
+class ImageFile(NamedTuple):
+    """Where one image is. The strings are shared; a million of these take about 200 MB."""
+
+    name: str  # `<class>/<file>`, unique in its split
+    place: str  # the folder or archive that holds it, relative to the root of the source
+    offset: int  # of its first byte in the archive; -1 for a file in a folder
+    size: int  # in bytes; -1 if it is not a regular file
+    refused: str = ""  # why it must not be read, if its archive shows that already
+
+    @property
+    def label(self) -> str:
+        return self.name.split("/", 1)[0]
+
+    @property
+    def file(self) -> str:
+        return self.name.split("/", 1)[1]
+
+    @property
+    def path(self) -> str:
+        """Its path from the root, through the archive, for messages."""
+        return f"{self.place}/{self.file if self.offset < 0 else self.name}"
+
+
+def read_bytes(root: Path, image: ImageFile) -> bytes:
+    """Contents of an image's file; a file that is no image for sure raises `Refused`."""
+    if image.refused:
+        raise Refused(image.refused)
+    if image.size == 0:
+        raise Refused("empty file")
+    if image.size < 0:
+        raise Refused("no regular file, or a link to none")
+    if image.size > MAX_BYTES:
+        raise Refused(f"{image.size:,} bytes; at most {MAX_BYTES:,} are read")
+    if image.offset < 0:
+        return (root / image.place / image.file).read_bytes()
+    with open(root / image.place, "rb") as archive:
+        archive.seek(image.offset)
+        data = archive.read(image.size)
+    if len(data) < image.size:
+        raise Refused("the archive ends in the middle of it")
+    return data
 
 
 def read_image(data: bytes) -> tuple[Image.Image, bool]:
@@ -54,9 +100,7 @@ def _opened(data: bytes) -> Image.Image:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
-        raise Refused(
-            f"{image.width} x {image.height} pixels; {MAX_PIXELS:,} are the most that is read"
-        )
+        raise Refused(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
     return image
 
 
@@ -93,7 +137,7 @@ def _profile(image: Image.Image) -> ImageCms.ImageCmsProfile | None:
 
 def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_EXIF_ORIENTATION, 1)
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # a broken EXIF block raises anything; the pixels are good
         return 1
 
@@ -124,10 +168,8 @@ def resized(width: int, height: int, size: int, enlarge: bool) -> tuple[int, int
     return (width * size + short // 2) // short, (height * size + short // 2) // short
 
 
-def convert(
-    data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = False
-) -> list[tuple[bytes, int, int]]:
-    """For each short side in pixels a JPEG of the image, its width and its height.
+def convert(data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = False) -> list[Jpeg]:
+    """An image as a JPEG for each short side in pixels.
 
     A baseline RGB JPEG that already has the size is returned byte for byte. A smaller image
     keeps its size without `enlarge`.
@@ -139,19 +181,19 @@ def convert(
     out = []
     for size in sizes:
         target = resized(image.width, image.height, size, enlarge)
-        as_it_is = plain and target == image.size
-        lanczos = Image.Resampling.LANCZOS
-        jpeg = data if as_it_is else _jpeg(image.resize(target, lanczos), quality)
-        out.append((jpeg, *target))
+        if plain and target == image.size:
+            out.append((data, *target))
+        else:
+            jpeg = _jpeg(image.resize(target, Image.Resampling.LANCZOS), quality)
+            out.append((jpeg, *target))
     return out
 
 
-def keep(data: bytes, quality: int) -> tuple[bytes, int, int]:
-    """An image at its own size: a JPEG that any decoder shows upright, its width and height.
+def keep(data: bytes, quality: int) -> Jpeg:
+    """An image at its own size: a JPEG that any decoder shows upright.
 
     RGB and greyscale JPEGs are kept byte for byte, baseline or progressive, whatever their
-    profile. Others (CMYK, turned by EXIF, other formats) are encoded again. Broken images
-    raise as in `read_image`.
+    profile. Others (CMYK, turned by EXIF, other formats) are encoded again.
     """
     with _opened(data) as image:
         image.load()

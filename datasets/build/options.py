@@ -10,32 +10,21 @@ from datasets.build.processes import available
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """The options of a build, as on the command line. Wrong values raise a `DataError`.
+    """The options of a build, as on the command line. Wrong values raise a `DataError`."""
 
-    Attributes:
-        source: folder of the set. Its validation part may be missing.
-        sizes: short sides in pixels; none means all sizes of a set that is resized already.
-        shards, validation_shards: files of the two splits; see `shard_counts`.
-        processes: processes that write; 1 starts none.
-        layout: one of `LAYOUTS`; None means what the set looks like.
-        class_names: file with lines of `<class><tab>words`; None means the set's own.
-        bboxes: folders and archives of annotation XML, beside the set's own.
-        max_rejected: the build fails with a larger fraction of unreadable images.
-    """
-
-    source: str | Path
+    source: str | Path  # folder of the set; its validation part may be missing
     output: str | Path
-    sizes: Sequence[int]
-    shards: int | None = None
+    sizes: Sequence[int]  # short sides in pixels; none: all sizes of a set that is resized already
+    shards: int | None = None  # files of a split; None: see `shard_counts`
     validation_shards: int | None = None
-    quality: int = 90
-    seed: int = 0
-    processes: int = field(default_factory=available)
-    layout: str | None = None
-    class_names: str | Path | None = None
-    bboxes: Sequence[str | Path] = ()
+    quality: int = 90  # of the JPEGs
+    seed: int = 0  # of the order of the images
+    processes: int = field(default_factory=available)  # 1 starts none
+    layout: str | None = None  # one of `LAYOUTS`; None: what the set looks like
+    class_names: str | Path | None = None  # lines of `<class><tab>words`; None: the set's own
+    bboxes: Sequence[str | Path] = ()  # folders and archives of annotation XML, beside the set's
     enlarge: bool = False
-    max_rejected: float = 0.001
+    max_rejected: float = 0.001  # the build fails with a larger fraction of unreadable images
     overwrite: bool = False
     progress: bool = True
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from core import files
 from core.errors import DataError
-from datasets.build.images import convert, keep, reason, stored_shape
+from datasets.build.images import ImageFile, Jpeg, convert, keep, read_bytes, reason, stored_shape
 from datasets.build.options import BuildOptions
 from datasets.build.sources.boxes import Boxes, relative_boxes
-from datasets.build.sources.source import ImageFile, Source, read_bytes
+from datasets.build.sources.source import Source
 from datasets.records.examples import make_example
 from datasets.records.frames import frame
 from datasets.records.manifest import shard_name
@@ -42,10 +42,8 @@ def shard_counts(
     for prefix, count in counts.items():
         if not 1 <= count <= images[prefix]:
             option = "--shards" if prefix == "train" else "--validation_shards"
-            raise DataError(
-                f"{option}: received {count}; give a number from 1 to {images[prefix]}, "
-                f"the number of {prefix} images"
-            )
+            most = f"{images[prefix]}, the number of its images"
+            raise DataError(f"{option}: received {count}; give a number from 1 to {most}")
     return counts
 
 
@@ -123,10 +121,8 @@ def write_shard(job: ShardJob, source: Source, options: BuildOptions) -> dict[st
     return {"name": job.name, "sizes": sizes, "rejected": rejected}
 
 
-def _jpegs(
-    image: ImageFile, source: Source, options: BuildOptions
-) -> tuple[list[tuple[bytes, int, int]], bytes]:
-    """For each size an image's JPEG, width and height; and a file as it was read."""
+def _jpegs(image: ImageFile, source: Source, options: BuildOptions) -> tuple[list[Jpeg], bytes]:
+    """An image in each size, and a file as it was read."""
     if not source.sizes:
         data = read_bytes(source.root, image)
         return convert(data, options.sizes, options.quality, options.enlarge), data

@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from core.errors import DataError
+from datasets.build.images import ImageFile
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.source import ImageFile, Progress, Source, with_classes
+from datasets.build.sources.source import Progress, Source, check_classes, with_classes
 from datasets.build.sources.tar import read_members, read_small_files
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,6 @@ BOXES = {"train": "ILSVRC2012_bbox_train_v2.tar.gz", "validation": "ILSVRC2012_b
 
 _META = "data/meta.mat"
 _GROUND_TRUTH = "data/ILSVRC2012_validation_ground_truth.txt"
-_MAX_DEVKIT_BYTES = 1 << 26
 
 
 def read_archives(root: Path, progress: Progress) -> Source:
@@ -43,16 +43,10 @@ def read_archives(root: Path, progress: Progress) -> Source:
     words, truth = _read_devkit(root)
     if (validation := root / VALIDATION).is_file():
         if not truth:
-            raise DataError(
-                f"'{validation}' needs '{DEVKIT}.tar.gz' beside it, "
-                "which has the classes of its images"
-            )
+            raise DataError(f"'{validation}' needs '{DEVKIT}.tar.gz' beside it for its classes")
+        check_classes(classes, truth, validation)
         labels = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(truth, 1)}
-        found = (
-            ImageFile(member.name, VALIDATION, member.offset, member.size, member.refused)
-            for member in read_members(validation)
-        )
-        labelled = with_classes(found, classes, labels, validation, root / DEVKIT)
+        labelled = with_classes(read_members(validation), labels, validation, root / DEVKIT)
         images["validation"] = list(progress(labelled))
     else:
         logger.warning(f"warning: source '{root}' has no '{VALIDATION}'; only train is written")
@@ -73,7 +67,7 @@ def _train_images(root: Path) -> Iterator[ImageFile]:
         if name in seen:
             raise DataError(f"archive '{root / TRAIN}' holds '{name}' twice; download it again")
         seen.add(name)
-        yield ImageFile(name, TRAIN, member.offset, member.size, member.refused)
+        yield member._replace(name=name)
 
 
 def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
@@ -86,7 +80,7 @@ def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
         where = root / DEVKIT
     if not where.exists():
         return {}, []
-    kit = read_small_files(where, "devkit", (_META, _GROUND_TRUTH), _MAX_DEVKIT_BYTES)
+    kit = read_small_files(where, "devkit", (_META, _GROUND_TRUTH), 1 << 26)
     files = {"/".join(PurePosixPath(path).parts[-2:]): data for path, data in kit}
     for name in (_META, _GROUND_TRUTH):
         if name not in files:
@@ -98,16 +92,12 @@ def _read_devkit(root: Path) -> tuple[dict[str, str], list[str]]:
         wnids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
         words = {str(row["WNID"]): str(row["words"]) for row in synsets}
     except Exception as error:  # a broken file makes scipy raise nearly anything
-        raise DataError(
-            f"devkit '{where}': '{_META}' cannot be read ({error}); download it again"
-        ) from None
+        problem = f"'{_META}' cannot be read ({error}); download it again"
+        raise DataError(f"devkit '{where}': {problem}") from None
     try:
-        truth = [wnids[int(number)] for number in files[_GROUND_TRUTH].split()]
+        return words, [wnids[int(number)] for number in files[_GROUND_TRUTH].split()]
     except ValueError:
         raise DataError(f"devkit '{where}': '{_GROUND_TRUTH}' is not a list of numbers") from None
     except KeyError as error:
-        raise DataError(
-            f"devkit '{where}': the ground truth has ILSVRC2012_ID {error}, "
-            f"but '{_META}' does not have it"
-        ) from None
-    return words, truth
+        problem = f"the ground truth has ILSVRC2012_ID {error}, but '{_META}' does not"
+        raise DataError(f"devkit '{where}': {problem}") from None

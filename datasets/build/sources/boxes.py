@@ -103,10 +103,7 @@ def read_boxes(paths: Sequence[str | Path], classes: Collection[str]) -> dict[st
                 f"left out, the first is {broken[0]}"
             )
         elif len(found) == before:
-            raise DataError(
-                f"bounding boxes '{path}': no annotation (.xml) in it; "
-                "give a folder or tar of ImageNet's annotation files"
-            )
+            raise DataError(f"bounding boxes '{path}': it holds no annotation (.xml) of ImageNet")
     return found
 
 
@@ -122,10 +119,9 @@ def read_box_list(path: Path) -> dict[str, Boxes]:
         try:
             xmin, ymin, xmax, ymax = map(float, fields[-4:])
         except ValueError:
-            raise DataError(
-                f"'{path}', line {number}: received {line[:80]!r}; "
-                "it needs '<file><tab>...<tab>xmin<tab>ymin<tab>xmax<tab>ymax'"
-            ) from None
+            form = "<file><tab>...<tab>xmin<tab>ymin<tab>xmax<tab>ymax"
+            problem = f"received {line[:80]!r}; it needs '{form}'"
+            raise DataError(f"'{path}', line {number}: {problem}") from None
         name = PurePosixPath(fields[0]).stem
         before = found[name].boxes if name in found else ()
         found[name] = Boxes((*before, Box(xmin, ymin, xmax, ymax)))

@@ -8,23 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import DataError
+from datasets.build.images import ImageFile
 from datasets.build.sources.boxes import read_box_list, read_boxes, read_lines
-from datasets.build.sources.source import (
-    ImageFile,
-    Progress,
-    Source,
-    check_classes,
-    digest,
-    with_classes,
-)
+from datasets.build.sources.source import Progress, Source, check_classes, digest, with_classes
 
 logger = logging.getLogger(__name__)
 
 TINY_ANNOTATIONS = "val_annotations.txt"
 TINY_IMAGES = "images"
 CLS_LOC = Path("ILSVRC/Data/CLS-LOC")
-CLS_LOC_ANNOTATIONS = Path("ILSVRC/Annotations/CLS-LOC")
-CLS_LOC_SOLUTION = "LOC_val_solution.csv"
 # Files of class names: Tiny ImageNet's, Kaggle's, and a usual name.
 CLASS_NAMES = ("words.txt", "LOC_synset_mapping.txt", "classes.txt")
 
@@ -76,13 +68,9 @@ def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
         images["validation"] = _flat_files(source, progress, place, labels, annotations)
         stems = {f"{label}/{Path(file).stem}": Path(file).stem for file, label in labels.items()}
         source_boxes["validation"] = {name: of_stem[stem] for name, stem in stems.items()}
-    if (wnids := root / "wnids.txt").is_file():
-        listed_classes = set(wnids.read_text().split())
-        if listed_classes != set(source.classes):
-            logger.warning(
-                f"warning: '{wnids}' names {len(listed_classes)} classes, but train has "
-                f"{len(source.classes)} folders; the folders are used as the classes"
-            )
+    wnids = root / "wnids.txt"
+    if wnids.is_file() and set(wnids.read_text().split()) != set(source.classes):
+        logger.warning(f"warning: '{wnids}' differs from the class folders, which are used")
     return replace(source, images=images, boxes=source_boxes)
 
 
@@ -95,12 +83,12 @@ def read_cls_loc(root: Path, progress: Progress) -> Source:
     source = read_class_folders(root, progress, {"train": str(CLS_LOC / "train")})
     images = dict(source.images)
     if (root / CLS_LOC / "val").is_dir():
-        solution = root / CLS_LOC_SOLUTION
+        solution = root / "LOC_val_solution.csv"
         labels = _solution_labels(solution)
         images["validation"] = _flat_files(source, progress, f"{CLS_LOC}/val", labels, solution)
     boxes = {}
     for prefix, name in (("train", "train"), ("validation", "val")):
-        annotations = root / CLS_LOC_ANNOTATIONS / name
+        annotations = root / "ILSVRC/Annotations/CLS-LOC" / name
         if prefix in images and annotations.is_dir():
             boxes[prefix] = read_boxes([annotations], source.classes)
     return replace(source, images=images, boxes=boxes)
@@ -141,12 +129,9 @@ def read_class_names(path: Path, classes: Collection[str]) -> dict[str, str]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"class names '{path}' cannot be read: {error}") from None
-    known, words = frozenset(classes), {}
-    for line in lines:
-        name, _, text = line.partition("\t" if "\t" in line else " ")
-        if name in known:
-            words[name] = text.strip()
-    return words
+    known = frozenset(classes)
+    pairs = (line.partition("\t" if "\t" in line else " ") for line in lines)
+    return {name: text.strip() for name, _, text in pairs if name in known}
 
 
 def _split_folders(root: Path) -> dict[str, str]:
@@ -168,9 +153,8 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
     names = sorted(p.name for p in folder.iterdir() if p.is_dir() and p.name[0] != ".")
     if not names:
         raise DataError(f"'{folder}' has no class folders; put the images in '<class>/<image>'")
-    for name in names:
-        if not name.isprintable():
-            raise DataError(f"class folder {name!r} in '{folder}': give it a printable name")
+    if odd := [name for name in names if not name.isprintable()]:
+        raise DataError(f"class folder {odd[0]!r} in '{folder}': give it a printable name")
     return tuple(names)
 
 
@@ -193,8 +177,8 @@ def _flat_files(
     folder = source.root / place
     if not folder.is_dir():
         raise DataError(f"'{folder}': there is no such folder, but '{listed}' lists its files")
-    files = _files(source.root, place)
-    return list(progress(with_classes(files, source.classes, labels, folder, listed)))
+    check_classes(source.classes, labels.values(), listed)
+    return list(progress(with_classes(_files(source.root, place), labels, folder, listed)))
 
 
 def _files(root: Path, place: str, prefix: str = "") -> Iterator[ImageFile]:
@@ -213,10 +197,7 @@ def _solution_labels(path: Path) -> dict[str, str]:
     with open(path, newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         try:
-            return {
-                f"{row['ImageId']}.JPEG": row["PredictionString"].split(maxsplit=1)[0]
-                for row in rows
-            }
+            return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
         except (KeyError, IndexError, AttributeError):
             raise DataError(
                 f"'{path}', line {rows.line_num}: it needs the columns ImageId and PredictionString"

@@ -10,10 +10,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from core.errors import DataError
+from datasets.build.images import ImageFile
 from datasets.build.options import BuildOptions
 from datasets.build.sources import archives, folders
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.source import ImageFile, Progress, Source, digest
+from datasets.build.sources.source import Progress, Source, digest
 
 LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
     "folders": folders.read_class_folders,
@@ -45,9 +46,9 @@ def read_source(options: BuildOptions) -> Source:
     if file := options.class_names:
         words = folders.read_class_names(Path(file), source.classes)
         if not words:
+            line = f"'{source.classes[0]}<tab>words'"
             raise DataError(
-                f"class names '{file}' has a line for none of the {len(source.classes)} classes; "
-                f"it needs lines like '{source.classes[0]}<tab>words'"
+                f"class names '{file}' has no line of a class; it needs some like {line}"
             )
     if options.bboxes:
         given = read_boxes(options.bboxes, source.classes)
@@ -72,11 +73,9 @@ def find_layout(root: Path) -> str:
     }
     names = [name for name, there in found.items() if there]
     if len(names) > 1:
-        raise DataError(
-            f"source '{root}' looks like {' and '.join(names)}; choose one of them with --layout"
-        )
+        both = " and ".join(names)
+        raise DataError(f"source '{root}' looks like {both}; choose one of them with --layout")
     layout = names[0] if names else "folders"
-    tiny = (root / "val" / folders.TINY_ANNOTATIONS).is_file() or any(
-        (root / "train").glob(f"*/{folders.TINY_IMAGES}/")
-    )
+    images_inside = any((root / "train").glob(f"*/{folders.TINY_IMAGES}/"))
+    tiny = images_inside or (root / "val" / folders.TINY_ANNOTATIONS).is_file()
     return "tiny-imagenet" if layout == "folders" and tiny else layout

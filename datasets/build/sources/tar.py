@@ -3,25 +3,17 @@
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, NamedTuple
+from typing import IO
 
 from core.errors import DataError
+from datasets.build.images import ImageFile
 
 _BLOCK = 512
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # how gzip, bzip2 and xz begin
 _TARS = (".tar", ".tar.gz", ".tgz")
 
 
-class Member(NamedTuple):
-    """A file in an archive, and its place in bytes."""
-
-    name: str  # its path there, which is never opened
-    offset: int
-    size: int
-    refused: str  # the reason, if it is a link, a device or its name leaves the archive
-
-
-def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
+def read_members(path: Path, *, nested: bool = False) -> Iterator[ImageFile]:
     """Finds the files of an uncompressed tar by hopping from header to header.
 
     With `nested` its members are archives themselves, `<class>.tar`, and it finds their
@@ -32,7 +24,7 @@ def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
             for archive, outer in _members(file, f"{path}"):
                 refused = _refusal(outer)
                 if not nested:
-                    yield Member(outer.name, outer.offset_data, outer.size, refused)
+                    yield ImageFile(outer.name, path.name, outer.offset_data, outer.size, refused)
                     continue
                 tar = PurePosixPath(outer.name)
                 if refused or tar.suffix != ".tar":
@@ -43,7 +35,8 @@ def read_members(path: str | Path, *, nested: bool = False) -> Iterator[Member]:
                 inner = archive.extractfile(outer).raw  # type: ignore[union-attr]  # one buffer is enough
                 for _, found in _members(inner, f"{path}: {tar}"):
                     offset = outer.offset_data + found.offset_data
-                    yield Member(f"{tar.stem}/{found.name}", offset, found.size, _refusal(found))
+                    name = f"{tar.stem}/{found.name}"
+                    yield ImageFile(name, path.name, offset, found.size, _refusal(found))
     except OSError as error:
         raise DataError(f"archive '{path}' cannot be read: {error.strerror}") from None
 

@@ -4,7 +4,8 @@ import tarfile
 import pytest
 
 from core.errors import DataError
-from datasets.build.sources.tar import Member, read_members
+from datasets.build.images import ImageFile
+from datasets.build.sources.tar import read_members
 
 
 def tar_bytes(files: dict[str, bytes], **options) -> bytes:
@@ -111,4 +112,5 @@ def test_a_tar_of_something_else(tmp_path):
 def test_order_of_members_is_that_of_the_archive(tmp_path):
     path = tmp_path / "set.tar"
     path.write_bytes(tar_bytes({"b": b"12", "a": b"3"}))
-    assert list(read_members(path)) == [Member("b", 512, 2, ""), Member("a", 1536, 1, "")]
+    expected = [ImageFile("b", "set.tar", 512, 2), ImageFile("a", "set.tar", 1536, 1)]
+    assert list(read_members(path)) == expected
