@@ -35,11 +35,10 @@ from tqdm import tqdm
 from core import files
 from core.errors import DataError
 from datasets.build import folder
-from datasets.build.options import BuildOptions
 from datasets.build.plan import plan_build
 from datasets.build.processes import available, run_jobs
 from datasets.build.shards import ShardJob, make_jobs, shard_counts, write_shard
-from datasets.build.sources.layouts import LAYOUTS, read_source
+from datasets.build.sources.layouts import LAYOUTS, BuildOptions, read_source
 from datasets.build.sources.source import Source
 from datasets.records.manifest import UNFINISHED, Manifest, Shard, Split, shard_name, write_manifest
 from datasets.records.schema import CLASSIC_LABEL_OFFSET
@@ -62,6 +61,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     settings = {"quality": options.quality, "seed": options.seed, "enlarge": options.enlarge}
     libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
     versions = {"pillow": PIL.__version__, "libjpeg": str(libjpeg)}
+    boxes = [[prefix, sorted(known.items())] for prefix, known in source.boxes.items() if known]
     identity = {
         "format": 2,
         "sizes": list(options.sizes),
@@ -69,9 +69,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
         **settings,
         "resized already": bool(source.sizes),
         "class names": _digest([source.classes, sorted(source.words.items())]),
-        "bounding boxes": _digest(
-            [[prefix, sorted(boxes.items())] for prefix, boxes in source.boxes.items() if boxes]
-        ),
+        "bounding boxes": _digest(boxes),
         "files": source.digest,
         **versions,
     }

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from core.errors import DataError
-from datasets.build.options import BuildOptions
+from datasets.build.sources.layouts import BuildOptions
 from datasets.build_imagenet_data import build
 from datasets.records.manifest import count_images, read_manifest, shard_files
 

@@ -50,10 +50,9 @@ def prepare_output(
 ) -> dict[str, dict[str, Any]]:
     """Prepares the output folder for a build, and returns the results of finished shards.
 
-    The `identity` is all that decides the bytes of the shards. Another build or records of other
-    origin raise a `DataError`. With `overwrite`, such records and manifests in the size folders
-    are removed, and nothing else; what a killed build of the same identity has written is still
-    used.
+    The `identity` is all that decides the bytes of the shards. With `overwrite`, other records
+    and manifests in the size folders are removed, and nothing else; what a killed build of
+    the same identity has written is still used.
     """
     folders = [output / str(size) for size in identity["sizes"]]
     try:

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from core.errors import DataError
-from datasets.build.options import BuildOptions
 from datasets.build.processes import run_jobs
 from datasets.build.shards import ShardJob, write_shard
-from datasets.build.sources.layouts import read_source
+from datasets.build.sources.layouts import BuildOptions, read_source
 from datasets.build.sources.source import Source
 
 _SECONDS = 5.0
@@ -52,10 +51,8 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
     rate = sum(trial.rate for trial in trials)
     total = sum(len(part) for part in source.images.values())
     splits = ", ".join(f"{prefix} {len(part):,}" for prefix, part in source.images.items())
-    disk = {
-        size: total * sum(shard["bytes"] for shard in in_size) / max(written, 1)
-        for size, in_size in shards.items()
-    }
+    scale = total / max(written, 1) / 1e6
+    disk = {size: scale * sum(shard["bytes"] for shard in of) for size, of in shards.items()}
     looked, wrote = _peak_memory(), max(trial.peak_memory for trial in trials)
     rows = {
         "set": f"{total:,} images ({splits}) in {len(source.classes):,} classes, {source.layout}",
@@ -65,7 +62,7 @@ def plan_build(options: BuildOptions, sample: int | None = None) -> str:
         "time": f"{(look_seconds + total / rate) / 60:,.1f} min",
         "memory": f"{(looked + len(jobs) * wrote) / 1e6:,.0f} MB ({looked / 1e6:,.0f} + "
         f"{len(jobs)} x {wrote / 1e6:,.0f})",
-        "disk": ", ".join(f"{size}: {needed / 1e6:,.1f} MB" for size, needed in disk.items()),
+        "disk": ", ".join(f"{size}: {megabytes:,.1f} MB" for size, megabytes in disk.items()),
     }
     return "\n".join(f"{name:<8}{value}" for name, value in rows.items())
 

@@ -20,10 +20,7 @@ def available() -> int:
 def run_jobs(
     function: Callable[[Item], Result], items: Sequence[Item], processes: int
 ) -> Generator[Result, None, None]:
-    """Results in the order in which they finish. One process means this one.
-
-    A process that dies raises `concurrent.futures.process.BrokenProcessPool`.
-    """
+    """Results as they finish. One process means this one. A dead one raises `BrokenProcessPool`."""
     if processes == 1 or len(items) <= 1:
         yield from map(function, items)
         return

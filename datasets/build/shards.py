@@ -14,8 +14,8 @@ from typing import Any
 from core import files
 from core.errors import DataError
 from datasets.build.images import ImageFile, Jpeg, convert, keep, read_bytes, reason, stored_shape
-from datasets.build.options import BuildOptions
 from datasets.build.sources.boxes import Boxes, relative_boxes
+from datasets.build.sources.layouts import BuildOptions
 from datasets.build.sources.source import Source
 from datasets.records.examples import make_example
 from datasets.records.frames import frame

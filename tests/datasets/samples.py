@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from datasets import build_imagenet_data
-from datasets.build.options import BuildOptions
-from datasets.build.sources.layouts import read_source
+from datasets.build.sources.layouts import BuildOptions, read_source
 from datasets.build.sources.source import Source
 from datasets.records.manifest import Manifest
 

@@ -51,11 +51,8 @@ def read_archives(root: Path, progress: Progress) -> Source:
     else:
         logger.warning(f"warning: source '{root}' has no '{VALIDATION}'; only train is written")
     words = {name: words[name] for name in classes if name in words}
-    boxes = {
-        prefix: read_boxes([root / BOXES[prefix]], classes)
-        for prefix in images
-        if (root / BOXES[prefix]).is_file()
-    }
+    places = {prefix: root / BOXES[prefix] for prefix in images}
+    boxes = {prefix: read_boxes([p], classes) for prefix, p in places.items() if p.is_file()}
     return Source(root, classes, images, words, boxes)
 
 

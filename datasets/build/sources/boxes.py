@@ -11,8 +11,6 @@ from datasets.build.sources.tar import read_small_files
 
 logger = logging.getLogger(__name__)
 
-_MAX_XML_BYTES = 1 << 20
-
 
 class Box(NamedTuple):
     """Edges in pixels, and the class that the box names."""
@@ -84,14 +82,13 @@ def read_boxes(paths: Sequence[str | Path], classes: Collection[str]) -> dict[st
     """Boxes of annotation XML, in folders or in archives (.tar, .tar.gz, .tgz; tars of tars too).
 
     Their keys are `<class>/<image without its ending>`, or the image alone where the file is not
-    in a folder of a class. A warning counts the files that cannot be read. A `DataError` says
-    that a path is neither folder nor archive, or holds no annotation.
+    in a folder of a class. A warning counts the files that cannot be read.
     """
     classes = frozenset(classes)
     found: dict[str, Boxes] = {}
     for path in map(Path, paths):
         before, broken = len(found), []
-        for name, data in read_small_files(path, "bounding boxes", (".xml",), _MAX_XML_BYTES):
+        for name, data in read_small_files(path, "bounding boxes", (".xml",), 1 << 20):
             folder, stem = PurePosixPath(name).parent.name, PurePosixPath(name).stem
             try:
                 found[f"{folder}/{stem}" if folder in classes else stem] = parse_xml(data)
@@ -108,11 +105,7 @@ def read_boxes(paths: Sequence[str | Path], classes: Collection[str]) -> dict[st
 
 
 def read_box_list(path: Path) -> dict[str, Boxes]:
-    """Boxes of lines `<file> ... <xmin> <ymin> <xmax> <ymax>`, by file without its ending.
-
-    Both of Tiny ImageNet's lists have such lines, with tabs between the fields. Another line
-    raises a `DataError`.
-    """
+    """Boxes of either of Tiny ImageNet's lists, by file without its ending."""
     found: dict[str, Boxes] = {}
     for number, line in read_lines(path):
         fields = line.split("\t")

@@ -26,8 +26,7 @@ def read_class_folders(
 ) -> Source:
     """`root/{train,val}/<class>/*`. Hidden files and folders inside a class are skipped.
 
-    Other layouts give their own folders of the `splits`, and the folder of images `inside`
-    a class folder.
+    Other layouts give their own `splits`, and the folder of images `inside` that of a class.
     """
     splits = splits or _split_folders(root)
     classes = _class_folders(root / splits["train"])
@@ -101,10 +100,7 @@ def sizes_of_resized(root: Path) -> tuple[int, ...]:
 
 
 def read_resized(root: Path, progress: Progress) -> Source:
-    """Trees that are resized already: `root/<size>/{train,val}/<class>/*`, alike in all sizes.
-
-    The records keep the files as they are.
-    """
+    """Trees that are resized already: `root/<size>/{train,val}/<class>/*`, alike in all sizes."""
     sizes = sizes_of_resized(root)
     if not sizes:
         raise DataError(f"source '{root}' has no folder like '160/train', named by the short side")

@@ -1,17 +1,17 @@
-"""The layouts of image sets that the builder knows, and how a folder's layout is found."""
+"""What a user asks of a build, and the layouts of image sets that it knows."""
 
 import functools
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from core.errors import DataError
 from datasets.build.images import ImageFile
-from datasets.build.options import BuildOptions
+from datasets.build.processes import available
 from datasets.build.sources import archives, folders
 from datasets.build.sources.boxes import read_boxes
 from datasets.build.sources.source import Progress, Source, digest
@@ -23,6 +23,38 @@ LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
     "cls-loc": folders.read_cls_loc,
     "resized": folders.read_resized,
 }
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """The options of a build, as on the command line. Wrong values raise a `DataError`."""
+
+    source: str | Path  # folder of the set; its validation part may be missing
+    output: str | Path
+    sizes: Sequence[int]  # short sides in pixels; none: all sizes of a set that is resized already
+    shards: int | None = None  # files of a split; None: see `shard_counts`
+    validation_shards: int | None = None
+    quality: int = 90  # of the JPEGs
+    seed: int = 0  # of the order of the images
+    processes: int = field(default_factory=available)  # 1 starts none
+    layout: str | None = None  # one of `LAYOUTS`; None: what the set looks like
+    class_names: str | Path | None = None  # lines of `<class><tab>words`; None: the set's own
+    bboxes: Sequence[str | Path] = ()  # folders and archives of annotation XML, beside the set's
+    enlarge: bool = False
+    max_rejected: float = 0.001  # the build fails with a larger fraction of unreadable images
+    overwrite: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if (self.sizes and min(self.sizes) < 1) or len(set(self.sizes)) < len(self.sizes):
+            sizes = ",".join(map(str, self.sizes))
+            raise DataError(f"--sizes: received {sizes}; give different sides, like 160,320")
+        if not 1 <= self.quality <= 100:
+            raise DataError(f"--quality: received {self.quality}; give a number from 1 to 100")
+        if self.processes < 1:
+            raise DataError(f"--processes: received {self.processes}; give 1 or more")
+        if not 0 <= self.max_rejected <= 1:
+            raise DataError(f"--max_rejected: received {self.max_rejected}; give 0 to 1")
 
 
 def read_source(options: BuildOptions) -> Source:

@@ -10,8 +10,7 @@ from core.errors import DataError
 from datasets.build.images import ImageFile
 from datasets.build.sources.boxes import Boxes
 
-# Shows a progress bar while the images that it is given are found.
-Progress = Callable[[Iterable], Iterable]
+Progress = Callable[[Iterable], Iterable]  # shows a bar while the images in it are found
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ def with_classes(
 ) -> Iterator[ImageFile]:
     """Names the images of one folder or archive `<class>/<file>`.
 
-    The file `listed` has the `labels`: the class of each file. A file that has no label, is
-    missing or is there twice raises a `DataError`.
+    The file `listed` has the `labels`: the class of each file, once.
     """
     seen = set()
     for image in images:

@@ -8,9 +8,7 @@ from typing import IO
 from core.errors import DataError
 from datasets.build.images import ImageFile
 
-_BLOCK = 512
 _COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # how gzip, bzip2 and xz begin
-_TARS = (".tar", ".tar.gz", ".tgz")
 
 
 def read_members(path: Path, *, nested: bool = False) -> Iterator[ImageFile]:
@@ -49,7 +47,7 @@ def _members(file: IO[bytes], shown: str) -> Iterator[tuple[tarfile.TarFile, tar
             end = archive.offset
         # tarfile takes a broken header, or none at all, for the end of the archive.
         file.seek(end)
-        if file.read(_BLOCK) != bytes(_BLOCK):
+        if file.read(512) != bytes(512):
             raise tarfile.ReadError(f"it has no end mark at byte {end}")
     except tarfile.TarError as error:
         file.seek(0)
@@ -80,11 +78,10 @@ def _refusal(member: tarfile.TarInfo) -> str:
 def read_small_files(
     path: Path, what: str, endings: tuple[str, ...], max_bytes: int
 ) -> Iterator[tuple[str, bytes]]:
-    """Paths and contents of the files whose paths have one of these endings.
+    """Paths and contents of the files with one of these endings, in a folder or a tar.
 
-    `path` is a folder or a tar, compressed or not, that may hold tars itself; anything else
-    raises a `DataError`. Links in a tar and files of more than `max_bytes` are skipped. `what`
-    names the content in messages.
+    The tar may be compressed, and may hold tars itself. Links in it and files of more than
+    `max_bytes` are skipped. `what` names the content in messages.
     """
     if path.is_dir():
         for file in sorted(path.rglob("*")):
@@ -114,6 +111,6 @@ def _small_members(
             assert content is not None  # it is for a regular file
             if member.name.endswith(endings) and member.size <= max_bytes:
                 yield folder + member.name, content.read()
-            elif not folder and member.name.endswith(_TARS):
+            elif not folder and member.name.endswith((".tar", ".tar.gz", ".tgz")):
                 inner = PurePosixPath(member.name).name.split(".")[0]
                 yield from _small_members(content, f"{inner}/", endings, max_bytes)
