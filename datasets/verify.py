@@ -79,20 +79,21 @@ def verify(
     began = time.monotonic()
     folders = find_folders(Path(root))
     by_path = {folder.path: folder for folder in folders}
-    sizes = {job: job.path.stat().st_size for folder in folders for job in folder.jobs}
     # Large files first: the last one to end is then a small one.
-    jobs = sorted(sizes, key=lambda job: -sizes[job])
-    found = Verified(folders, min(processes or available(), max(1, len(jobs))))
-    total = sum(sizes.values())
+    shards = sorted(
+        (shard for folder in folders for shard in folder.shards), key=lambda s: -s.bytes
+    )
+    found = Verified(folders, min(processes or available(), max(1, len(shards))))
+    total = sum(shard.bytes for shard in shards)
     bar = tqdm(total=total, unit="B", unit_scale=True, smoothing=0, disable=not progress)
-    with bar, contextlib.closing(run_jobs(check_shard, jobs, found.processes)) as reports:
+    with bar, contextlib.closing(run_jobs(check_shard, shards, found.processes)) as reports:
         for report in reports:
-            by_path[report.job.path.parent].reports.append(report)
+            by_path[report.path.parent].reports.append(report)
             found.images += report.records
             bar.set_postfix_str(f"{found.images / (time.monotonic() - began):,.0f} images/s", False)
             bar.update(report.bytes)
     for folder in folders:
-        folder.reports.sort(key=lambda report: report.job.path.name)
+        folder.reports.sort(key=lambda report: report.path.name)
         for report in folder.reports:
             found.findings.extend(report.findings)
             found.counts.update(report.counts)
@@ -130,14 +131,11 @@ def print_tables(found: Verified, console: Console) -> None:
         counts = (f"{s.shards:,}", f"{s.images:,}", f"{s.bytes / 1e6:,.1f}", f"{s.classes:,}")
         held.add_row(s.folder, s.prefix, *counts, labels, images_a_class)
     console.print(held)
-    shown: Counter[str] = Counter()
     wrong = Table("kind", "file", "record (from 0)", "what is wrong")
-    for finding in found.findings:
-        shown[finding.kind] += 1
-        if shown[finding.kind] <= LISTED:
-            record = "" if finding.record is None else str(finding.record)
-            wrong.add_row(finding.kind, escape(finding.file), record, escape(finding.detail))
     for kind, count in found.counts.items():
+        for finding in [f for f in found.findings if f.kind == kind][:LISTED]:
+            record = "" if finding.record is None else str(finding.record)
+            wrong.add_row(kind, escape(finding.file), record, escape(finding.detail))
         if count > LISTED:
             wrong.add_row(kind, "", "", f"{count - LISTED:,} more; --json lists more of them")
     if wrong.row_count:

@@ -71,7 +71,7 @@ def draw_samples(folders: Iterable[Folder], path: Path) -> bool:
 def _image_size(folder: Folder) -> tuple[int, float]:
     """To compare: the short side where it is known, then the bytes an image."""
     images = sum(len(report.rows) for report in folder.reports)
-    return folder.jobs[0].size or 0, sum(report.bytes for report in folder.reports) / images
+    return folder.reports[0].size or 0, sum(report.bytes for report in folder.reports) / images
 
 
 def _sample(reports: Sequence[ShardReport], label: int, draw: random.Random) -> list[Image.Image]:
@@ -79,7 +79,7 @@ def _sample(reports: Sequence[ShardReport], label: int, draw: random.Random) -> 
     places = []
     for report in reports:
         found = report.rows["index"][report.rows["label"] == label].tolist()
-        places.append([(report.job.path, record) for record in found])
+        places.append([(report.path, record) for record in found])
     ones = [draw.choice(own) for own in places if own]
     if len(ones) < IMAGES:  # few shards
         ones = list(itertools.chain(*places))

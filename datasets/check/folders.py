@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from core.errors import DataError
-from datasets.check.records import LISTED, Finding, ShardJob, ShardReport
+from datasets.check.records import LISTED, Finding, ShardReport
 from datasets.records.examples import parse_example
 from datasets.records.frames import read_record
 from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest, set_problem
@@ -33,17 +33,17 @@ class Folder:
     path: Path
     info: DatasetInfo | None
     manifest: Manifest | None = None  # also where it cannot be read
-    jobs: list[ShardJob] = field(default_factory=list)  # its files
     findings: list[Finding] = field(default_factory=list)  # apart from those in the reports
     notes: list[str] = field(default_factory=list)  # what could not be checked
-    reports: list[ShardReport] = field(default_factory=list)  # of its files, by name
+    shards: list[ShardReport] = field(default_factory=list)  # to fill in: its files
+    reports: list[ShardReport] = field(default_factory=list)  # filled in, by name
 
     @property
     def splits(self) -> dict[str, list[ShardReport]]:
         """The reports by prefix."""
         splits: dict[str, list[ShardReport]] = {}
         for report in self.reports:
-            splits.setdefault(report.job.prefix, []).append(report)
+            splits.setdefault(report.prefix, []).append(report)
         return splits
 
     @property
@@ -93,12 +93,13 @@ def _read_folder(path: Path) -> Folder | None:
             prefix = match[1] or match[2]
         else:
             continue
-        folder.jobs.append(ShardJob(file, prefix, size, listed.get(file.name)))
-    if not folder.jobs and not listed:
+        shard = ShardReport(file, prefix, size, listed.get(file.name), file.stat().st_size)
+        folder.shards.append(shard)
+    if not folder.shards and not listed:
         return None
     if (path / UNFINISHED).exists():
         folder.add("missing", "its build did not end; rerun the same command to resume it")
-    names = {job.path.name for job in folder.jobs}
+    names = {shard.path.name for shard in folder.shards}
     for name in sorted(listed.keys() - names):
         folder.add("missing", "the manifest lists it", name)
     for name in sorted(names - listed.keys()) if listed else ():
@@ -202,11 +203,11 @@ def _duplicates(ones: Sequence[ShardReport], others: Sequence[ShardReport]) -> I
         for row in np.flatnonzero(same_bytes | (places["pixels"] >= 0)):
             what, same = ("encoded", "bytes") if same_bytes[row] else ("pixels", "pixels")
             twin = places[what][row]
-            file = ones[shard_of[twin]].job.path.name
+            file = ones[shard_of[twin]].path.name
             detail = f"the {same} of record {known['index'][twin]} of {file}"
             record = int(report.rows["index"][row])
             if found < LISTED:
-                example = parse_example(read_record(report.job.path, record))
+                example = parse_example(read_record(report.path, record))
                 detail = f"{keys_of(example).filename_in(example) or 'image'}: {detail}"
             found += 1
             yield report.finding("duplicate", detail, record)

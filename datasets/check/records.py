@@ -41,23 +41,16 @@ class Finding:
     detail: str  # what was found, and what was expected
 
 
-@dataclass(frozen=True)
-class ShardJob:
-    """A shard to check."""
+@dataclass
+class ShardReport:
+    """What a shard should hold, what it holds and what is wrong with it."""
 
     path: Path
     prefix: str
     size: int | None  # short side of the folder's images in pixels
     expected: Shard | None  # what the manifest says
-
-
-@dataclass
-class ShardReport:
-    """What a shard holds and what is wrong with it."""
-
-    job: ShardJob
+    bytes: int
     records: int = 0  # that could be read at all
-    bytes: int = 0
     findings: list[Finding] = field(default_factory=list)  # the first `LISTED` of each kind
     counts: Counter[str] = field(default_factory=Counter)  # of all findings, by kind
     # A row for each record whose image and label could be read.
@@ -71,26 +64,24 @@ class ShardReport:
             self.findings.append(self.finding(kind, detail, record))
 
     def finding(self, kind: str, detail: str, record: int | None) -> Finding:
-        return Finding(kind, str(self.job.path), record, detail)
+        return Finding(kind, str(self.path), record, detail)
 
 
-def check_shard(job: ShardJob) -> ShardReport:
-    """Reads every record of a shard: framing, checksums, schema, image, manifest."""
-    report = ShardReport(job)
+def check_shard(report: ShardReport) -> ShardReport:
+    """Reads every record of a shard (framing, checksums, schema, image) and fills in its report."""
     digest = hashlib.sha256()
     rows: list[tuple[int, ...]] = []
     try:
-        report.bytes = job.path.stat().st_size
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of images that it still decodes
-            for record, (data, intact) in enumerate(read_frames(job.path, digest.update)):
+            for record, (data, intact) in enumerate(read_frames(report.path, digest.update)):
                 report.records += 1
                 if intact:
                     rows.extend(_check_record(report, record, data))
                 else:
                     report.add("checksum", "the checksum of its data is wrong", record)
     except BrokenFraming as error:
-        images = job.expected.images if job.expected else 0
+        images = report.expected.images if report.expected else 0
         lost = f"; {images - error.record} of {images} records are lost" if images else ""
         kind = "truncated" if error.cut_short else "checksum"
         report.add(kind, error.reason + lost, error.record)
@@ -99,8 +90,8 @@ def check_shard(job: ShardJob) -> ShardReport:
     if not report.bytes and not report.counts:
         report.add("truncated", "the file is empty")
     found = report.records, report.bytes, digest.hexdigest()
-    if job.expected and not report.counts.keys() & {"truncated", "checksum", "unreadable"}:
-        expected = job.expected.images, job.expected.bytes, job.expected.sha256
+    if report.expected and not report.counts.keys() & {"truncated", "checksum", "unreadable"}:
+        expected = report.expected.images, report.expected.bytes, report.expected.sha256
         kinds = ("count", "records"), ("manifest", "bytes"), ("manifest", "as SHA-256")
         for (kind, what), own, told in zip(kinds, found, expected, strict=True):
             if own != told:
@@ -139,10 +130,9 @@ def _check_record(report: ShardReport, record: int, data: bytes) -> Iterator[tup
         if example.get(key, [side]) != [side]:
             detail = f"{name}: {key} is {example[key]}, but the image has {side} pixels"
             report.add("schema", detail, record)
-    size = report.job.size
-    if size is not None and min(image.size) > size:
+    if report.size is not None and min(image.size) > report.size:
         sides = f"{image.width} x {image.height} pixels"
-        report.add("size", f"{name}: {sides}, the short side should be {size}", record)
+        report.add("size", f"{name}: {sides}, the short side should be {report.size}", record)
     yield record, label, _hash(encoded), _hash_pixels(image)
 
 

@@ -10,20 +10,15 @@ from typing import Any
 import tensorflow as tf
 
 from core.settings import Augmentation
-from datasets.input.fused_jpeg import EXACT, decode_windows, sizes_of
+from datasets.input.fused_jpeg import EXACT, decode_windows, sizes_of, to_uint8
 
 TRIES = 10  # of a random crop, as in torchvision
-
-
-def to_uint8(image: Any) -> Any:
-    """Rounds and clips a float image on the scale 0 to 255 to uint8."""
-    return tf.saturate_cast(tf.round(image), tf.uint8)
 
 
 def random_windows(
     sizes: Any, seed: Any, area: tuple[float, float], aspect: tuple[float, float], flip: bool = True
 ) -> Any:
-    """The window of each image that a random resized crop takes, and whether it is mirrored.
+    """The windows of a random resized crop, as `decode_windows` takes them.
 
     The algorithm of torchvision's `RandomResizedCrop` for a whole batch. It draws ten windows:
     an area, uniform in its range, and an aspect ratio, uniform in its logarithm. The first that
@@ -36,9 +31,6 @@ def random_windows(
         area: smallest and largest share of the image.
         aspect: smallest and largest width / height.
         flip: mirror half of them.
-
-    Returns:
-        `[n, 5]` int32: top, left, height, width, mirrored (0 or 1).
     """
     count = tf.shape(sizes)[0]
     draws = tf.random.stateless_uniform((count, 2 * TRIES + 3), seed)
@@ -65,13 +57,9 @@ def random_windows(
 
 
 def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
-    """A batch of augmented training images, `[n, height, width, 3]` uint8, RGB.
+    """A batch of augmented images, `[n, height, width, 3]` uint8, RGB, from `[n]` JPEGs.
 
-    Args:
-        jpegs: `[n]` strings, the encoded images.
-        seed: `[2]` int64, for the whole batch.
-        height, width: of the result, in pixels.
-        settings: which augmentations.
+    `seed` is `[2]` int64, for the whole batch.
     """
     sizes = sizes_of(jpegs)
     if settings.crop == "random_resized":
@@ -88,9 +76,9 @@ def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation)
             (images, seeds),
             fn_output_signature=tf.uint8,
         )
-    if settings.crop != "random_resized":
-        images = shift_and_flip(images, seed, settings)
-    return images
+    if settings.crop == "random_resized":
+        return images
+    return shift_and_flip(images, seed, settings)
 
 
 def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
@@ -98,11 +86,6 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
 
     A crop and a flip only choose rows and columns: two gathers over the batch, instead of
     several ops for each image.
-
-    Args:
-        images: `[batch, height, width, 3]` uint8, as the result.
-        seed: `[2]` int64.
-        settings: `crop: pad` shifts, `flip` flips.
     """
     batch, height, width, _ = images.shape
     pads = settings.crop == "pad"
@@ -121,17 +104,17 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
     return tf.ensure_shape(tf.gather(padded, x, axis=2, batch_dims=1), images.shape)
 
 
-def centre_crop(jpeg: Any, height: Any, width: Any = None) -> Any:
-    """The `[height, width, 3]` uint8 centre of the image, for evaluation; by default a square.
+def centre_crop(jpeg: Any, height: Any, width: Any) -> Any:
+    """The `[height, width, 3]` uint8 centre of the image, for evaluation.
 
     The image keeps its resolution. One that is too small is first enlarged to hold the crop.
     """
+    shape = tf.io.extract_jpeg_shape(jpeg)[:2]
+    crop = tf.stack([height, width])
 
     def crop_only() -> Any:
-        corner = (shape - crop) // 2
-        return tf.image.decode_and_crop_jpeg(
-            jpeg, tf.concat([corner, crop], 0), channels=3, **EXACT
-        )
+        window = tf.concat([(shape - crop) // 2, crop], 0)
+        return tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, **EXACT)
 
     def enlarge() -> Any:
         scale = tf.reduce_max(crop / shape)
@@ -140,10 +123,6 @@ def centre_crop(jpeg: Any, height: Any, width: Any = None) -> Any:
         corner = (new - crop) // 2
         return to_uint8(tf.slice(image, [*tf.unstack(corner), 0], [*tf.unstack(crop), 3]))
 
-    width = height if width is None else width
-    shape = tf.io.extract_jpeg_shape(jpeg)[:2]
-    crop = tf.stack([height, width])
     image = tf.cond(tf.reduce_all(shape >= crop), crop_only, enlarge)
-    if isinstance(height, int) and isinstance(width, int):
-        return tf.ensure_shape(image, (height, width, 3))
-    return image
+    static = [side if isinstance(side, int) else None for side in (height, width)]
+    return tf.ensure_shape(image, (*static, 3))

@@ -54,21 +54,14 @@ def import_addons() -> Any:
 
 
 def jitter(image: Any, seed: Any, settings: ColourJitter) -> Any:
-    """Changes brightness, saturation, hue and contrast of an image at random.
+    """Changes brightness, saturation, hue and contrast of a float32 image at random.
 
     Hue and saturation change in YIQ, as in the original, by addons' op. That op draws from
     TensorFlow's global generator, so this augmentation is the only one that `seed` does not
-    repeat. The result may lie outside 0 to 255.
-
-    Args:
-        image: `[height, width, 3]` float32 on the scale 0 to 255.
-        seed: `[2]` int64, for brightness and contrast.
-        settings: how far each goes.
+    repeat. The image is on the scale 0 to 255; the result may lie outside it.
     """
-    brightness_seed, contrast_seed = tf.unstack(tf.random.split(seed, 2))
-    image = tf.image.stateless_random_brightness(
-        image, 255.0 * settings.brightness, brightness_seed
-    )
+    first_seed, second_seed = tf.unstack(tf.random.split(seed, 2))
+    image = tf.image.stateless_random_brightness(image, 255.0 * settings.brightness, first_seed)
     image = import_addons().image.random_hsv_in_yiq(
         image,
         max_delta_hue=settings.hue * math.pi,
@@ -77,5 +70,5 @@ def jitter(image: Any, seed: Any, settings: ColourJitter) -> Any:
     )
     if settings.contrast:  # TensorFlow refuses a range of none
         low, high = 1 - settings.contrast, 1 + settings.contrast
-        image = tf.image.stateless_random_contrast(image, low, high, contrast_seed)
+        image = tf.image.stateless_random_contrast(image, low, high, second_seed)
     return image

@@ -27,19 +27,11 @@ AT_ONCE = 32  # records that go through the counting of bytes together
 
 
 class Faults:
-    """What one worker found damaged, with a limit.
-
-    Args:
-        limit: maximum number of different bad records.
-        retries: seconds to wait before each further try at a file.
-
-    Attributes:
-        problem: why the run has to stop; None while it does not.
-    """
+    """What one worker found damaged, with a maximum number of different bad records."""
 
     def __init__(self, limit: int, retries: Sequence[float] = RETRIES):
         self.limit = limit
-        self.problem: str | None = None
+        self.problem: str | None = None  # why the run has to stop
         self._retries = retries
         self._known: set[str] = set()
         self._new: list[str] = []
@@ -60,7 +52,7 @@ class Faults:
             self._new.append(f"{name}: {reason}")
         if self.count > self.limit:
             many = f"{self.count} bad record(s), more than max_bad_records allows ({self.limit})"
-            self.stop(f"{many}; the last is {name}: {reason}")
+            self.problem = self.problem or f"{many}; the last is {name}: {reason}"
 
     def news(self) -> list[str]:
         """The records noted since the last call, a line each."""
@@ -68,35 +60,26 @@ class Faults:
             found, self._new = self._new, []
         return found
 
-    def stop(self, problem: str) -> None:
-        self.problem = self.problem or problem
-
     def records(self, path: Any) -> tf.data.Dataset:
         """The good records of the file `path` (scalar string), in their order."""
         # Where errors are ignored, TensorFlow would try forever to open a file that is gone.
         there = tf.ensure_shape(tf.numpy_function(self._there, [path], tf.string), [None])
         read = tf.data.TFRecordDataset(there).ignore_errors().batch(AT_ONCE)
-        # Then Python reads until the file ends.
         rest = tf.data.Dataset.from_tensors(tf.zeros([0], tf.string)).repeat()
 
         def next_batch(position: Any, batch: Any) -> Any:
-            def count() -> Any:
+            def count() -> tuple[Any, Any]:
                 lengths = tf.cast(tf.strings.length(batch), tf.int64)
                 return position + tf.reduce_sum(lengths + frames.HEADER + frames.TRAILER), batch
 
-            def ask() -> Any:
+            def ask() -> tuple[Any, Any]:  # Python, which reads until the file ends
                 found = tf.numpy_function(self._after, [path, position], [tf.int64, tf.string])
                 return tf.ensure_shape(found[0], []), tf.ensure_shape(found[1], [None])
 
-            position, batch = tf.cond(tf.size(batch) > 0, count, ask)
-            return position, batch
+            return tf.cond(tf.size(batch) > 0, count, ask)
 
-        return (
-            read.concatenate(rest)
-            .scan(np.int64(0), next_batch)
-            .take_while(lambda batch: tf.size(batch) > 0)
-            .unbatch()
-        )
+        batches = read.concatenate(rest).scan(np.int64(0), next_batch)
+        return batches.take_while(lambda batch: tf.size(batch) > 0).unbatch()
 
     def _there(self, path: bytes) -> np.ndarray:
         """The path, as a list; empty where TensorFlow's reader must not see the file."""
@@ -116,19 +99,16 @@ class Faults:
         Never raises: a pipeline that ignores errors would ask forever.
         """
         name = os.fsdecode(path)
-        for pause in (*self._retries, None):
+        for pause in (*self._retries, 0):
             if self.problem:
                 return None
             try:
                 return action(name)
             except (OSError, DataError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
-                if pause is not None:
-                    time.sleep(pause)
-        self.stop(
-            f"record file '{name}' cannot be read since {sum(self._retries):g} s: {reason}; "
-            "bring it back and --resume"
-        )
+                time.sleep(pause)
+        waited = f"cannot be read since {sum(self._retries):g} s"
+        self.problem = f"record file '{name}' {waited}: {reason}; bring it back and --resume"
         return None
 
     def _read(self, path: str, at: int) -> tuple[int, list[bytes]]:
@@ -162,7 +142,6 @@ class Faults:
         A label outside the classes is no damage: the second try raises the error. If a batch
         has no good record, one is taken from the first of the files.
         """
-
         repair = functools.partial(self._repair, files=files, keys=keys)
 
         def second_try(index: Any, records: Any) -> Any:
@@ -177,33 +156,25 @@ class Faults:
         return first_or_second_try
 
     def _repair(self, records: Any, files: Sequence[str], keys: RecordKeys) -> np.ndarray:
-        """The records with each bad one replaced by the next good one in the batch.
-
-        Raises:
-            DataError: there are more bad records than the limit, or no good one.
-        """
-        given = np.atleast_1d(np.array(records, object))
-        reasons = [damage(record, keys) for record in given]
-        bad = [i for i, reason in enumerate(reasons) if reason is not None]
-        good = [i for i, reason in enumerate(reasons) if reason is None]
-        for i in bad:
-            self.note(name_in(given[i], keys) or "without a name", str(reasons[i]))
+        """The batch with each bad record replaced by the next good one in it."""
+        given = np.array(records, object)
+        reasons = {i: reason for i, r in enumerate(given) if (reason := damage(r, keys))}
+        for i, reason in reasons.items():
+            self.note(name_in(given[i], keys) or "without a name", reason)
         if self.problem:
             raise DataError(self.problem)
+        good = [i for i in range(len(given)) if i not in reasons]
         if not good:
-            given[:] = [self._spare(files, keys)] * len(given)
-        else:
-            for i in bad:
-                given[i] = given[min(good, key=lambda j: (j - i) % len(given))]
-        return given.reshape(np.shape(records))
-
-    def _spare(self, files: Sequence[str], keys: RecordKeys) -> bytes:
-        """The first good record among the first of the files."""
-        for path in files[:4]:
-            for record in self._read(path, 0)[1]:
-                if damage(record, keys) is None:
-                    return record
-        raise DataError(f"no good record at the start of '{files[0]}'; are its images JPEG?")
+            others = (record for path in files[:4] for record in self._read(path, 0)[1])
+            spare = next((record for record in others if not damage(record, keys)), None)
+            if spare is None:
+                start = f"the start of '{files[0]}'"
+                raise DataError(f"no good record at {start}; are its images JPEG?")
+            given[:] = [spare] * len(given)
+            return given
+        for i in reasons:
+            given[i] = given[min(good, key=lambda j: (j - i) % len(given))]
+        return given
 
 
 def fit_for_tensorflow(path: str) -> bool:
@@ -220,7 +191,10 @@ def fit_for_tensorflow(path: str) -> bool:
 
 def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:
     """Why a record cannot be trained on; None where it can."""
-    example = _example(record)
+    try:
+        example = parse_example(record)
+    except DataError:
+        example = {}
     if not (example.get(keys.image) and example.get(keys.label)):
         return "no tf.Example with an image and a label"
     try:
@@ -232,11 +206,7 @@ def damage(record: bytes, keys: RecordKeys = CLASSIC) -> str | None:
 
 def name_in(record: bytes, keys: RecordKeys = CLASSIC) -> str:
     """The record's file name in quotes; empty if it has none or cannot be parsed."""
-    return keys.filename_in(_example(record))
-
-
-def _example(record: bytes) -> dict[str, list[Any]]:
     try:
-        return parse_example(record)
-    except ValueError:
-        return {}
+        return keys.filename_in(parse_example(record))
+    except DataError:
+        return ""

@@ -37,6 +37,11 @@ FAST = {"dct_method": "INTEGER_FAST", "fancy_upscaling": False}
 EXACT = {"dct_method": "INTEGER_ACCURATE", "fancy_upscaling": True}
 
 
+def to_uint8(image: Any) -> Any:
+    """Rounds and clips a float image on the scale 0 to 255 to uint8."""
+    return tf.saturate_cast(tf.round(image), tf.uint8)
+
+
 class CannotCompile(RuntimeError):
     """The ops cannot be compiled here; the message says why."""
 
@@ -45,9 +50,6 @@ def build() -> Path:
     """Compiles the ops, unless that is done, and returns the library.
 
     Several processes may call this at once: one compiles, the others wait.
-
-    Raises:
-        CannotCompile: no compiler, no libjpeg beside Pillow, or a compiler error.
     """
     import PIL
 
@@ -83,48 +85,33 @@ def build() -> Path:
     return library
 
 
-def load() -> Any:
-    """The module of the two ops, compiled if necessary.
-
-    Raises:
-        CannotCompile: as `build`, or the libjpeg is not the one that they were compiled for.
-        tf.errors.OpError: TensorFlow cannot load them.
-    """
-    ops = tf.load_op_library(str(build()))
-    try:
-        with tf.init_scope():  # this may be called while a pipeline is traced
-            ops.jpeg_sizes(tf.constant([], tf.string))
-    except tf.errors.FailedPreconditionError as error:
-        reason = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
-        raise CannotCompile(
-            f"the libjpeg in Pillow is not the one of TensorFlow's header ({reason}); install the "
-            "Pillow that requirements.txt names"
-        ) from None
-    return ops
-
-
 @functools.cache
 def native() -> Any:
-    """The module of the two ops; None, after a warning, where it cannot be loaded."""
+    """The module of the two ops; None, after a warning, where it cannot be compiled or loaded."""
     try:
-        return load()
+        ops = tf.load_op_library(str(build()))
+        with tf.init_scope():  # this may be called while a pipeline is traced
+            ops.jpeg_sizes(tf.constant([], tf.string))
+        return ops
+    except tf.errors.FailedPreconditionError as error:
+        found = re.sub(r"\{\{.*?\}\} | \[Op:.*", "", error.message)
+        reason = (
+            f"the libjpeg in Pillow is not the one of TensorFlow's header ({found}); install the "
+            "Pillow that requirements.txt names"
+        )
     except (CannotCompile, tf.errors.OpError) as error:
-        slower = "input pipelines will run at about half their speed"
-        logger.warning("warning: the fused JPEG decoder is missing, %s: %s", slower, error)
-        return None
+        reason = str(error)
+    slower = "input pipelines will run at about half their speed"
+    logger.warning("warning: the fused JPEG decoder is missing, %s: %s", slower, reason)
+    return None
 
 
 def sizes_of(jpegs: Any) -> Any:
-    """Heights and widths, `[n, 2]` int32, of the JPEGs `[n]`, from their headers.
-
-    Raises:
-        tf.errors.InvalidArgumentError: one of them is not a JPEG.
-    """
+    """Heights and widths, `[n, 2]` int32, of the JPEGs `[n]`, from their headers."""
     if native():
         return native().jpeg_sizes(jpegs)
-    return tf.map_fn(
-        lambda jpeg: tf.io.extract_jpeg_shape(jpeg)[:2], jpegs, fn_output_signature=tf.int32
-    )
+    shapes = tf.map_fn(tf.io.extract_jpeg_shape, jpegs, fn_output_signature=tf.int32)
+    return shapes[:, :2]
 
 
 def decode_windows(
@@ -136,29 +123,21 @@ def decode_windows(
         jpegs: `[n]` strings.
         windows: `[n, 5]` int32: top, left, height and width in pixels of the image, and 1
             to mirror it from left to right, else 0.
-        height, width: of the result, in pixels.
+        height, width: of the result, `[n, height, width, 3]` uint8, RGB.
         exact: the decoder of evaluation, instead of the fast one.
         scaled: let libjpeg decode at 1/2, 1/4 or 1/8 where the window is at least that many
             times as high and as wide as the result. It is faster and antialiases.
             TensorFlow's own ops ignore it.
-
-    Returns:
-        `[n, height, width, 3]` uint8, RGB.
-
-    Raises:
-        tf.errors.InvalidArgumentError: a window outside its image, or a broken image.
     """
     if native():
-        return native().decode_windows(
-            jpegs, windows, height=height, width=width, exact=exact, scaled=scaled
-        )
+        sides = {"height": height, "width": width}
+        return native().decode_windows(jpegs, windows, **sides, exact=exact, scaled=scaled)
 
     def one(arguments: tuple[Any, Any]) -> Any:
         jpeg, window = arguments
-        image = tf.image.decode_and_crop_jpeg(
-            jpeg, window[:4], channels=3, **(EXACT if exact else FAST)
-        )
-        image = tf.saturate_cast(tf.round(tf.image.resize(image, (height, width))), tf.uint8)
+        decoder = EXACT if exact else FAST
+        image = tf.image.decode_and_crop_jpeg(jpeg, window[:4], channels=3, **decoder)
+        image = to_uint8(tf.image.resize(image, (height, width)))
         return tf.cond(window[4] > 0, lambda: image[:, ::-1], lambda: image)
 
     images = tf.map_fn(one, (jpegs, windows), fn_output_signature=tf.uint8)
@@ -166,7 +145,4 @@ def decode_windows(
 
 
 if __name__ == "__main__":
-    try:
-        load()
-    except (CannotCompile, tf.errors.OpError) as error:
-        sys.exit(f"datasets.input.fused_jpeg: error: {error}")
+    sys.exit(native() is None)

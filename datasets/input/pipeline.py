@@ -26,33 +26,22 @@ class ReadPlan:
     """How one worker reads the records of a stage, epoch by epoch.
 
     The order of the records depends on all of it but `threads`.
-
-    Attributes:
-        batch_size: images per worker and step.
-        steps_per_epoch: of this stage.
-        seed: of the order and of the augmentation.
-        first_step: global step at which the stage begins.
-        rank, workers: which share of the records.
-        shuffle_buffer: records held to draw from; up to half as many more are read ahead.
-        threads: for reading and decoding.
     """
 
-    batch_size: int
-    steps_per_epoch: int
-    seed: int = 0
-    first_step: int = 0
-    rank: int = 0
+    batch_size: int  # images per worker and step
+    steps_per_epoch: int  # of this stage
+    seed: int = 0  # of the order and of the augmentation
+    first_step: int = 0  # global step at which the stage begins
+    rank: int = 0  # the share of the records is number `rank` of `workers`
     workers: int = 1
-    shuffle_buffer: int = 10000
-    threads: int = 2
+    shuffle_buffer: int = 10000  # records to draw from; up to half as many more are read ahead
+    threads: int = 2  # for reading and decoding
 
 
 def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tuple[Any, Any]:
     """The JPEGs and the labels (int32, from 0) of a batch of records, or of a single one.
 
-    Raises:
-        tf.errors.InvalidArgumentError: a label outside the classes, with the label as it
-            stands in the record and the image's file name.
+    A label outside the classes raises `tf.errors.InvalidArgumentError` with the file's name.
     """
     # A whole batch costs a fifth of its records one by one.
     features = tf.io.parse_example(
@@ -73,17 +62,12 @@ def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tu
 
 
 def sharing(counts: Sequence[int], workers: int, images: int) -> str:
-    """How workers share record files, so that none needs an image twice in an epoch.
+    """How workers share files of `counts` images, so that none needs an image twice in an epoch.
 
     `RECORDS`: with few files, every worker reads all of them and keeps every n-th record, which
     costs no decoding. `FILES`: with many, each reads whole files, drawn anew for each epoch.
-    `RANGES`: where the smallest draw has too few images, each reads a range of all records,
-    the shuffled files laid end to end.
-
-    Args:
-        counts: images of each file.
-        workers: how many share them.
-        images: that each worker needs for an epoch.
+    `RANGES`: where the smallest draw has fewer `images` than an epoch needs, each reads a range
+    of all records, the shuffled files laid end to end.
     """
     files = len(counts)
     if files % workers and files < 50 * workers:
@@ -157,10 +141,7 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
 
 
 def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
-    """Where the records `begin` to `end - 1` are, with the files laid end to end.
-
-    From the (name, images) of all files to the (name, first, count) of those that hold some.
-    """
+    """The records `begin` to `end - 1` of files laid end to end: (name, first, count) a file."""
 
     def cut(before: Any, file: Any) -> tuple[Any, Any]:
         name, images = file

@@ -5,10 +5,13 @@ the images of each shard. Any of them may be missing.
 https://www.tensorflow.org/datasets/external_tfrecord
 """
 
+import contextlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+# What a file that is missing, or that has another form, raises.
+_UNKNOWN = (OSError, ValueError, LookupError, TypeError)
 
 
 @dataclass(frozen=True)
@@ -22,38 +25,21 @@ class DatasetInfo:
 
 def read_dataset_info(folder: Path) -> DatasetInfo | None:
     """What the files of a folder say; None where they do not give the number of classes."""
-    try:
-        names = (folder / "label.labels.txt").read_text("utf-8").split("\n")
-        names = names[:-1] if names[-1] == "" else names
-    except (OSError, UnicodeDecodeError):
-        names = []
-    features = _get(_json(folder / "features.json"), "featuresDict", "features")
-    classes = _number(_get(features, "label", "classLabel", "numClasses")) or len(names)
+    names, classes, splits, images = [], 0, [], {}
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        text = (folder / "label.labels.txt").read_text("utf-8")
+        names = text.removesuffix("\n").split("\n") if text else []
+    # JSON holds protobuf's 64-bit numbers as strings.
+    with contextlib.suppress(*_UNKNOWN):
+        features = json.loads((folder / "features.json").read_bytes())["featuresDict"]["features"]
+        classes = int(features["label"]["classLabel"]["numClasses"])
+    classes = classes or len(names)
     if not classes:
         return None
-    images = {}
-    splits = _get(_json(folder / "dataset_info.json"), "splits")
-    for split in splits if isinstance(splits, list) else ():
-        lengths = [_number(length) for length in _get(split, "shardLengths") or ()]
-        if lengths and None not in lengths:
-            images[str(_get(split, "name"))] = sum(n for n in lengths if n is not None)
+    with contextlib.suppress(*_UNKNOWN):
+        splits = list(json.loads((folder / "dataset_info.json").read_bytes())["splits"])
+    for split in splits:
+        with contextlib.suppress(*_UNKNOWN):
+            if lengths := [int(length) for length in split["shardLengths"]]:
+                images[split["name"]] = sum(lengths)
     return DatasetInfo(classes, tuple(names) if len(names) == classes else (), images)
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def _get(value: Any, *keys: str) -> Any:
-    """What stands under the keys, one inside the other; None where one is missing."""
-    for key in keys:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _number(value: Any) -> int | None:
-    """A number that JSON may hold as a string, as protobuf's 64-bit ones are."""
-    return int(value) if isinstance(value, int | str) and str(value).isdigit() else None

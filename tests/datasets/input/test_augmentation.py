@@ -34,13 +34,17 @@ def mapped(function, *values):
 def test_the_centre_crop_is_pillows(gradient):
     encoded = jpeg(gradient)
     expected = np.asarray(Image.open(io.BytesIO(encoded)))[10:50, 25:65]
-    for found in (centre_crop(encoded, 40).numpy(), mapped(lambda x: centre_crop(x, 40), encoded)):
+
+    def crop(jpeg):
+        return centre_crop(jpeg, 40, 40)
+
+    for found in (crop(encoded).numpy(), mapped(crop, encoded)):
         assert found.shape == (40, 40, 3)
         assert np.abs(found.astype(int) - expected).max() <= 2
 
 
 def test_a_smaller_image_is_enlarged_for_its_centre(gradient):
-    found = centre_crop(jpeg(gradient), 120).numpy()
+    found = centre_crop(jpeg(gradient), 120, 120).numpy()
     assert found.shape == (120, 120, 3)
     # Twice the size: the middle is still the middle, and a step of a row is half of it.
     assert found[60, 60, 0] == pytest.approx(60, abs=3)
@@ -50,7 +54,7 @@ def test_a_smaller_image_is_enlarged_for_its_centre(gradient):
 
 def test_greyscale_becomes_rgb():
     encoded = jpeg(np.full((40, 40), 77, "uint8"))
-    assert np.unique(centre_crop(encoded, 32)).tolist() == [77]
+    assert np.unique(centre_crop(encoded, 32, 32)).tolist() == [77]
 
 
 def crop_of_torchvision(height, width, area, aspect, rng):
