@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from core.errors import DataError
 from datasets.build.processes import available, run_jobs
+from datasets.check.contact_sheet import draw_samples
 from datasets.check.folders import Folder, check_folder, find_folders
 from datasets.check.records import LISTED, Finding, ShardReport, check_shard
 
@@ -74,7 +75,6 @@ def verify(
     Args:
         classes, label_offset: number of classes and first label of records without a manifest.
         processes: to read with. By default as many as there are CPUs; 1 starts none.
-        progress: show a bar.
     """
     began = time.monotonic()
     folders = find_folders(Path(root))
@@ -161,10 +161,7 @@ def main(root, classes, label_offset, processes, picture, no_picture, as_json):
     """Reads every record below DIR and shows what is wrong: status 0, or 1 if something is."""
     try:
         found = verify(root, classes=classes, label_offset=label_offset, processes=processes)
-        if not no_picture:
-            from datasets.check.contact_sheet import draw_samples
-
-            drawn = draw_samples(found.folders, picture)
+        drawn = not no_picture and draw_samples(found.folders, picture)
     except (DataError, BrokenProcessPool, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
@@ -174,7 +171,7 @@ def main(root, classes, label_offset, processes, picture, no_picture, as_json):
         click.echo(json.dumps(shown, indent=2, default=vars))
     else:
         print_tables(found, Console(width=None if sys.stdout.isatty() else 140, highlight=False))
-        if not no_picture and drawn:
+        if drawn:
             click.echo(f"picture: {picture}")
     sys.exit(1 if found.counts else 0)
 

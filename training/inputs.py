@@ -10,9 +10,8 @@ from pathlib import Path
 
 from core.errors import DataError
 from datasets.records.manifest import images_by_file, read_manifest, shard_files
-from datasets.records.schema import TFDS_LABEL_OFFSET, Records
+from datasets.records.schema import TFDS_LABEL_OFFSET, DatasetInfo, Records, read_dataset_info
 from datasets.records.survey import Survey, detect_keys, merge, offset_of, survey
-from datasets.records.tfds import DatasetInfo, read_dataset_info
 from training.recipes import Recipe
 
 

@@ -23,37 +23,31 @@ def draw_samples(folders: Iterable[Folder], path: Path) -> bool:
     """Draws images of up to `CLASSES` classes, a row for each, the splits side by side.
 
     A mapping of labels that differs between training and validation is easy to see there. Of
-    several folders, the one with the largest images is drawn. False if there is no image.
+    several folders, the one with the most bytes is drawn. False if there is no image.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure  # slow to import
 
     there = [folder for folder in folders if any(len(r.rows) for r in folder.reports)]
     if not there:
         return False
-    folder = max(there, key=_image_size)
+    folder = max(there, key=lambda folder: sum(report.bytes for report in folder.reports))
     splits, names = folder.splits, folder.class_names
     labels = np.unique(np.concatenate([report.rows["label"] for report in folder.reports]))
     chosen = labels[np.unique(np.linspace(0, len(labels) - 1, CLASSES).round().astype(int))]
 
     columns = (IMAGES + 1) * len(splits) - 1  # an empty one between two splits
-    figure, axes = pyplot.subplots(
+    figure = Figure(figsize=(0.8 * columns, 0.8 * len(chosen)))
+    axes = figure.subplots(
         len(chosen),
         columns,
         squeeze=False,
-        figsize=(0.8 * columns, 0.8 * len(chosen)),
         gridspec_kw={"wspace": 0.06, "hspace": 0.06},
+        subplot_kw={"xticks": [], "yticks": [], "frame_on": False},
     )
-    for axis in axes.flat:
-        axis.axis("off")
     draw = random.Random(0)
     for row, label in zip(axes, chosen.tolist(), strict=True):
         text = f"{label}  {names.get(label, '')[:18]}"
-        row[0].annotate(
-            text, (-0.15, 0.5), xycoords="axes fraction", ha="right", va="center", fontsize=7
-        )
+        row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7)
         for number, reports in enumerate(splits.values()):
             for column, image in enumerate(_sample(reports, label, draw)):
                 row[number * (IMAGES + 1) + column].imshow(image)
@@ -64,14 +58,7 @@ def draw_samples(folders: Iterable[Folder], path: Path) -> bool:
         figure.text(0.5, 0.08, f"{len(chosen)} of {len(labels)} classes", ha="center", fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150, bbox_inches="tight")
-    pyplot.close(figure)
     return True
-
-
-def _image_size(folder: Folder) -> tuple[int, float]:
-    """To compare: the short side where it is known, then the bytes an image."""
-    images = sum(len(report.rows) for report in folder.reports)
-    return folder.reports[0].size or 0, sum(report.bytes for report in folder.reports) / images
 
 
 def _sample(reports: Sequence[ShardReport], label: int, draw: random.Random) -> list[Image.Image]:

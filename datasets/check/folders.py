@@ -1,8 +1,4 @@
-"""What can be wrong with a folder of records: missing files, and what concerns several files.
-
-The latter (the range of the labels, their names, images in two splits) is checked on the
-labels and hashes in the reports of the files.
-"""
+"""What can be wrong with a folder of records: missing files, and what concerns several files."""
 
 import contextlib
 import itertools
@@ -18,9 +14,8 @@ from datasets.check.records import LISTED, Finding, ShardReport
 from datasets.records.examples import parse_example
 from datasets.records.frames import read_record
 from datasets.records.manifest import NUMBERED, UNFINISHED, Manifest, read_manifest, set_problem
-from datasets.records.schema import TFDS_LABEL_OFFSET, keys_of
+from datasets.records.schema import TFDS_LABEL_OFFSET, DatasetInfo, keys_of, read_dataset_info
 from datasets.records.survey import Survey, offset_of
-from datasets.records.tfds import DatasetInfo, read_dataset_info
 
 _NUMBERED = re.compile(r"(.+?)" + NUMBERED)
 _UNNUMBERED = re.compile(r"([^.]+?)[-_.].*\.tfrecords?|([^.]+)\.tfrecords?")
@@ -41,10 +36,8 @@ class Folder:
     @property
     def splits(self) -> dict[str, list[ShardReport]]:
         """The reports by prefix."""
-        splits: dict[str, list[ShardReport]] = {}
-        for report in self.reports:
-            splits.setdefault(report.prefix, []).append(report)
-        return splits
+        prefixes = dict.fromkeys(report.prefix for report in self.reports)
+        return {prefix: [r for r in self.reports if r.prefix == prefix] for prefix in prefixes}
 
     @property
     def class_names(self) -> dict[int, str]:
@@ -186,28 +179,23 @@ def _label_range(folder: Folder, classes: int | None, label_offset: int | None) 
 
 def _duplicates(ones: Sequence[ShardReport], others: Sequence[ShardReport]) -> Iterator[Finding]:
     """Images of `others` that are among `ones`, by their bytes or else by their pixels."""
-    known = np.concatenate([report.rows for report in ones])
-    shard_of = np.repeat(np.arange(len(ones)), [len(report.rows) for report in ones])
-    if not len(known):
-        return
-    order = {what: np.argsort(known[what], kind="stable") for what in ("encoded", "pixels")}
+    twins: dict[tuple[str, int], str] = {}
+    for what in ("encoded", "pixels"):
+        hashes = np.concatenate([report.rows[what] for report in others])
+        for report in ones:
+            for row in report.rows[np.isin(report.rows[what], hashes)]:
+                place = f"record {row['index']} of {report.path.name}"
+                twins.setdefault((what, int(row[what])), place)
     found = 0
     for report in others:
-        places = {}
-        for what, sorter in order.items():
-            own = report.rows[what]
-            at = np.searchsorted(known[what], own, sorter=sorter)
-            place = sorter[np.minimum(at, len(known) - 1)]
-            places[what] = np.where(known[what][place] == own, place, -1)
-        same_bytes = places["encoded"] >= 0
-        for row in np.flatnonzero(same_bytes | (places["pixels"] >= 0)):
-            what, same = ("encoded", "bytes") if same_bytes[row] else ("pixels", "pixels")
-            twin = places[what][row]
-            file = ones[shard_of[twin]].path.name
-            detail = f"the {same} of record {known['index'][twin]} of {file}"
-            record = int(report.rows["index"][row])
-            if found < LISTED:
-                example = parse_example(read_record(report.path, record))
-                detail = f"{keys_of(example).filename_in(example) or 'image'}: {detail}"
-            found += 1
-            yield report.finding("duplicate", detail, record)
+        for record, _, encoded, pixels in report.rows.tolist():
+            same_bytes, same_pixels = twins.get(("encoded", encoded)), twins.get(("pixels", pixels))
+            if same_bytes or same_pixels:
+                detail = f"the pixels of {same_pixels}"
+                if same_bytes:
+                    detail = f"the bytes of {same_bytes}"
+                if found < LISTED:
+                    example = parse_example(read_record(report.path, record))
+                    detail = f"{keys_of(example).filename_in(example) or 'image'}: {detail}"
+                found += 1
+                yield report.finding("duplicate", detail, record)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -17,8 +17,6 @@ from datasets.records.examples import parse_example
 from datasets.records.frames import BrokenFraming, read_frames
 from datasets.records.manifest import Shard
 from datasets.records.schema import keys_of
-
-T = TypeVar("T")
 
 LISTED = 20  # findings of a kind that are listed, of each shard and split
 
@@ -136,7 +134,7 @@ def _check_record(report: ShardReport, record: int, data: bytes) -> Iterator[tup
     yield record, label, _hash(encoded), _hash_pixels(image)
 
 
-def _one(example: dict[str, list[Any]], key: str, kind: type[T]) -> T:
+def _one(example: dict[str, list[Any]], key: str, kind: type) -> Any:
     values = example[key]
     if len(values) != 1 or not isinstance(values[0], kind):
         raise DataError(f"'{key}' holds {len(values)} values; it needs one of {kind.__name__}")

@@ -107,8 +107,9 @@ class Faults:
             except (OSError, DataError) as error:
                 reason = getattr(error, "strerror", None) or str(error)
                 time.sleep(pause)
-        waited = f"cannot be read since {sum(self._retries):g} s"
-        self.problem = f"record file '{name}' {waited}: {reason}; bring it back and --resume"
+        since = f"cannot be read since {sum(self._retries):g} s: {reason}"
+        problem = f"record file '{name}' {since}; bring it back and --resume"
+        self.problem = self.problem or problem
         return None
 
     def _read(self, path: str, at: int) -> tuple[int, list[bytes]]:

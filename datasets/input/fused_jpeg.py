@@ -6,9 +6,8 @@ Two TensorFlow ops in C++ (`native/jpeg_windows.cc`), compiled for this machine 
     python -m datasets.input.fused_jpeg
 
 TensorFlow exports no libjpeg, so they use the libjpeg-turbo in Pillow's wheel, with the header
-in TensorFlow's wheel. Where they cannot be compiled, or the two do not fit, the functions here
-do the same by TensorFlow's own ops, image by image: pixels differ by at most 1, and a pipeline
-runs at about half the speed.
+in TensorFlow's wheel. Where that fails, the functions here use TensorFlow's own ops, image by
+image: pixels differ by at most 1, and a pipeline runs at about half the speed.
 """
 
 import functools
@@ -47,10 +46,7 @@ class CannotCompile(RuntimeError):
 
 
 def build() -> Path:
-    """Compiles the ops, unless that is done, and returns the library.
-
-    Several processes may call this at once: one compiles, the others wait.
-    """
+    """Compiles the ops, unless that is done; several processes wait for the one that compiles."""
     import PIL
 
     libraries = sorted((Path(PIL.__file__).parent.parent / "pillow.libs").glob("libjpeg-*.so*"))
@@ -65,23 +61,20 @@ def build() -> Path:
     command += ["-shared", "-fPIC", "-w", str(SOURCE), *tf.sysconfig.get_link_flags()]
     folder, name = libraries[0].parent, libraries[0].name
     command += [f"-L{folder}", f"-l:{name}", f"-Wl,-rpath,{folder}"]
-    made_of = [tf.version.GIT_VERSION, *command]
-    digest = hashlib.sha256(SOURCE.read_bytes() + "\n".join(made_of).encode()).hexdigest()
+    made_of = "\n".join([tf.version.GIT_VERSION, *command]).encode()
+    digest = hashlib.sha256(SOURCE.read_bytes() + made_of).hexdigest()
     library = SOURCE.with_name(f"jpeg_windows-{digest[:16]}.so")
     if library.exists():
         return library
-    try:
-        with filelock.FileLock(SOURCE.with_name(".build.lock")):
-            if library.exists():
-                return library
-            for old in SOURCE.parent.glob("jpeg_windows-*.so*"):
-                old.unlink()
-            with files.whole(library) as unfinished:
-                ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
-                if ran.returncode:
-                    raise CannotCompile(f"the compiler said: {ran.stderr.strip()[-500:]}")
-    except OSError as error:
-        raise CannotCompile(str(error)) from None
+    with filelock.FileLock(SOURCE.with_name(".build.lock")):
+        if library.exists():
+            return library
+        for old in SOURCE.parent.glob("jpeg_windows-*.so*"):
+            old.unlink()
+        with files.whole(library) as unfinished:
+            ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)
+            if ran.returncode:
+                raise CannotCompile(f"the compiler said: {ran.stderr.strip()[-500:]}")
     return library
 
 
@@ -99,7 +92,7 @@ def native() -> Any:
             f"the libjpeg in Pillow is not the one of TensorFlow's header ({found}); install the "
             "Pillow that requirements.txt names"
         )
-    except (CannotCompile, tf.errors.OpError) as error:
+    except (CannotCompile, OSError, tf.errors.OpError) as error:
         reason = str(error)
     slower = "input pipelines will run at about half their speed"
     logger.warning("warning: the fused JPEG decoder is missing, %s: %s", slower, reason)

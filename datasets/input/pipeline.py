@@ -88,6 +88,12 @@ def records_in_order(
     begin, end = (sum(counts) * part // workers for part in (rank, rank + 1))
     read = faults.records if faults else tf.data.TFRecordDataset
 
+    def in_range(before: Any, file: Any) -> tuple[Any, Any]:
+        """Which records of a file the range of this worker holds."""
+        name, held = file
+        first, stop = (tf.clip_by_value(edge - before, 0, held) for edge in (begin, end))
+        return before + held, (name, first, stop - first)
+
     def order_of(number: np.int64) -> np.int64:
         first_step = plan.first_step + int(number) * plan.steps_per_epoch
         return np.int64(_seed_of(plan.seed, first_step))
@@ -97,7 +103,8 @@ def records_in_order(
         listed = tf.data.Dataset.from_tensor_slices((names, np.array(counts, np.int64)))
         chosen = _shuffled(listed, len(names), plan.seed, order)
         if way == RANGES:
-            chosen = _in_range(chosen, begin, end)
+            chosen = chosen.scan(np.int64(0), in_range)
+            chosen = chosen.filter(lambda name, first, count: count > 0)
         else:
             chosen = chosen.map(lambda name, _: (name, np.int64(0), np.int64(-1)))
         if way == FILES:
@@ -140,17 +147,6 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
-def _in_range(files: tf.data.Dataset, begin: int, end: int) -> tf.data.Dataset:
-    """The records `begin` to `end - 1` of files laid end to end: (name, first, count) a file."""
-
-    def cut(before: Any, file: Any) -> tuple[Any, Any]:
-        name, images = file
-        first, stop = (tf.clip_by_value(edge - before, 0, images) for edge in (begin, end))
-        return before + images, (name, first, stop - first)
-
-    return files.scan(np.int64(0), cut).filter(lambda name, first, count: count > 0)
-
-
 def training_pipeline(
     records: Records,
     plan: ReadPlan,
@@ -171,12 +167,10 @@ def training_pipeline(
 
     Args:
         records: the same on every worker. Unknown `counts` are counted if workers share files.
-        plan: how this worker reads them.
         steps: global steps, to the end of the stage. In a resumed run they begin later than
             `plan.first_step`; the records of earlier steps are skipped without being decoded.
-        image_size: (height, width) of the images delivered.
+        image_size: height and width of the images delivered, in pixels.
         classes: number of classes.
-        augmentation: which augmentations.
         faults: counts bad records and replaces them; without it they raise.
         skipped: global steps whose batch is skipped: each gets the next step's batch.
 

@@ -13,18 +13,12 @@ from datasets.records.schema import Records
 # so that a crop does not depend on the other images, the batch size or the workers.
 ASPECTS = (1, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2)
 MULTIPLE = 8  # pixels; fast.ai's, and kernels are fast on it
-# An image of one of these formats, resized to whole pixels, may be a little shorter.
-TOLERANCE = 1.01
-
+TOLERANCE = 1.01  # an image of such a format, resized to whole pixels, may be a little shorter
 PADDING = -1  # the label of the images that fill up the last batch
 
 
 def crop_shapes(size: int) -> list[tuple[int, int]]:
-    """The (height, width) of all rectangular crops whose short side is `size` pixels.
-
-    >>> crop_shapes(288)[:3]
-    [(288, 288), (288, 360), (360, 288)]
-    """
+    """The (height, width) of all rectangular crops whose short side is `size` pixels."""
     sides = [max(size, round(size * aspect) // MULTIPLE * MULTIPLE) for aspect in ASPECTS]
     shapes = [shape for side in sides for shape in ((size, side), (side, size))]
     return list(dict.fromkeys(shapes))
@@ -58,9 +52,7 @@ def evaluation_pipeline(
     Args:
         records: of the validation set; reading another number of images than theirs fails.
         settings: crop, size and batch.
-        classes: number of classes.
         share, shares: image i belongs to share `i % shares`.
-        threads: for reading and decoding.
 
     Returns:
         Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
@@ -79,14 +71,11 @@ def evaluation_pipeline(
     def whole(images: Any, labels: Any) -> tuple[Any, Any]:
         """The batch, filled up to its size."""
         missing = batch_size - tf.shape(labels)[0]
-
-        def fill() -> tuple[Any, Any]:
-            padded = tf.pad(images, [[0, missing], [0, 0], [0, 0], [0, 0]])
-            return padded, tf.pad(labels, [[0, missing]], constant_values=PADDING)
-
-        images, labels = tf.cond(missing > 0, fill, lambda: (images, labels))
-        images = tf.ensure_shape(images, (batch_size, *images.shape[1:]))
-        return images, tf.ensure_shape(labels, (batch_size,))
+        pads = [[0, missing], [0, 0], [0, 0], [0, 0]]
+        filled = tf.cond(missing > 0, lambda: tf.pad(images, pads), lambda: images)
+        labels = tf.pad(labels, pads[:1], constant_values=PADDING)
+        filled = tf.ensure_shape(filled, (batch_size, *images.shape[1:]))
+        return filled, tf.ensure_shape(labels, (batch_size,))
 
     dataset = (
         tf.data.TFRecordDataset([str(path) for path in records.files])

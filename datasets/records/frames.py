@@ -47,13 +47,8 @@ def walk(
     """Where the data of each record begin and end, from the headers alone.
 
     After the last whole record of a broken file it raises `BrokenFraming`. The caller may read
-    and seek in the file between two records.
-
-    Args:
-        file: opened in binary mode.
-        path: of the file, for messages.
-        check: the checksums of all lengths; otherwise only of one that goes beyond the file.
-        start: the byte at which the first record begins.
+    and seek in the file between two records. Without `check`, only a length that goes beyond
+    the file has its checksum tested. `start` is the byte where the first record begins.
     """
     size = os.fstat(file.fileno()).st_size
     record = 0

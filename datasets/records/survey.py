@@ -11,9 +11,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 import platformdirs
@@ -31,8 +30,7 @@ _THREADS = 16  # they wait for the disk, above all where it is a network's
 _JPEG = b"\xff\xd8"
 
 
-@dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """Images in some files, and the lowest and highest of their labels."""
 
     images: int
@@ -42,7 +40,7 @@ class Survey:
 
 def merge(surveys: Iterable[Survey]) -> Survey:
     """What several files or splits hold together."""
-    images, lowest, highest = zip(*((s.images, s.lowest, s.highest) for s in surveys), strict=True)
+    images, lowest, highest = zip(*surveys, strict=True)
     return Survey(sum(images), min(lowest), max(highest))
 
 
@@ -93,13 +91,12 @@ def survey(files: Sequence[Path], keys: RecordKeys) -> list[Survey]:
             try:
                 scanned = pool.map(lambda path: scan_labels(path, keys), missing)
                 for path, found in zip(missing, scanned, strict=True):
-                    known[path.name] = {"mark": marks[path], **vars(found)}
+                    known[path.name] = {"mark": marks[path], **found._asdict()}
                     bar.update()
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        fields = ("images", "lowest", "highest")
-        return [Survey(*(known[path.name][field] for field in fields)) for path in files]
+        return [Survey(*(known[path.name][field] for field in Survey._fields)) for path in files]
 
 
 @contextlib.contextmanager
@@ -132,10 +129,8 @@ def scan_labels(path: Path, keys: RecordKeys) -> Survey:
         for record, (begin, end) in enumerate(walk(file, path)):
             label = read_label(file, begin, end, keys.label)
             if label is None:
-                raise DataError(
-                    f"record file '{path}', record {record} (from 0): it has no label "
-                    f"'{keys.label}'"
-                )
+                place = f"record file '{path}', record {record} (from 0)"
+                raise DataError(f"{place}: it has no label '{keys.label}'")
             labels.append(label)
     if not labels:
         raise DataError(f"record file '{path}' is empty; build or copy it again")

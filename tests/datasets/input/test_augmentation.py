@@ -9,7 +9,13 @@ from PIL import Image
 from scipy.stats import ks_2samp, kstest
 
 from core.settings import Augmentation, ColourJitter
-from datasets.input.augmentation import centre_crop, load, random_windows, shift_and_flip
+from datasets.input.augmentation import (
+    centre_crop,
+    jitter,
+    load,
+    random_windows,
+    shift_and_flip,
+)
 
 
 def jpeg(array, **options):
@@ -199,8 +205,6 @@ def test_only_a_recipe_that_asks_for_colour_loads_addons(run_process):
 
 
 def test_no_colour_jitter_is_no_change():
-    from datasets.input.colour import jitter
-
     image = tf.random.stateless_uniform((8, 8, 3), (1, 2)) * 255
     still = ColourJitter(brightness=0, saturation=0, hue=0, contrast=0)
     # The constants of YIQ and its inverse are rounded to three digits in addons.
