@@ -126,10 +126,9 @@ def print_tables(found: Verified, console: Console) -> None:
     """What there is, what is wrong with it, and how fast it was read."""
     held = Table("folder", "split", "shards", "images", "MB", "classes", "labels", "images a class")
     for s in found.splits:
-        labels = "{} to {}".format(*s.labels) if s.labels else "-"
-        images_a_class = "{:,} to {:,}".format(*s.images_a_class) if s.images_a_class else "-"
         counts = (f"{s.shards:,}", f"{s.images:,}", f"{s.bytes / 1e6:,.1f}", f"{s.classes:,}")
-        held.add_row(s.folder, s.prefix, *counts, labels, images_a_class)
+        ranges = ("{:,} to {:,}".format(*r) if r else "-" for r in (s.labels, s.images_a_class))
+        held.add_row(s.folder, s.prefix, *counts, *ranges)
     console.print(held)
     wrong = Table("kind", "file", "record (from 0)", "what is wrong")
     for kind, count in found.counts.items():

@@ -4,8 +4,7 @@
     <root>/<data_dir>/manifest.json              what they hold, written last
     <root>/<data_dir>/.unfinished                there while a build is not done
 
-Records from elsewhere need no manifest; their images are then counted. No TensorFlow is
-imported here.
+Records from elsewhere need no manifest; their images are then counted. No TensorFlow here.
 """
 
 import json
