@@ -64,12 +64,9 @@ def count(logits: Any, labels: Any) -> Any:
 class Evaluator:
     """Evaluates the weights of one checkpoint after the other, with one trace a shape.
 
-    Args:
-        model: a model that returns logits, with the layers of the checkpoints.
-        load: loads a checkpoint's weights into the model.
-        batches: returns the batches of share `k` of `n`: uint8 images and int32 labels,
-            which are -1 where an image only fills up the batch.
-        flip: average the logits of each image and of its mirror image.
+    The model returns logits; `load` loads a checkpoint's weights into it. `batches` returns the
+    batches of share `k` of `n`: uint8 images and int32 labels, which are -1 where an image only
+    fills up the batch. `flip` averages the logits of each image and of its mirror image.
     """
 
     def __init__(

@@ -30,17 +30,13 @@ from training.translated_errors import translated_errors
 def evaluate_run(
     run_dir: Path, data_dir: Path | None, follow: bool, patience: float, choices: dict[str, Any]
 ) -> str:
-    """Evaluates the checkpoints of a run that have not been evaluated in this way.
+    """Evaluates what has not been evaluated in this way; returns, in words, what could not be.
 
     Args:
-        data_dir: folder of the records, by default the run's own. Other records make other
-            rows.
+        data_dir: of the records, by default the run's own. Other records make other rows.
         follow: continue until the run has ended.
         patience: seconds without a sign of life after which a followed run is given up.
         choices: fields of `Evaluation` that differ from the recipe's; None: the recipe's.
-
-    Returns:
-        What could not be evaluated, in words; empty where everything was.
     """
     team = workers.join()
     run = RunFolder(run_dir)
@@ -56,11 +52,7 @@ def evaluate_run(
 
 
 def evaluate_trained(run: Run) -> str:
-    """Evaluates what a run that has just been trained left to evaluate, by all workers.
-
-    Returns:
-        What could not be evaluated, in words; empty where everything was.
-    """
+    """Does the same, by all workers, for a run that has just been trained."""
     log, records = run.log, run.data.validation
     log.clock.switch("evaluation")
     log.end_training()

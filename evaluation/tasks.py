@@ -106,12 +106,7 @@ class Results:
 
 
 def tasks_to_come(
-    results: Results,
-    known: Sequence[NumberedRow],
-    rank: int,
-    workers: int,
-    probe: LivenessProbe,
-    poll: float = POLL,
+    results: Results, known: Sequence[NumberedRow], rank: int, workers: int, probe: LivenessProbe
 ) -> Iterator[Task]:
     """One worker's tasks of a run that is still training, as checkpoints appear beside the known.
 
@@ -132,4 +127,4 @@ def tasks_to_come(
                 yield Task(number, row, rank, workers)
         if life != "training":
             return
-        time.sleep(poll)
+        time.sleep(POLL)

@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import yaml
-from pydantic import ValidationError
 
 from core.clock import BUCKETS, CLOCKS, seconds_on
 from core.errors import UserError
-from core.schedule import Schedule, explain
+from core.schedule import Schedule
 from reports import dawnbench, log_file
 from reports.run_record import (
     EvaluatedCheckpoint,
@@ -21,7 +20,7 @@ from reports.run_record import (
     phases_of,
     with_rates,
 )
-from training.recipes import Recipe
+from training.recipes import load_recipe
 from training.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -52,10 +51,7 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
     """The record of a run folder; the run may still be going on, or may have broken off."""
     if not run.holds_a_run:
         raise UserError(f"{run.path}: holds no run (there is no {run.recipe_file.name})")
-    try:
-        recipe = Recipe.model_validate(run.recipe())
-    except ValidationError as error:
-        raise UserError(f"{run.recipe_file}: {explain(error)}") from None
+    recipe = load_recipe(run.recipe_file)
     environment = run.environment()
     workers = environment.get("workers") or recipe.workers
     schedule = recipe.schedule(workers, environment.get("images"))

@@ -1,6 +1,7 @@
 """What runs reached after how long: figures, tables and pictures. No TensorFlow."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -27,27 +28,18 @@ def report(
     clock: str | None = None,
     output: Path | None = None,
 ) -> tuple[list[RunRecord], dict[str, Any], list[Path]]:
-    """Reads runs, computes their figures, and saves these and the pictures.
+    """Reads run folders, logs and DAWNBench entries; saves their figures and the pictures.
 
-    Args:
-        paths: run folders, logs or DAWNBench entries.
-        target: for ImageNet runs the competition's 93 % top-5 by default.
-        price: of an hour of all workers; by default an entry's own.
-        clock: one of `CLOCKS`; by default DAWNBench's.
-        output: where to save; by default the run folder, where it is the only run.
-
-    Returns:
-        The records; the figures, ready for JSON; the files that were saved.
+    By default the target of ImageNet runs is the competition's, the price of an hour is an
+    entry's own, the clock is DAWNBench's, and a run folder that is the only run gets the files.
+    Returns the records, the figures, ready for JSON, and the files that were saved.
     """
     for path in paths:
         if [other.resolve() for other in paths].count(path.resolve()) > 1:
             raise UserError(f"{path}: named twice; name each run once")
     records = [read_record(path) for path in paths]
-    names = [record.name for record in records]
-    records = [
-        replace(record, name=str(record.source)) if names.count(record.name) > 1 else record
-        for record in records
-    ]
+    names = Counter(record.name for record in records)
+    records = [replace(r, name=str(r.source)) if names[r.name] > 1 else r for r in records]
     if target is None and all(record.facts.get("classes") == 1000 for record in records):
         target = IMAGENET_TARGET
     clock = choose_clock(records, clock)

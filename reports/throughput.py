@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from core.clock import BUCKETS
 from core.errors import UserError
 from core.schedule import explain
 from core.settings import Count, NotNegative, Positive, Settings
@@ -189,15 +190,8 @@ def throughput_of_run(record: RunRecord) -> Throughput:
         raise UserError(f"--from_run {record.source}: no phase of it has a measured rate")
     if record.workers is None:
         raise UserError(f"--from_run {record.source}: does not say how many workers it had")
-    costs = {}
-    if record.buckets:
-        stages = len([shape for shape, _ in groupby(phase.shape for phase in record.phases)])
-        costs = {
-            "start_up_seconds": record.buckets["start_up"],
-            "tracing_seconds": (record.buckets["data"] + record.buckets["tracing"]) / stages,
-            "checkpoint_seconds": record.buckets["checkpoints"]
-            / max(record.facts.get("written", 1), 1),
-        }
+    seconds = record.buckets or dict.fromkeys(BUCKETS, 0.0)
+    stages = len(list(groupby(phase.shape for phase in record.phases)))
     rates = []
     for (size, batch), found in measured.items():
         mean = statistics.harmonic_mean(*zip(*found, strict=True))
@@ -208,5 +202,7 @@ def throughput_of_run(record: RunRecord) -> Throughput:
         model=record.facts.get("model"),
         workers=record.workers,
         rates=tuple(rates),
-        **costs,
+        start_up_seconds=seconds["start_up"],
+        tracing_seconds=(seconds["data"] + seconds["tracing"]) / stages,
+        checkpoint_seconds=seconds["checkpoints"] / max(record.facts.get("written", 1), 1),
     )

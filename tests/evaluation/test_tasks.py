@@ -198,11 +198,16 @@ def test_rows_of_an_older_version_are_still_the_runs_own_when_it_was_resumed(run
     assert [row["step"] for _, row in run.to_evaluate(PLAIN, OWN)] == [10]
 
 
+@pytest.fixture(autouse=True)
+def short_poll(monkeypatch):
+    monkeypatch.setattr(evaluation_tasks, "POLL", 0.01)
+
+
 def follow(run, known=(), rank=0, workers=1, patience=HANG_SECONDS):
     probe = LivenessProbe(run, patience)
     return [
         (task.row["step"], task.share, task.shares)
-        for task in tasks_to_come(results(run)[0], known, rank, workers, probe, poll=0.01)
+        for task in tasks_to_come(results(run)[0], known, rank, workers, probe)
     ], probe.life
 
 
