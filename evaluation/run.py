@@ -159,7 +159,4 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
     def batches(share: int, shares: int) -> tf.data.Dataset:
         return evaluation_pipeline(records, settings, recipe.classes, share, shares, threads)
 
-    def load(path: Path) -> None:
-        load_weights(net, path, averaged_by)
-
-    return Evaluator(net, load, batches, flip=settings.flip)
+    return Evaluator(net, lambda path: load_weights(net, path, averaged_by), batches, settings.flip)

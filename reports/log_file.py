@@ -40,9 +40,7 @@ def read_log(path: Path) -> RunRecord:
         seconds.append(round(float(finished[1]), 2))  # with the decimals of the lines
     size = log_format.HOROVOD_SIZE.search(text)
     workers = int(size[1]) if size else None
-    remarks = [
-        "the logged times count everything, so under DAWNBench's clock they are upper bounds"
-    ]
+    remarks = ["the times count everything, so under DAWNBench's clock they are upper bounds"]
     if between := len(evaluated.keys() - set(steps)):
         remarks.append(f"the times of {between} checkpoint(s) are between those of two train lines")
     if not evaluated:
@@ -53,10 +51,8 @@ def read_log(path: Path) -> RunRecord:
         epoch = float(np.interp(step, list(epochs), list(epochs.values())))
         images = sum(max(0, min(step, p.end) - p.first) * p.batch_size for p in phases)
         times = dict.fromkeys(clocks, float(np.interp(step, steps, seconds)))
-        seen = workers and workers * images
-        return EvaluatedCheckpoint(
-            step, epoch, seen, row["top1"], row["top5"], row.get("loss"), times
-        )
+        figures = row["top1"], row["top5"], row.get("loss")
+        return EvaluatedCheckpoint(step, epoch, workers and workers * images, *figures, times)
 
     traced = [next(group).first for _, group in groupby(phases, lambda phase: phase.shape)]
     return RunRecord(

@@ -69,7 +69,6 @@ def project(
     last = schedule.total_steps
     written = sorted({*range(0, last, recipe.checkpoint_every), last})
     now = throughput.start_up_seconds
-    points: list[tuple[float, ...]] = []  # first step, seconds at it, to trace, of a step
     phases: list[dict[str, Any]] = []
     for phase in schedule.phases:
         (height, width), batch_size = phase.phase.image_size, phase.phase.batch_size
@@ -80,7 +79,6 @@ def project(
             "steps": step * (phase.end - phase.first),
             "checkpoints": throughput.checkpoint_seconds * count,
         }
-        points.append((phase.first, now, seconds["tracing"], step))
         now += sum(seconds.values())
         phases.append(
             {
@@ -97,11 +95,13 @@ def project(
         )
 
     def at_step(step: int) -> dict[str, Any]:
-        first, begun, tracing, each = max(p for p in points if p[0] <= step)
-        inside = sum(first <= s <= step for s in written)
+        phase = [phase for phase in phases if phase["steps"][0] <= step][-1]
+        (first, end), parts = phase["steps"], phase["seconds"]
+        seconds = phase["until"] - sum(parts.values())  # when it begins
+        seconds += parts["steps"] * (step - first) / (end - first)
         # A stage is traced with its first step, after the checkpoint at its boundary.
-        steps = (step - first) * each + tracing * (step > first)
-        seconds = begun + steps + inside * throughput.checkpoint_seconds
+        seconds += parts["tracing"] * (step > first)
+        seconds += throughput.checkpoint_seconds * sum(first <= s <= step for s in written)
         return {"step": step, "seconds": seconds, "cost": cost(seconds, price)}
 
     training, tracing = (sum(p["seconds"][name] for p in phases) for name in ("steps", "tracing"))

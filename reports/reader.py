@@ -27,11 +27,7 @@ Row = Mapping[str, Any]
 
 
 def read_record(path: Path) -> RunRecord:
-    """Reads a run folder, a log (`.log`, `.txt`) or a DAWNBench entry (`.tsv`, `.json`).
-
-    Raises:
-        UserError: it does not exist, or holds nothing that can be reported.
-    """
+    """Reads a run folder, a log (`.log`, `.txt`) or a DAWNBench entry (`.tsv`, `.json`)."""
     if path.is_dir():
         try:
             return _read_run_folder(RunFolder(path))
@@ -182,9 +178,8 @@ def _remarks(
     written = run.noted_checkpoints()
     if not times:
         yield (
-            "no clock.csv: an older version made this run, so its time in buckets is not known; "
-            "the times shown include writing checkpoints, so under DAWNBench's clock they are "
-            "upper bounds"
+            "no clock.csv (a run of an older version): the times include writing checkpoints, so "
+            "under DAWNBench's clock they are upper bounds"
         )
     if run.is_synthetic:
         yield "trained on noise (--data synthetic): its rates are those without an input pipeline"

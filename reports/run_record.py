@@ -61,9 +61,7 @@ def with_rates(
 ) -> Iterator[PhaseRecord]:
     """The phases, with the rate of the report windows that lie inside each.
 
-    Args:
-        windows: rows with `step`, `seconds` and `images_per_second`, by step.
-        traced: first steps of stages. The window of such a step holds the trace and is left out.
+    The window of a step of `traced`, the first steps of stages, holds the trace and is left out.
     """
     for phase in phases:
         images, total = 0.0, 0.0

@@ -83,10 +83,8 @@ class Throughput(Settings):
     def seconds_per_image(self, pixels: int, batch_size: int) -> tuple[float, str]:
         """Seconds for an image of one worker's batch, and how they were found.
 
-        Between measured batches of a size, the time of a step is linear in the batch; outside
-        of them it is proportional to it, up to a factor of 4. Between measured sizes, the time
-        of an image is linear in the pixels; outside, proportional up to a factor of 2. What is
-        further away is refused.
+        At a measured size, the time of a step is linear between measured batches, and proportional
+        to the batch outside of them; so is the time of an image to the pixels of other sizes.
         """
 
         def at_size(area: int) -> tuple[float, str]:
@@ -131,8 +129,7 @@ class Throughput(Settings):
     def step_seconds(self, pixels: int, batch_size: int, workers: int) -> tuple[float, str]:
         """Seconds of a step of `batch_size` images on each of `workers`, and how they were found.
 
-        For another number of workers than measured, it changes by the difference of the two
-        all-reduces.
+        Other workers than measured change it by the difference of the two all-reduces.
         """
         seconds, how = self.seconds_per_image(pixels, batch_size)
         step = seconds * batch_size
@@ -148,10 +145,9 @@ class Throughput(Settings):
 
 
 def load_throughput(path: Path) -> Throughput:
-    """Reads a YAML file with the keys of `Throughput`, or a CSV file.
+    """Reads a YAML file with the keys of `Throughput`, or a CSV file with those of `Rate`.
 
-    A CSV file has the columns `image_size`, `batch_size`, `images_per_second` and, the
-    same in each row, `workers`.
+    A CSV file may have a column `workers`, too, the same in each row.
     """
     try:
         if path.suffix == ".csv":

@@ -78,14 +78,12 @@ def time_to(
     clock: str,
     price: float | None = None,
 ) -> dict[str, Any]:
-    """The first checkpoint that meets the target.
+    """The first checkpoint that meets the target; where none does, the `best` accuracy.
 
-    Returns:
-        Where none does, the `best` accuracy. Otherwise that checkpoint's fields, its `seconds`,
-        `hours` and `cost`, whether all later ones `stayed_above`, and the `lowest_after` of
-        them (None if there are none).
+    It has its fields, `seconds`, `hours` and `cost`, whether all later ones `stayed_above`, and
+    the `lowest_after` of them (None if there are none).
     """
-    found = {"target": str(target), "metric": target.metric, "value": target.value}
+    found = {"target": str(target), **asdict(target)}
     values = [getattr(checkpoint, target.metric) for checkpoint in checkpoints]
     first = next((i for i, c in enumerate(checkpoints) if target.is_met(c)), None)
     if first is None:
@@ -144,10 +142,8 @@ def repeats(records: Sequence[RunRecord], summaries: Sequence[dict[str, Any]]) -
     for group in groups.values():
         if len(group) < 2:
             continue
-        row: dict[str, Any] = {
-            "runs": [summary["name"] for summary in group],
-            "total": _spread([summary["total"]["seconds"] for summary in group]),
-        }
+        totals = [summary["total"]["seconds"] for summary in group]
+        row: dict[str, Any] = {"runs": [s["name"] for s in group], "total": _spread(totals)}
         if ended := [summary["final"] for summary in group if "final" in summary]:
             row |= {metric: _spread([point[metric] for point in ended]) for metric in LABELS}
         if targets := [summary["target"] for summary in group if "target" in summary]:
