@@ -14,12 +14,12 @@ if TYPE_CHECKING:  # `exports` reads these lines
     from callbacks.heartbeat import Heartbeat as Heartbeat
     from callbacks.input_balance import InputBalance as InputBalance
     from callbacks.phase_scheduler import PhaseScheduler as PhaseScheduler
-    from callbacks.progress_bar import ProgressBar as ProgressBar
     from callbacks.stage_clock import StageClock as StageClock
     from callbacks.step_callback import StepCallback as StepCallback
     from callbacks.step_checkpoint import Journal as Journal
     from callbacks.step_checkpoint import StepCheckpoint as StepCheckpoint
     from callbacks.stop_on_signal import StopOnSignal as StopOnSignal
+    from callbacks.wall_clock import ProgressBar as ProgressBar
     from callbacks.wall_clock import WallClock as WallClock
 
 __all__, __getattr__, __dir__ = exports(__name__, __file__)

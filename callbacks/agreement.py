@@ -13,9 +13,7 @@ from core.errors import RunError
 
 
 class BroadcastFromFirst(keras.callbacks.Callback):
-    """Gives every worker rank 0's variables and optimizer state when the first `fit` begins.
-
-    An optimizer that is not built yet is built.
+    """Gives every worker rank 0's variables and (built) optimizer when the first `fit` begins.
 
     Example:
         >>> model.fit(dataset, callbacks=[BroadcastFromFirst()])
@@ -41,8 +39,7 @@ def average_over_workers(values: Mapping[str, float]) -> dict[str, float]:
 class MetricAverage(keras.callbacks.Callback):
     """Averages the logs of each epoch over the workers, for the callbacks after it.
 
-    Put it first in the list: `History`, `EarlyStopping` and `ModelCheckpoint` then see the
-    same numbers on every worker and decide alike.
+    Put it first: `History`, `EarlyStopping` and `ModelCheckpoint` then see the same numbers.
 
     Example:
         >>> model.fit(dataset, callbacks=[MetricAverage(), keras.callbacks.EarlyStopping()])
@@ -62,9 +59,9 @@ def digest(variables: Iterable[Any]) -> str:
 
 
 class SameWeights(StepCallback):
-    """Stops all workers with a `RunError` when their weights or optimizer states differ.
+    """Stops all workers with a `RunError` when digests of weights and optimizer state differ.
 
-    It compares digests. The statistics of BatchNorm are each worker's own and are left out.
+    The statistics of BatchNorm are each worker's own and are left out.
 
     Args:
         steps: the global steps to compare before; by default the first of each `fit`.

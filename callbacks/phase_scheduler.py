@@ -14,8 +14,7 @@ class PhaseScheduler(StepCallback):
         schedule: a `Schedule`, or any function from a global step to a rate.
 
     Raises:
-        ValueError: at the start of `fit`: the model executes several steps at once, or
-            the optimizer has a `LearningRateSchedule` of its own.
+        ValueError: `fit` begins with a `LearningRateSchedule`, or several steps at once.
 
     Example:
         >>> schedule = Schedule(phases, workers=1, images=50000)

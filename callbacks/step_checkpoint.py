@@ -134,14 +134,13 @@ class StepCheckpoint(StepCallback):
             self.save(step)
             self.finish()
         else:  # the process may end now, and its threads with it
-            with self._on_the_clock():
-                self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
+            self.finish(checkpoints.LEFT_OUT_LIMIT - 1)
 
     def save(self, step: int, kind: str = checkpoints.REGULAR) -> None:
         """Copies the run of `step` steps to the host and begins to write it; a collective."""
         with self._on_the_clock():
             self._ask_peers("before_save", step)
-            self._wait(allowed=checkpoints.LEFT_OUT_LIMIT - 1)
+            self.finish(checkpoints.LEFT_OUT_LIMIT - 1)
             self.saved_step = step
             means = mean_moving_statistics(self.model)
             arrays = workers.gather_arrays([v.numpy() for v in own_variables(self.model)])
@@ -153,25 +152,22 @@ class StepCheckpoint(StepCallback):
                 state = {**self.journal.facts(step), "kind": kind, "stateful": stateful}
                 self._writer.start(Snapshot(step, [*kept, *means], state, arrays))
 
-    def finish(self) -> None:
+    def finish(self, left_out_allowed: int = 0) -> None:
         """Waits until the last checkpoint is on the disk, or raises `RunError`; a collective."""
         with self._on_the_clock():
-            self._wait(allowed=0)
+            left_out, *_ = workers.gather_in_time(
+                lambda seconds: self._writer.left_out if self._writer.wait(seconds) else None,
+                lambda: self._ask_peers("waiting"),
+            )
+        if len(left_out) > left_out_allowed:
+            before = f", nor could the {len(left_out) - 1} before it" if left_out[1:] else ""
+            raise RunError(f"{left_out[-1]}{before}")
 
     def _on_the_clock(self) -> contextlib.AbstractContextManager[None]:
         if self.clock is None:
             return contextlib.nullcontext()
         wait_for_device(self.model)  # copying waits, too; the steps' time is not its own
         return self.clock.during("checkpoints")
-
-    def _wait(self, allowed: int) -> None:
-        left_out, *_ = workers.gather_in_time(
-            lambda seconds: self._writer.left_out if self._writer.wait(seconds) else None,
-            lambda: self._ask_peers("waiting"),
-        )
-        if len(left_out) > allowed:
-            before = f", nor could the {len(left_out) - 1} before it" if left_out[1:] else ""
-            raise RunError(f"{left_out[-1]}{before}")
 
     def _ask_peers(self, method: str, *arguments: int) -> None:
         for peer in self.peers:

@@ -68,11 +68,12 @@ def DistributedOptimizer(
     options = {"compression": name, "sparse_as_dense": sparse_as_dense, "process_set": process_set}
     inner = getattr(optimizer, "inner_optimizer", optimizer)
     accumulates = bool(inner.gradient_accumulation_steps)
-    averages: type = _OnceAccumulated if accumulates else _EachStep
+    values = {"_all_reduce_options": options, "_accumulates": accumulates}
+    kind: type = _OnceAccumulated if accumulates else _Distributed
     if inner is not optimizer:  # there is a loss scale around it
-        mix_in(inner, (averages if accumulates else _Distributed,), _all_reduce_options=options)
-        averages = _AgreedScale if accumulates else _EachStep
-    mix_in(optimizer, (_Outermost, averages), _all_reduce_options=options)
+        mix_in(inner, (kind,), **values)
+        kind = _AgreedScale if accumulates else _Distributed
+    mix_in(optimizer, (_Outermost, kind), **values)
     return optimizer
 
 
@@ -80,6 +81,7 @@ class _Distributed(NoSumOverReplicas):
     """What a distributed optimizer has beside its own class: a marker and the options."""
 
     _all_reduce_options: dict[str, Any]
+    _accumulates: bool
 
     def _all_reduce(self, grads: Any) -> list[Any]:
         """Averages the gradients that are there; a `None` stays where it is."""
@@ -108,14 +110,8 @@ class _Outermost(_Distributed):
                     "or compile with auto_scale_loss=False."
                 )
             frame = frame.f_back
+        grads = grads if self._accumulates else self._all_reduce(grads)
         super().apply(grads, trainable_variables)  # type: ignore[misc]
-
-
-class _EachStep(_Distributed):
-    """All-reduce before everything else that `apply` does."""
-
-    def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        super().apply(self._all_reduce(grads), trainable_variables)  # type: ignore[misc]
 
 
 class _OnceAccumulated(_Distributed):

@@ -9,12 +9,11 @@ from callbacks.bad_records import BadRecords
 from callbacks.finite_loss import FiniteLoss
 from callbacks.heartbeat import Board, Heartbeat
 from callbacks.phase_scheduler import PhaseScheduler
-from callbacks.progress_bar import ProgressBar
 from callbacks.stage_clock import StageClock
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
 from callbacks.stop_on_signal import StopOnSignal
-from callbacks.wall_clock import WallClock
+from callbacks.wall_clock import ProgressBar, WallClock
 from core.signals import SignalWatch
 from training.run import Run
 from training.stages import names_in_batch

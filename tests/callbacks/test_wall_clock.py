@@ -4,8 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from callbacks.progress_bar import ProgressBar
-from callbacks.wall_clock import WallClock, window_mean
+from callbacks.wall_clock import ProgressBar, WallClock, window_mean
 from core.schedule import Schedule
 
 

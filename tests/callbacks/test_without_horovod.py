@@ -6,9 +6,8 @@ sys.modules["horovod"] = None  # as where it is not installed
 import keras, numpy as np
 from callbacks.agreement import BroadcastFromFirst, MetricAverage, SameWeights
 from callbacks.phase_scheduler import PhaseScheduler
-from callbacks.progress_bar import ProgressBar
 from callbacks.step_checkpoint import StepCheckpoint
-from callbacks.wall_clock import WallClock
+from callbacks.wall_clock import ProgressBar, WallClock
 from optimizers.distributed import DistributedOptimizer
 
 model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(),
