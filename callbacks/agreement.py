@@ -13,7 +13,7 @@ from core.errors import RunError
 
 
 class BroadcastFromFirst(keras.callbacks.Callback):
-    """Gives every worker rank 0's variables and (built) optimizer when the first `fit` begins.
+    """Gives every worker rank 0's variables and optimizer state, once, when a `fit` begins.
 
     Example:
         >>> model.fit(dataset, callbacks=[BroadcastFromFirst()])

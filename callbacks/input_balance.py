@@ -52,11 +52,8 @@ class InputBalance(StepCallback):
         self._begin_at = self._look_at = step + LEFT_OUT
 
     def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
-        """The same dataset, which adds up the seconds that its batches are waited for.
-
-        TensorFlow's deterministic ops cannot read the clock; then nothing is added up.
-        """
-        if config.is_op_determinism_enabled():
+        """The same dataset, which adds up the seconds that its batches are waited for."""
+        if config.is_op_determinism_enabled():  # such ops cannot read the clock
             return dataset
 
         def note(asked: Any, batch: Any) -> Any:
@@ -98,13 +95,13 @@ def verdict(shares: Sequence[float], seconds: float, threads: int) -> str:
     worst = shares.index(max(shares))
     who = f" (worker {worst}, of {len(shares)})" if len(shares) > 1 else ""
     measured = f"{share:.0%} of {seconds:.0f} s was spent waiting for images{who}"
-    if share > INPUT_BOUND:
+    if share <= INPUT_BOUND:
         return (
-            f"Input-bound: {measured}. The pipeline has {threads} thread(s) a worker: give it "
-            "more cores or a faster disk, or records nearer to the training size; "
-            "`--data synthetic` shows what the model alone would reach."
+            f"Compute-bound: {measured}. The pipeline keeps up with {threads} thread(s) a worker; "
+            "a faster model, policy or device would help, more cores for reading would not."
         )
     return (
-        f"Compute-bound: {measured}. The pipeline keeps up with {threads} thread(s) a worker; "
-        "a faster model, policy or device would help, more cores for reading would not."
+        f"Input-bound: {measured}. The pipeline has {threads} thread(s) a worker: give it more "
+        "cores or a faster disk, or records nearer to the training size; `--data synthetic` "
+        "shows what the model alone would reach."
     )

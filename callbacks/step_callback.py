@@ -9,8 +9,7 @@ class StepCallback(keras.callbacks.Callback):
     """A callback that counts global steps, from 0 or `start_at` on, over one `fit` after another.
 
     `optimizer.iterations` is no such count: it stands still when loss scaling skips a step.
-    Nothing happens after a step: Keras converts the logs for `on_train_batch_end` to Python
-    numbers, for which it waits for the device.
+    Nothing happens after a step: for `on_train_batch_end`, Keras waits for the device.
 
     Attributes:
         initial_step: steps that were done before the first `fit`.

@@ -48,16 +48,13 @@ class StepCheckpoint(StepCallback):
     """Writes the model and its optimizer every `every` steps, on rank 0.
 
     Before a step the variables are only copied to the host; the file is written in the
-    background. The next checkpoint and the end of `fit` wait for it. The file is a plain
-    `.keras` one (`core/checkpoints.py` says what else is inside), in which the moving
-    statistics of BatchNorm are the means over the workers, each of which saw its own data.
-    The run keeps its own, so that the number of checkpoints does not change its result.
+    background. The next checkpoint and the end of `fit` wait for it. It is a plain `.keras`
+    file (see `core/checkpoints.py`), in which the moving statistics of BatchNorm are the means
+    over the workers. The run keeps its own: checkpoints do not change its result.
 
     A checkpoint that cannot be written is tried again, then left out with a warning;
-    several in a row end the run, on all workers, with a `RunError`.
-
-    It restores and stores what the others remember: put it after them in the list, but
-    before `StopOnSignal` and `Heartbeat`.
+    several in a row end the run, on all workers, with a `RunError`. Put it after the
+    callbacks whose state it stores, but before `StopOnSignal` and `Heartbeat`.
 
     Args:
         path: where to write, with the field `{step}`.

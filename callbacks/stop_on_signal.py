@@ -21,9 +21,8 @@ class StopOnSignal(StepCallback):
 
     Everything is saved, and all workers raise `SharedPreempted`. Put it after `StepCheckpoint`.
 
-    About twice a second the workers ask each other, in a thread beside the training. The
-    answer is read some steps later, before the same step on all workers, so that nobody
-    waits. The slowest worker's time for a step decides how many steps later.
+    About twice a second the workers ask each other, in a thread beside the training. All read
+    the answer before the same step, late enough for the slowest worker, so that nobody waits.
 
     Args:
         watch: knows whether this worker received a signal.

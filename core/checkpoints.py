@@ -162,14 +162,12 @@ def load_weights(
 
     Args:
         averaged_by: the optimizer of the run (without a loss scale), built on the model
-            with `use_ema`: its averages of the weights are loaded in their place, but for the
-            statistics of BatchNorm, which Keras does not average. Before the first step there
-            is no average; the weights are then loaded.
+            with `use_ema`: its averages of the weights are loaded, if it has done a step.
+            Keras does not average the statistics of BatchNorm.
 
     Raises:
         FileNotFoundError: the checkpoint is not there.
-        BadCheckpoint: it is cut short, damaged or of another model; the model may then
-            hold a part of it.
+        BadCheckpoint: it is damaged or of another model; the model may hold a part of it.
     """
     try:
         with zipfile.ZipFile(path) as archive:  # checks its checksum

@@ -7,10 +7,9 @@ from typing import Any
 
 
 def exports(package: str, file: str) -> tuple[Any, Any, Any]:
-    """The `__all__`, `__getattr__` and `__dir__` of a package, from its `__name__` and `__file__`.
+    """The `__all__`, `__getattr__` and `__dir__` of a package, by its `__name__` and `__file__`.
 
-    The names are those that the file imports under `if TYPE_CHECKING`, as themselves
-    (`import X as X`): type checkers see these lines, this function reads them, nobody runs them.
+    The names are those that the file imports as themselves under `if TYPE_CHECKING`.
     """
     modules = {
         alias.asname: str(node.module)

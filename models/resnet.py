@@ -50,9 +50,8 @@ def imagenet_resnet(
 ) -> keras.Model:
     """The ResNet of the original run, v1.5 of NVIDIA and torchvision, as `build_model` says.
 
-    A bottleneck strides in its 3x3 convolution, a basic block in its first one. No
-    convolution has a bias; where the shape changes, the shortcut is a strided 1x1
-    convolution with batch normalisation. The total stride is 32.
+    A bottleneck strides in its 3x3 convolution, a basic block in its first one; a shortcut is
+    a strided 1x1 convolution where the shape changes. The total stride is 32.
 
     Args:
         depth: 18, 34, 50, 101 or 152.

@@ -68,12 +68,9 @@ class TF1Momentum(keras.optimizers.Optimizer):
 def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") -> int:
     """Adds TF1's weight decay to the loss, `l2 / 2 * sum(w ** 2)`; returns how many decay.
 
-    The regularizer is set on the variables, not in the layers' configurations: it is in
-    the loss from the next trace on, and a saved model does not hold it.
-
-    The original decayed its convolution and dense kernels and nothing else: the first
-    lines of its log have total_loss - loss = 9.607 - 6.931, which is 1e-4 times the sum
-    of squares of just those at initialisation.
+    The regularizer is set on the variables: it is in the loss from the next trace on, and a
+    saved model does not hold it. The original decayed its kernels and nothing else: its log
+    begins with total_loss - loss = 9.607 - 6.931, 1e-4 times the sum of squares of just those.
 
     Args:
         model: a built `keras.Model`.
