@@ -19,9 +19,7 @@ from core.errors import SharedUserError, UserError
 
 T = TypeVar("T")
 
-# horovodrun and Open MPI's mpirun set these for each process that they launch.
-LAUNCHED_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE")
-LAUNCHED_RANK = "HOROVOD_RANK"  # horovodrun alone
+LAUNCHED_RANK = "HOROVOD_RANK"  # horovodrun sets it for each process that it launches
 
 # Horovod warns when the others have waited this long for a worker. After its default, 60,
 # a run that hangs has already been ended.
@@ -54,7 +52,7 @@ class Workers:
 
 def launched_size() -> int:
     """Number of workers that horovodrun or mpirun launched; 1 without them."""
-    return max(int(os.environ.get(name, "1")) for name in LAUNCHED_SIZES)
+    return max(int(os.environ.get(name, "1")) for name in ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE"))
 
 
 def launched_rank() -> int:
@@ -260,7 +258,7 @@ def allreduce_gradients(
     # between workers as soon as one of them has built another model before.
     shared = {"process_set": process_set, "ignore_name_scope": True}
     reduced = list(gradients)
-    dense = []
+    dense: dict[int, Any] = {}
     for i, g in enumerate(gradients):
         if isinstance(g, tf.IndexedSlices) and not sparse_as_dense:
             # Apart from the dense ones: Horovod 0.28 mixes up their shapes in one call.
@@ -269,11 +267,10 @@ def allreduce_gradients(
             indices = hvd.allgather(g.indices, name=f"gradient_{i}_indices", **shared)
             reduced[i] = tf.IndexedSlices(values, indices, dense_shape=g.dense_shape)
         else:
-            dense.append(i)
-    tensors = [tf.convert_to_tensor(gradients[i]) for i in dense]
+            dense[i] = tf.convert_to_tensor(g)
     kind = hvd.Compression.fp16 if compression == "fp16" else hvd.Compression.none
     means = hvd.grouped_allreduce(
-        tensors, compression=kind, op=hvd.Average, name="gradients", **shared
+        list(dense.values()), compression=kind, op=hvd.Average, name="gradients", **shared
     )
     for i, mean in zip(dense, means, strict=True):
         reduced[i] = mean

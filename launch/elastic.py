@@ -53,8 +53,7 @@ def join_those_that_resume(resume: bool, run_dir: Path | None) -> tuple[bool, Pa
 
 def rejoin(run_dir: Path) -> None:
     """Becomes a worker of the same run in a new place; returns if there is none."""
-    place = new_place()
-    if place is None:
+    if (place := new_place()) is None:
         return
     os.environ.update(place)
     if place["HOROVOD_RANK"] == "0":

@@ -154,10 +154,10 @@ def _watch(child: int) -> tuple[int, bool]:
             if status >= 0:
                 return status, bool(asked)
             if not asked:  # if the launcher ends this one, another one has spoken
-                memory = ", which the kernel also sends when memory runs out"
-                why = memory if status == -signal.SIGKILL else ""
                 name = signal.Signals(-status).name
-                _speak_for_it(f"(process {child}) was ended by {name}{why}")
+                if name == "SIGKILL":
+                    name += ", which the kernel also sends when memory runs out"
+                _speak_for_it(f"(process {child}) was ended by {name}")
             return 128 - status, bool(asked)
         time.sleep(LOOK_EVERY_SECONDS)
         now = time.monotonic()
