@@ -42,6 +42,7 @@ def launch(**options: Any) -> None:
     # By default a new folder, since a job resumes the run that it finds.
     now = time.strftime("%Y%m%d-%H%M%S")
     checkpoints = job.checkpoints or f"{job.output.rstrip('/')}/{name}-{now}/checkpoints"
+    metrics = [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
     trainer = ModelTrainer(
         training_image=job.image,
         role=job.role,
@@ -61,9 +62,7 @@ def launch(**options: Any) -> None:
         output_data_config=configs.OutputDataConfig(s3_output_path=job.output),
         # An interrupted job finds its run here again; SageMaker keeps the copy up to date.
         checkpoint_config=configs.CheckpointConfig(s3_uri=checkpoints),
-    ).with_metric_definitions(
-        [MetricDefinition(name=d["Name"], regex=d["Regex"]) for d in metric_definitions()]
-    )
+    ).with_metric_definitions(metrics)
     sources = [job.data] if job.data else []
     channels = [configs.InputData(channel_name="training", data_source=s) for s in sources]
     trainer.train(input_data_config=channels, wait=job.wait, logs=job.wait)
