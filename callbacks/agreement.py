@@ -37,9 +37,7 @@ def average_over_workers(values: Mapping[str, float]) -> dict[str, float]:
 
 
 class MetricAverage(keras.callbacks.Callback):
-    """Averages the logs of each epoch over the workers, for the callbacks after it.
-
-    Put it first: `History`, `EarlyStopping` and `ModelCheckpoint` then see the same numbers.
+    """Averages the logs of each epoch over the workers, for the callbacks after it: put it first.
 
     Example:
         >>> model.fit(dataset, callbacks=[MetricAverage(), keras.callbacks.EarlyStopping()])

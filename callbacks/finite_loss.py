@@ -23,11 +23,8 @@ ADVICE = "a lower learning rate or gradient clipping may help"
 class SkippedSteps:
     """The number of steps that a dynamic loss scale has skipped; 0 without one.
 
-    It is counted from where a process begins: another number of workers counts steps
-    anew, but not the optimizer's updates.
-
-    Args:
-        optimizer: the model's; it has done `step` steps, of which `before` were skipped.
+    After `step` steps they were `before`. It is counted from there: another number of workers
+    counts steps anew, but not the optimizer's updates.
     """
 
     def __init__(self, optimizer: keras.optimizers.Optimizer, step: int = 0, before: int = 0):

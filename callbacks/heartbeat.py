@@ -35,14 +35,11 @@ class Heartbeat(StepCallback):
         self._last: tuple[int, float | None] = (step, None)
 
     def before_step(self, step: int) -> None:
-        longest: float | None = None
-        timed = step - self.first_of_fit - 1  # steps after the first one
-        if timed == 0:
-            self._began = time.monotonic()
-            longest = LONGEST_STEP_SECONDS
-        elif timed > 0:
-            longest = max(LONGEST_STEP_SECONDS, STEPS * (time.monotonic() - self._began) / timed)
-        self._beat(step, longest)
+        now, timed = time.monotonic(), step - self.first_of_fit - 1  # the first one is not timed
+        if timed <= 0:
+            self._began = now
+        longest = max(LONGEST_STEP_SECONDS, STEPS * (now - self._began) / max(timed, 1))
+        self._beat(step, None if timed < 0 else longest)
 
     def after_fit(self, step: int) -> None:
         self._beat(step, None)

@@ -18,10 +18,9 @@ GROWTH = 1.25  # of the steps between two looks at the clock
 class InputBalance(StepCallback):
     """Says once, after the first minute, whether the model waits for its input.
 
-    `watched` has the dataset itself add up how long each request for a batch took: nothing
-    for a batch that is ready, and the whole shortfall where the pipeline is slower than the
-    model. This holds on a GPU, too: the host runs ahead of it only by its queue of kernels.
-    All workers take part, by the first one's clock, at steps ever further apart.
+    `watched` has the dataset add up how long each request for a batch took: nothing where a
+    batch is ready. This holds on a GPU, too: the host runs ahead of it only by its queue of
+    kernels. All workers take part, by the first one's clock, at steps ever further apart.
 
     Args:
         say: called on rank 0 with the line.

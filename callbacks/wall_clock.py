@@ -110,12 +110,11 @@ class WallClock(StepCallback):
         running = {name: float(value) for name, value in self.model.get_metrics_result().items()}
         now = time.monotonic()
         count, before = step - self._epoch_began, self._window_began - self._epoch_began
-        metrics = average_over_workers(
-            {
-                name: window_mean(value, count, self._before.get(name, 0.0), before)
-                for name, value in running.items()
-            }
-        )
+        metrics = {
+            name: window_mean(value, count, self._before.get(name, 0.0), before)
+            for name, value in running.items()
+        }
+        metrics = average_over_workers(metrics)
         if workers.current().is_first:
             self.write({**self._describe(step, now), **metrics})
         self._before, self._window_began, self._window_time = running, step, now

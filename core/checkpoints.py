@@ -37,8 +37,7 @@ ARRAYS = "worker_arrays.npz"
 DIGEST = b"sha256:"
 HEX_DIGITS = 64
 BLOCK = 2**20  # bytes read at once
-# Ours are stored uncompressed, so an archive that unpacks to more is not one of them.
-MOST_UNPACKED = 2
+MOST_UNPACKED = 2  # times a file's size; ours are stored uncompressed
 DAMAGED = (zipfile.BadZipFile, zlib.error, OSError, EOFError, KeyError, RuntimeError)
 
 # What a checkpoint is written for. It says so itself, since its step does not: another
@@ -173,7 +172,12 @@ def load_weights(
         with zipfile.ZipFile(path) as archive:  # checks its checksum
             saved = io.BytesIO(archive.read(WEIGHTS))
         with h5py.File(saved, "r") as file:
-            _load_layers(model, file["layers"])
+            saved_layers = [group["vars"] for group in file["layers"].values()]
+            by_name = {variables.attrs["name"]: variables for variables in saved_layers}
+            for layer in (layer for layer in model.layers if layer.weights):
+                if layer.name not in by_name:
+                    raise ValueError(f"it has no layer '{layer.name}'")
+                layer.load_own_variables(_arrays(by_name[layer.name]))
             if averaged_by is not None:
                 _load_averages(model, file["optimizer"], averaged_by)
     except FileNotFoundError:
@@ -183,15 +187,6 @@ def load_weights(
         is_damaged = isinstance(error, DAMAGED)
         what = "cut short or damaged" if is_damaged else "of another model than the run's recipe"
         raise BadCheckpoint(f"checkpoint '{path}': {what} ({reason})") from None
-
-
-def _load_layers(model: "keras.Model", groups: Mapping[str, Any]) -> None:
-    saved = {group["vars"].attrs["name"]: group["vars"] for group in groups.values()}
-    for layer in model.layers:
-        if layer.weights:
-            if layer.name not in saved:
-                raise ValueError(f"it has no layer '{layer.name}'")
-            layer.load_own_variables(_arrays(saved[layer.name]))
 
 
 def _load_averages(

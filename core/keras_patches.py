@@ -60,9 +60,8 @@ def keep_weights_after_fit(optimizer: keras.optimizers.Optimizer) -> None:
 def remember_what_saving_skips() -> None:
     """Mends a mistake of Keras for this thread, so that it can save in a `StatelessScope`.
 
-    To see which attributes of a layer to leave alone, Keras makes a reference object, whose
-    variables cannot be made in the scope. It remembers the answer under another name than it
-    looks up, and makes one for every layer.
+    Keras makes a reference object for each layer, whose variables cannot be made in the scope:
+    it remembers which attributes to leave alone under another name than it looks up.
     """
     from keras.src.backend.common import global_state
     from keras.src.saving import saving_lib
@@ -90,8 +89,7 @@ def mix_in(optimizer: keras.optimizers.Optimizer, kinds: tuple[type, ...], **val
 class NoSumOverReplicas:
     """For `mix_in`: leaves out Keras's sum over the replicas of tf.distribute where there is one.
 
-    That sum registers a gradient of its own, by which TensorFlow holds the graph to the end
-    of the process: some 12 MB a phase for a small model.
+    Its gradient has TensorFlow hold the graph for good, some 12 MB a phase for a small model.
     """
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
@@ -109,9 +107,8 @@ def gradients_applied(optimizer: keras.optimizers.Optimizer) -> int:
 def rate_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]:
     """A function that sets `optimizer`'s learning rate, at the least cost a call.
 
-    Keras's own setter checks, converts and reads the variable back; TensorFlow's `assign`
-    still takes twice the time of the op beneath it. Before a step of 20 milliseconds they
-    were most of what all our callbacks cost together.
+    Keras's own setter reads the variable back, and `assign` takes twice the time of its op.
+    Before a step of 20 milliseconds they were most of what all our callbacks cost together.
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     variable = getattr(optimizer, "_learning_rate", None)

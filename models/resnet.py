@@ -115,10 +115,7 @@ def _normalised_input(
     if not isinstance(image_size, tuple | list) or len(image_size) != 2:
         raise ValueError(f"image_size must be (height, width). Received: {image_size!r}")
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(
-            "mean and std must be three numbers each, those of std above 0. "
-            f"Received: mean={mean!r}, std={std!r}"
-        )
+        raise ValueError(f"mean and std need 3 numbers, of std above 0. Received: {mean=}, {std=}")
     inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
     scale = {"mean": [float(m) for m in mean], "variance": [float(s) ** 2 for s in std]}
     # In float32 under every policy: bfloat16 cannot tell 200 from 200.4.

@@ -58,11 +58,8 @@ def DistributedOptimizer(
     if name not in COMPRESSIONS.values():
         known = tuple(COMPRESSIONS.values())
         raise ValueError(f"`compression` must be one of {known}. Received: {compression!r}")
-    if (
-        keras.config.dtype_policy().name == "mixed_float16"
-        and not isinstance(optimizer, LossScaleOptimizer)
-        and optimizer.loss_scale_factor is None
-    ):
+    has_scale = isinstance(optimizer, LossScaleOptimizer) or optimizer.loss_scale_factor is not None
+    if keras.config.dtype_policy().name == "mixed_float16" and not has_scale:
         optimizer = LossScaleOptimizer(optimizer, name="loss_scale_optimizer")
 
     options = {"compression": name, "sparse_as_dense": sparse_as_dense, "process_set": process_set}
