@@ -1,12 +1,14 @@
 """Names the bad records of all workers in the log, and ends a run with too many of them."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from callbacks.step_callback import StepCallback
 from core import workers
 from core.errors import RunError
-from datasets.input.faults import Faults
+
+if TYPE_CHECKING:  # this folder is copied without `datasets`, too
+    from datasets.input.faults import Faults
 
 
 class BadRecords(StepCallback):
@@ -26,7 +28,7 @@ class BadRecords(StepCallback):
         >>> model.fit(batches, callbacks=[BadRecords(faults, every=100)])
     """
 
-    def __init__(self, faults: Faults, every: int, say: Callable[[str], Any] = print):
+    def __init__(self, faults: "Faults", every: int, say: Callable[[str], Any] = print):
         super().__init__()
         self.faults = faults
         self.every = every
