@@ -1,6 +1,7 @@
 """The rules of the house (docs/architecture.md): which way imports go, and how large things get."""
 
 import ast
+import fnmatch
 import graphlib
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_recipe_tells_the_story_in_130_lines_and_train_in_45():
     assert len((ROOT / "recipe.py").read_text().splitlines()) <= 130
     (train,) = (f for name, f in functions() if (name, f.name) == ("recipe", "train"))
     assert train.end_lineno - train.lineno + 1 <= 45
+
+
+def test_every_file_of_tests_is_collected(pytestconfig):
+    """pytest's own settings skip folders of certain names, `build` among them."""
+    skipped = pytestconfig.getini("norecursedirs")
+    folders = {
+        part
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for part in path.relative_to(ROOT).parts
+    }
+    assert not [name for name in folders for rule in skipped if fnmatch.fnmatch(name, rule)]
 
 
 def test_the_formatter_has_no_exceptions():
