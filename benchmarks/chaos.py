@@ -200,7 +200,7 @@ def newest_good(run: RunFolder) -> int:
     return 0
 
 
-class Faults:
+class FaultInjector:
     """The faults; each method does one, and returns whether the run has to end from it."""
 
     def __init__(self, chance: random.Random):
@@ -301,7 +301,7 @@ def plan(seed: int, faults: int, kinds: Sequence[str]) -> list[tuple[str, int, i
 
 def strike(job: Job, number: int, kind: str, at: int, seed: int) -> Row:
     """Waits for the moment, does the damage, and lets the run recover."""
-    faults = Faults(random.Random(seed))
+    faults = FaultInjector(random.Random(seed))
     job.wait(lambda: job.step() >= at or job.ended() is not None, f"step {at}")
     time.sleep(faults.chance.uniform(0, job.step_seconds()))  # not always at the end of a step
     row = Row(number, (number - 1) // FAULTS_A_RUN + 1, kind.replace("_", " "), job.step())

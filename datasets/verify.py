@@ -31,7 +31,7 @@ from datasets.check.records import LISTED, Finding, ShardReport, check_shard
 
 
 @dataclass
-class Split:
+class SplitReport:
     """What a split of a folder holds."""
 
     folder: str
@@ -54,7 +54,7 @@ class Verified:
 
     folders: list[Folder]
     processes: int
-    splits: list[Split] = field(default_factory=list)
+    splits: list[SplitReport] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
@@ -107,10 +107,10 @@ def verify(
     return found
 
 
-def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> Split:
+def _split(folder: Folder, prefix: str, reports: list[ShardReport]) -> SplitReport:
     labels = np.concatenate([report.rows["label"] for report in reports])
     labels, counts = np.unique(labels, return_counts=True)
-    return Split(
+    return SplitReport(
         folder=str(folder.path),
         prefix=prefix,
         shards=len(reports),

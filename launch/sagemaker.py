@@ -33,7 +33,7 @@ NOT_DATA = (f"{CHANNEL}CODE", f"{CHANNEL}SM_DRIVERS")
 NOT_OPTIONS = ("workers", "model_dir")
 
 
-class Job:
+class SageMakerJob:
     """What SageMaker says of the job and of this host."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -54,9 +54,9 @@ class Job:
         self.hosts: list[str] = _json(environ, "SM_HOSTS", [self.host])  # all of the job
 
 
-def read_job(environ: Mapping[str, str]) -> Job | None:
+def read_job(environ: Mapping[str, str]) -> SageMakerJob | None:
     """The job that these variables describe; None if they are not SageMaker's."""
-    return Job(environ) if "SM_MODEL_DIR" in environ else None
+    return SageMakerJob(environ) if "SM_MODEL_DIR" in environ else None
 
 
 def _data_dir(environ: Mapping[str, str]) -> Path | None:
@@ -87,7 +87,7 @@ def _json(environ: Mapping[str, str], name: str, default: Any) -> Any:
     return found
 
 
-def for_click(given: Sequence[str], job: Job | None) -> dict[str, Any]:
+def for_click(given: Sequence[str], job: SageMakerJob | None) -> dict[str, Any]:
     """`args` and `default_map` for `click.Command.main`: the job's settings are the defaults."""
     if job is None:
         return {"args": list(given), "default_map": {}}
@@ -114,7 +114,7 @@ def for_click(given: Sequence[str], job: Job | None) -> dict[str, Any]:
     return {"args": args, "default_map": {"train": defaults}}
 
 
-def launcher(job: Job | None, args: Sequence[str]) -> list[str] | None:
+def launcher(job: SageMakerJob | None, args: Sequence[str]) -> list[str] | None:
     """The command that starts this host's workers; None if this process is to be a worker."""
     if job is None or launched_size() > 1:
         return None
@@ -145,7 +145,7 @@ def deliver_at_end(run: RunFolder) -> None:
         click.get_current_context().call_on_close(lambda: deliver(run, job))
 
 
-def deliver(run: RunFolder, job: Job) -> None:
+def deliver(run: RunFolder, job: SageMakerJob) -> None:
     """Copies `model.keras` to the job's model artifact; log, tables, pictures to its output."""
     job.model_dir.mkdir(parents=True, exist_ok=True)
     if run.model.exists():
