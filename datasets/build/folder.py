@@ -56,10 +56,10 @@ def prepare_output(
     """
     folders = [output / str(size) for size in identity["sizes"]]
     try:
-        before = json.loads((output / BUILD).read_bytes())
+        before = dict(json.loads((output / BUILD).read_bytes()))
     except FileNotFoundError:
         before = None
-    except ValueError:
+    except (ValueError, TypeError):  # no JSON, or no object
         before = {}
     same = before == identity
     foreign = [

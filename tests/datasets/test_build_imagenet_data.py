@@ -239,6 +239,13 @@ def test_other_builds_and_records_are_not_touched_unasked(tree, tmp_path):
     assert (tmp_path / "24" / "notes.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("noted", ["{", "null", "3", "[1]"])
+def test_a_broken_note_of_the_build_counts_as_another_build(tree, tmp_path, noted):
+    (tmp_path / ".build.json").write_text(noted)
+    with pytest.raises(DataError, match="a build with other"):
+        build(tree, tmp_path, (24,))
+
+
 def test_two_builds_do_not_share_an_output(tree, tmp_path):
     with (
         filelock.FileLock(tmp_path / ".build.lock"),
