@@ -26,7 +26,7 @@ from typing import Any, get_args
 import click
 from click_default_group import DefaultGroup
 
-from core import workers
+from core import environment, workers
 from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
@@ -36,9 +36,7 @@ from launch.launcher import launch
 from training.recipes import Policy
 from training.run import Options, start_run
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-# Where there is no GPU, TensorFlow's warnings about CUDA help nobody.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1" if workers.has_gpu_driver() else "3")
+os.environ.update(environment.settings())  # before Keras and TensorFlow are imported
 
 DATA = click.Choice(["records", "synthetic"])
 SYNTHETIC = "synthetic: the same batch of noise at every step, already on the device."

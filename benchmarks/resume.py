@@ -9,7 +9,6 @@ the time of a new run.
 """
 
 import csv
-import os
 import shutil
 import signal
 import statistics
@@ -67,7 +66,6 @@ def seconds_until(job: subprocess.Popen, run: Path, step: int) -> float:
 @click.option("--at", default=350, help="Step to resume after; an epoch of one worker has 390.")
 def main(data_dir: Path, repeats: int, at: int) -> None:
     """Prints both medians, and the median of the ratios."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     fresh, resumed = [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

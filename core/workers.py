@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from core.environment import has_gpu_driver
 from core.errors import SharedUserError, UserError
 
 T = TypeVar("T")
@@ -58,11 +59,6 @@ def launched_size() -> int:
 def launched_rank() -> int:
     """The rank that horovodrun gave this process; 0 without horovodrun."""
     return int(os.environ.get(LAUNCHED_RANK, "0"))
-
-
-def has_gpu_driver() -> bool:
-    """Whether this host has NVIDIA's driver."""
-    return os.path.exists("/dev/nvidiactl")
 
 
 def join() -> Workers:

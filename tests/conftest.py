@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+from core import environment
+
+os.environ.update(environment.settings())
 # How long a worker waits for another one to start. The default of 30 s is too short on a
 # busy machine.
 os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "600")
