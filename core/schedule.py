@@ -19,17 +19,21 @@ from pydantic import (
     RootModel,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from core.errors import UserError
-from core.settings import Count, Settings
+from core.settings import Augmentation, Count, Settings
 
 Epoch = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Momentum = Annotated[float, Field(ge=0, lt=1, strict=True)]
+Power = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 
+DEFAULT_POWER = 2.0
 WHOLE = "whole"  # type of the findings whose message names the phase and key itself
 
 
@@ -43,17 +47,26 @@ def _square(size: Any) -> Any:
 
 
 class Phase(Settings):
-    """One phase of a training strategy, with the keys of the original."""
+    """One phase of a training strategy: the keys of the original, and some that may be left out."""
 
     epoch: tuple[Epoch, Epoch]  # begin and end; fractions are allowed
     lr: tuple[Rate, Rate]  # learning rate at the first step and at the step after the last
-    lr_method: Literal["linear", "exp"]  # how the rate moves between the two
+    # How the rate moves between the two (`ScheduledPhase.learning_rate` has the formulas).
+    lr_method: Literal["linear", "exp", "cosine", "polynomial"]
+    power: Power | None = None  # of a polynomial rate; by default 2
     batch_size: Count  # images per worker and step
     # Height and width in pixels, or one number for a square.
     image_size: Annotated[tuple[Count, Count], BeforeValidator(_square)]
     # The records are the files <data_dir>/<prefix>-* below the data directory.
     data_dir: Annotated[str, Field(min_length=1)]
     prefix: Annotated[str, Field(min_length=1)] = "train"
+    # Momentum at the first step and at the step after the last, linear between the two; by
+    # default the optimizer's own, which stands still.
+    momentum: tuple[Momentum, Momentum] | None = None
+    # Single keys of the recipe's augmentation that are others in this phase.
+    augmentation: Augmentation = Augmentation()
+    # Layers that do not train in this phase, by shell patterns of their names.
+    freeze: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @field_validator("epoch")
     @classmethod
@@ -73,10 +86,33 @@ class Phase(Settings):
             )
         return method
 
+    @field_validator("power")
+    @classmethod
+    def _a_power_is_of_a_polynomial(cls, power: float | None, info: ValidationInfo) -> float | None:
+        method = info.data.get("lr_method", "polynomial")
+        if power is not None and method != "polynomial":
+            raise PydanticCustomError(
+                "power",
+                "only an 'lr_method' of 'polynomial' has a power; this one is '{method}'",
+                {"method": method},
+            )
+        return power
+
+    @field_serializer("augmentation")
+    def _only_what_is_overridden(self, augmentation: Augmentation) -> dict[str, Any]:
+        return augmentation.model_dump(mode="json", exclude_unset=True)
+
+    def augmented(self, recipes: Augmentation) -> Augmentation:
+        """The recipe's augmentation, with the keys that this phase overrides."""
+        own = self.augmentation
+        return recipes.model_copy(update={key: getattr(own, key) for key in own.model_fields_set})
+
     @property
     def data_key(self) -> tuple[Any, ...]:
-        """Phases in a row with the same key share one input pipeline."""
-        return (self.batch_size, self.image_size, self.data_dir, self.prefix)
+        """Phases in a row with the same key share one input pipeline and one trace."""
+        overrides = self.augmentation.model_dump(exclude_unset=True)
+        records = (self.batch_size, self.image_size, self.data_dir, self.prefix)
+        return (*records, overrides, frozenset(self.freeze))
 
     @property
     def records(self) -> str:
@@ -105,6 +141,16 @@ class Strategy(RootModel[tuple[Phase, ...]]):
             end = phase.epoch[1]
         return self
 
+    @model_validator(mode="after")
+    def _all_phases_have_a_momentum_or_none(self) -> "Strategy":
+        without = [number for number, p in enumerate(self.root, 1) if p.momentum is None]
+        if without and len(without) < len(self.root):
+            raise _finding(
+                f"phase {without[0]}, key 'momentum' is missing, and other phases have one; "
+                "give it to all phases or to none"
+            )
+        return self
+
 
 def images_of(phase: Phase, images: int | Mapping[str, int]) -> int:
     """The number of images that a phase reads, of `images` as `Schedule` takes them."""
@@ -131,20 +177,45 @@ class ScheduledPhase:
     def learning_rate(self, step: int) -> float:
         """Learning rate before global step `step`, for `first <= step <= end`.
 
-        The original's formulas (its log agrees to the last digit printed): linear
-        `p + (q - p) * t`, exponential `p * (q / p) ** t`, where t is the share of
-        the phase that has passed.
+        From p to q, where t is the share of the phase that has passed:
+
+            linear      p + (q - p) * t
+            exp         p * (q / p) ** t
+            cosine      q + (p - q) * (1 + cos(pi * t)) / 2
+            polynomial  q + (p - q) * (1 - t) ** power
+
+        Sources: linear and exp are the original's (its log agrees to the last digit printed).
+        Cosine is equation 5 of Loshchilov and Hutter, "SGDR" (arXiv:1608.03983), without
+        restarts. Polynomial is Keras's `PolynomialDecay`; power 2 is that of You, Gitman and
+        Ginsburg, "Large Batch Training of Convolutional Networks" (arXiv:1708.03888).
         """
         begin, end = self.phase.lr
-        t = (step - self.first) / (self.end - self.first)
-        if self.phase.lr_method == "linear":
-            return begin + (end - begin) * t
-        return begin * (end / begin) ** t
+        t = self._share(step)
+        match self.phase.lr_method:
+            case "linear":
+                return begin + (end - begin) * t
+            case "exp":
+                return begin * (end / begin) ** t
+            case "cosine":
+                return end + (begin - end) * (1 + math.cos(math.pi * t)) / 2
+            case "polynomial":
+                return end + (begin - end) * (1 - t) ** (self.phase.power or DEFAULT_POWER)
+
+    def momentum(self, step: int) -> float | None:
+        """Momentum before global step `step`, linear in it; None where the phase has none."""
+        if self.phase.momentum is None:
+            return None
+        begin, end = self.phase.momentum
+        return begin + (end - begin) * self._share(step)
 
     def epoch(self, step: int) -> float:
         """Epochs of the strategy that have passed before global step `step`."""
         begin, end = self.phase.epoch
         return begin + (end - begin) * (step - self.first) / (self.end - self.first)
+
+    def _share(self, step: int) -> float:
+        """The share of the phase that has passed before global step `step`."""
+        return (step - self.first) / (self.end - self.first)
 
 
 @dataclass(frozen=True)
@@ -152,7 +223,7 @@ class Stage:
     """Phases in a row that share one pipeline, and so one `fit` and one trace."""
 
     phases: tuple[ScheduledPhase, ...]
-    data: Phase  # any of the phases: they agree on batch, image size and folder
+    data: Phase  # any of the phases: they agree on all of `data_key`
     steps_per_epoch: int
     first: int  # global step of its first phase
     begin: int  # global step to start at: above `first` where a run is resumed in its middle
@@ -241,6 +312,13 @@ class Schedule:
         """Learning rate before global step `step`; after the end, the final one."""
         return self.phase_at(step).learning_rate(min(step, self.total_steps))
 
+    def momentum(self, step: int) -> float | None:
+        """Momentum before global step `step`; after the end, the final one.
+
+        None, at every step, where the phases name no momentum.
+        """
+        return self.phase_at(step).momentum(min(step, self.total_steps))
+
     def epoch(self, step: int) -> float:
         """Epochs of the strategy that have passed before global step `step`."""
         return self.phase_at(step).epoch(min(step, self.total_steps))
@@ -286,9 +364,12 @@ class Schedule:
 def explain(error: ValidationError) -> str:
     """The first finding of a pydantic error, as one line that names phase and key."""
     first, *others = error.errors(include_url=False)
-    phase = next((f"phase {part + 1}" for part in first["loc"] if isinstance(part, int)), None)
-    key = ".".join(part for part in first["loc"] if isinstance(part, str))
-    key = key.removeprefix("training_strategy").removeprefix(".") if phase else key
+    place = list(first["loc"])
+    if place[1:] and place[0] == "training_strategy":
+        del place[0]
+    # A number further in counts something else, such as the ends of a range.
+    phase = f"phase {place[0] + 1}" if place and isinstance(place[0], int) else None
+    key = ".".join(part for part in place if isinstance(part, str))
     where = ", ".join(filter(None, [phase, key and f"key '{key}'"]))
     message = first["msg"][0].lower() + first["msg"][1:]
     if first["type"] == WHOLE:

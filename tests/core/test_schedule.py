@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import UserError
-from core.schedule import Schedule
+from core.schedule import Phase, Schedule
+from core.settings import Augmentation
 from training.recipes import load_recipe
 
 # training_strategy of the published DAWNBench entry.
@@ -178,9 +179,29 @@ REFUSALS = {
     "stands still": ({2: {"epoch": [21, 21]}}, "phase 3, key 'epoch'.*above"),
     "three epochs": ({0: {"epoch": [0, 3, 6]}}, "phase 1, key 'epoch'"),
     "no number": ({0: {"epoch": [0, float("nan")]}}, "phase 1, key 'epoch'.*nan"),
-    "unknown key": ({3: {"momentum": 0.9}}, "phase 4, key 'momentum' is not known.*0.9"),
+    "unknown key": ({3: {"momenta": 0.9}}, "phase 4, key 'momenta' is not known.*0.9"),
     "missing key": ({3: {"lr": None}}, "phase 4, key 'lr'.*None"),
-    "method": ({4: {"lr_method": "cosine"}}, "phase 5, key 'lr_method'.*'cosine'.*'linear' or"),
+    "method": ({4: {"lr_method": "step"}}, "phase 5, key 'lr_method'.*'step'.*'linear', .* or"),
+    "power": ({4: {"power": 2}}, "phase 5, key 'power'.*received 2;.*'polynomial'.*'exp'"),
+    "power of 0": (
+        {0: {"lr_method": "polynomial", "power": 0}},
+        "phase 1, key 'power': received 0; .*greater than 0",
+    ),
+    "momentum of 1": ({0: {"momentum": [0.9, 1]}}, "phase 1, key 'momentum': received 1"),
+    "one momentum": ({0: {"momentum": 0.9}}, "phase 1, key 'momentum': received 0.9"),
+    "some momenta": (
+        {0: {"momentum": [0.9, 0.8]}, 1: {"momentum": [0.8, 0.9]}},
+        "phase 3, key 'momentum' is missing.*all phases or to none",
+    ),
+    "unknown augmentation": (
+        {2: {"augmentation": {"crops": "pad"}}},
+        "phase 3, key 'augmentation.crops' is not known here; received 'pad'",
+    ),
+    "bad augmentation": (
+        {2: {"augmentation": {"area": [0.5, -1]}}},
+        "phase 3, key 'augmentation.area': received -1",
+    ),
+    "freeze without a name": ({1: {"freeze": ["stem*", ""]}}, "phase 2, key 'freeze': received ''"),
     "exp to 0": ({4: {"lr": [0.1, 0.0]}}, r"phase 5, key 'lr_method'.*above 0, not \[0.1, 0.0\]"),
     "negative rate": ({0: {"lr": [-1.0, 2.0]}}, "phase 1, key 'lr'.*-1.0"),
     "batch of 0": ({1: {"batch_size": 0}}, "phase 2, key 'batch_size'.*received 0"),
@@ -215,6 +236,115 @@ def test_an_empty_strategy_is_refused():
         Schedule([], workers=8, images=IMAGES)
 
 
+# optimizer = torch.optim.SGD(parameters, lr=0.4); 10 x (optimizer.step(), scheduler.step())
+TORCH = {
+    # CosineAnnealingLR(optimizer, T_max=10, eta_min=0.05)
+    "cosine": (
+        {"lr_method": "cosine", "lr": [0.4, 0.05]},
+        [
+            0.4,
+            0.39143489,
+            0.366577974,
+            0.327862419,
+            0.279077974,
+            0.225,
+            0.170922026,
+            0.122137581,
+            0.083422026,
+            0.05856511,
+            0.05,
+        ],
+    ),
+    # PolynomialLR(optimizer, total_iters=10, power=2.0)
+    "power 2": (
+        {"lr_method": "polynomial", "lr": [0.4, 0.0]},
+        [0.4, 0.324, 0.256, 0.196, 0.144, 0.1, 0.064, 0.036, 0.016, 0.004, 0.0],
+    ),
+    # PolynomialLR(optimizer, total_iters=10, power=0.9)
+    "power 0.9": (
+        {"lr_method": "polynomial", "lr": [0.4, 0.0], "power": 0.9},
+        [
+            0.4,
+            0.36381303,
+            0.32722086,
+            0.29016714,
+            0.25257835,
+            0.21435469,
+            0.17535332,
+            0.13535338,
+            0.09396951,
+            0.05035702,
+            0.0,
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("keys", "rates"), TORCH.values(), ids=TORCH)
+def test_cosine_and_polynomial_rates_are_pytorchs(keys, rates):
+    schedule = Schedule([ORIGINAL[0] | {"epoch": [0, 1], "batch_size": 1} | keys], 1, images=10)
+    assert [schedule.learning_rate(step) for step in range(11)] == pytest.approx(rates)
+
+
+def test_cosine_and_polynomial_rise_too():
+    """By hand: the cosine's half way is the middle; (1 - 1 / 4) ** 2 = 9 / 16 is left to rise."""
+    at = {}
+    for method in ("cosine", "polynomial"):
+        phase = ORIGINAL[0] | {"epoch": [0, 1], "batch_size": 1, "lr": [1, 17]}
+        at[method] = Schedule([phase | {"lr_method": method}], 1, images=4).learning_rate
+    assert at["cosine"](2) == pytest.approx(9)
+    assert at["polynomial"](1) == pytest.approx(17 - 16 * 9 / 16)
+
+
+def test_the_momentum_of_the_published_fast_schedule():
+    """The 21 epochs of Alibaba's entry: momentum down from 0.96 to 0.9 while the rate rises."""
+    up = ORIGINAL[0] | {"epoch": [0, 5], "lr": [0.0, 1.2], "momentum": [0.96, 0.9]}
+    down = ORIGINAL[0] | {"epoch": [5, 21], "lr": [1.2, 1e-4], "momentum": [0.9, 0.96]}
+    schedule = Schedule([up | {"batch_size": 256}, down | {"batch_size": 256}], 8, IMAGES)
+    at = [0, 1250, 2500, 3125, 5625, 13125, 20000]  # of 625 steps an epoch
+    assert [schedule.momentum(step) for step in at] == pytest.approx(
+        [0.96, 0.936, 0.912, 0.9, 0.915, 0.96, 0.96]
+    )
+
+
+def test_without_a_momentum_there_is_none(original):
+    assert original.momentum(0) is None
+    assert original.momentum(10**6) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ({"augmentation": {"flip": False}}, {}, False),
+        ({"augmentation": {"flip": False}}, {"augmentation": {"flip": False}}, True),
+        ({"augmentation": {"area": [0.5, 1]}}, {"augmentation": {"area": [0.2, 1]}}, False),
+        ({"freeze": ["stem*"]}, {}, False),
+        ({"freeze": ["stem*", "group1*"]}, {"freeze": ["group1*", "stem*"]}, True),
+        ({"lr_method": "cosine"}, {"lr_method": "polynomial", "power": 3}, True),
+    ],
+)
+def test_what_the_pipeline_or_the_trace_depends_on_is_a_stage_of_its_own(one, other, alike):
+    phases = [ORIGINAL[0] | one, ORIGINAL[1] | other]
+    assert len(list(Schedule(phases, 8, IMAGES).stages())) == (1 if alike else 2)
+
+
+def test_a_phase_overrides_single_keys_of_the_augmentation():
+    changes = {"area": [0.5, 1.0], "colour": None}
+    phase = Phase.model_validate(ORIGINAL[0] | {"augmentation": changes})
+    recipes = Augmentation.model_validate({"flip": False, "area": (0.1, 0.9), "colour": {}})
+    assert phase.augmented(recipes) == Augmentation(flip=False, area=(0.5, 1.0))
+    assert Phase.model_validate(ORIGINAL[0]).augmented(recipes) == recipes
+
+
+def test_a_phase_written_down_holds_its_overrides_alone():
+    """The other keys stay the recipe's when it is read again."""
+    changes = {"area": [0.5, 1.0], "colour": {"hue": 0.2}}
+    phase = Phase.model_validate(ORIGINAL[0] | {"augmentation": changes})
+    assert phase.model_dump(mode="json")["augmentation"] == changes
+    again = Phase.model_validate(phase.model_dump(mode="json"))
+    assert again.data_key == phase.data_key
+
+
 @st.composite
 def schedules(draw):
     lengths = draw(st.lists(st.floats(0.5, 20), min_size=1, max_size=6))
@@ -226,7 +356,7 @@ def schedules(draw):
             {
                 "epoch": [begin, begin + length],
                 "lr": [draw(st.floats(0.001, 10)), draw(st.floats(0.001, 10))],
-                "lr_method": draw(st.sampled_from(["linear", "exp"])),
+                "lr_method": draw(st.sampled_from(["linear", "exp", "cosine", "polynomial"])),
                 "batch_size": draw(st.integers(1, 100)),
                 "image_size": draw(st.integers(8, 288)),
                 "data_dir": draw(st.sampled_from(["160", "320"])),
@@ -252,6 +382,23 @@ def test_rates_stay_between_the_ends_of_their_phase(schedule, data):
     low, high = sorted(phase.phase.lr)
     assert low * (1 - 1e-9) <= schedule.learning_rate(step) <= high * (1 + 1e-9)
     assert phase.phase.epoch[0] <= schedule.epoch(step) < phase.phase.epoch[1]
+
+
+@given(st.floats(0, 10), st.floats(0, 10), st.integers(1, 999))
+def test_a_linear_phase_cut_in_two_has_the_same_rates(begin, end, cut):
+    """Epochs of 100 steps; the rate and the momentum at the cut are what a user works out."""
+    middle = begin + (end - begin) * cut / 1000
+
+    def phase(epoch, first, last):
+        ends = {"lr": [first, last], "momentum": [first / 20, last / 20]}
+        return ORIGINAL[0] | {"epoch": epoch, "batch_size": 1} | ends
+
+    whole = Schedule([phase([0, 10], begin, end)], 1, images=100)
+    parts = [phase([0, cut / 100], begin, middle), phase([cut / 100, 10], middle, end)]
+    two = Schedule(parts, 1, images=100)
+    for step in range(0, 1001, 50):
+        assert two.learning_rate(step) == pytest.approx(whole.learning_rate(step), abs=1e-12)
+        assert two.momentum(step) == pytest.approx(whole.momentum(step), abs=1e-12)
 
 
 @given(schedules(), st.data())

@@ -98,6 +98,7 @@ REFUSALS = {
     "policy": ({"policy": "float8"}, "key 'policy': received 'float8'.*mixed_float16"),
     "smoothing": ({"label_smoothing": 1.0}, "key 'label_smoothing': received 1.0"),
     "crop": ({"augmentation": {"crop": "centre"}}, "key 'augmentation.crop'.*'centre'.*'pad'"),
+    "area": ({"augmentation": {"area": [-1, 1]}}, ": key 'augmentation.area': received -1"),
     "phase": ({"training_strategy": [PHASE, PHASE]}, "phase 2, key 'epoch'.*overlap"),
 }
 
