@@ -68,7 +68,7 @@ def write(model: Any, snapshot: Snapshot, path: Path) -> None:
     """Writes `model` as it was at the snapshot; may run beside its training; or an `OSError`."""
     import keras
 
-    from core.keras_patches import remember_what_saving_skips
+    from core.keras_patches import TRAINABLE, remember_what_saving_skips
 
     remember_what_saving_skips()
     packed = io.BytesIO()
@@ -76,7 +76,7 @@ def write(model: Any, snapshot: Snapshot, path: Path) -> None:
     np.savez(packed, **{f"{rank}/{i}": a for rank, own in arrays for i, a in enumerate(own)})
     with whole(path) as unfinished:
         # Inside the scope, which is this thread's alone, a variable has its snapshot's value.
-        with keras.StatelessScope(state_mapping=snapshot.values):
+        with TRAINABLE, keras.StatelessScope(state_mapping=snapshot.values):
             model.save(str(unfinished))
         with zipfile.ZipFile(unfinished, "a") as archive:
             archive.writestr(STATE, json.dumps({**snapshot.state, "step": snapshot.step}))

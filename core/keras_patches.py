@@ -9,8 +9,10 @@ These have to stand elsewhere:
 - `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are deterministic.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -50,6 +52,50 @@ def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
     """Has each training step use `batch`, without the copy to the device of a dataset's batch."""
     step = type(model).train_step
     model.train_step = lambda _: step(model, batch)
+
+
+# Held while layers are not trainable for a trace, and while a thread reads what they are.
+TRAINABLE = threading.Lock()
+
+
+@contextlib.contextmanager
+def frozen(model: keras.Model, layers: Sequence[keras.Layer]) -> Iterator[None]:
+    """Has the training steps of a `fit` within it leave `layers` as they are.
+
+    They are not trainable while a step is traced, and at no other time: its graph has no
+    gradient of them, and no update. Whoever looks at the model beside it, such as a checkpoint
+    or another worker, sees it as it was built. `BatchNormalization` that is not trainable uses
+    its moving statistics, and leaves them as they are.
+    """
+    if not layers:
+        yield
+        return
+    plain = model.train_step
+
+    def train_step(data: Any) -> Any:
+        with TRAINABLE, _not_trainable(layers):
+            return plain(data)
+
+    model.train_step, model.train_function = train_step, None
+    try:
+        yield
+    finally:
+        model.train_step, model.train_function = plain, None
+
+
+@contextlib.contextmanager
+def _not_trainable(layers: Sequence[keras.Layer]) -> Iterator[None]:
+    # Outer layers come first: setting theirs sets all that is inside.
+    within = [inner for layer in layers for inner in layer._flatten_layers()]
+    within += [variable for layer in layers for variable in layer.variables]
+    before = [(part, part.trainable) for part in within]
+    try:
+        for layer in layers:
+            layer.trainable = False
+        yield
+    finally:
+        for part, trainable in before:
+            part.trainable = trainable
 
 
 def keep_weights_after_fit(optimizer: keras.optimizers.Optimizer) -> None:

@@ -14,14 +14,16 @@ import yaml
 from training.run_folder import RunFolder
 
 # Small enough for a test, and with all that a run has: three stages, of which the first
-# holds two phases; both kinds of rates; several image sizes, two batches, two folders.
+# holds two phases; several kinds of rates; several image sizes, two batches, two folders; a phase
+# in which layers are frozen and images augmented in another way.
 SMALL = {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
 LARGE = {"batch_size": 25, "image_size": [28, 28], "data_dir": "28"}
 STRATEGY = [
     {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", **SMALL},
     {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", **SMALL},
-    {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "exp", **LARGE},
-    {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "linear", **LARGE}
+    {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "cosine", **LARGE}
+    | {"freeze": ["stem_*", "stage1_*"], "augmentation": {"padding": 0.05}},
+    {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "polynomial", **LARGE}
     | {"image_size": [24, 24]},
 ]
 
@@ -254,8 +256,22 @@ def test_the_progress_bar_shows_the_run(two_workers):
     assert re.search(words, two_workers[1].stderr)
 
 
+def trained_between(run, *steps):
+    """The layers whose kernels differ between two checkpoints, of which each is all trainable."""
+    before, after = (
+        keras.saving.load_model(RunFolder(run).checkpoint(step), compile=False) for step in steps
+    )
+    assert all(layer.trainable for model in (before, after) for layer in model.layers)
+    return {
+        layer.name
+        for layer in before.layers
+        if hasattr(layer, "kernel")
+        and not np.array_equal(layer.kernel, after.get_layer(layer.name).kernel)
+    }
+
+
 def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digits, tmp_path):
-    """One worker that lost all checkpoints but the early ones."""
+    """One worker that lost all checkpoints but the early ones; the last is of a frozen phase."""
     arguments = ("recipe.py", "--recipe", small, "--data_dir", digits, "--run_dir")
     ran = run_process(*arguments, tmp_path / "whole")
     assert ran.returncode == 0, ran.stderr
@@ -271,6 +287,14 @@ def test_a_run_that_broke_off_ends_as_one_that_did_not(run_process, small, digit
     )
     for a, b in zip(one.variables, other.variables, strict=True):
         np.testing.assert_allclose(a.numpy(), b.numpy(), atol=1e-4)
+    # Steps 80 to 119 leave the stem and the first stage as they are.
+    rest = {"stage2_block1_conv1", "stage3_block1_conv2", "logits"}
+    stays = {"stem_conv", "stage1_block1_conv1", "stage1_block1_conv2"}
+    for name in ("whole", "broken"):
+        assert trained_between(tmp_path / name, 60, 90) >= rest | stays
+        assert trained_between(tmp_path / name, 90, 120) >= rest
+        assert not trained_between(tmp_path / name, 90, 120) & stays
+        assert trained_between(tmp_path / name, 120, 150) >= rest | stays
     for name in ("train.csv", "evaluation.csv"):
         steps = [[r["step"] for r in rows(tmp_path / run / name)] for run in ("whole", "broken")]
         assert steps[0] == steps[1]

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from core import checkpoints, workers
 from core.checkpoints import BadCheckpoint
 from core.errors import SharedUserError, UserError
@@ -97,11 +99,21 @@ def code_version() -> str:
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two identities, without the keys that are free to change."""
+    before, now = _with_defaults(before), _with_defaults(now)
     return [
         line
         for name in IDENTITY
         for line in _differences(before.get(name), now.get(name), (name,), FREE_TO_CHANGE)
     ]
+
+
+def _with_defaults(identity: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An identity whose recipe has the keys that its version did not know, with their defaults."""
+    try:
+        recipe = Recipe.model_validate(identity.get("recipe"))
+    except ValidationError:
+        return identity  # of a later version, or none of ours; compared as it stands
+    return {**identity, "recipe": recipe.model_dump(mode="json")}
 
 
 def _differences(

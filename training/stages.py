@@ -1,12 +1,15 @@
 """One stage of a run: the data switch, then one `fit`."""
 
+import fnmatch
 import gc
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import keras
 import tensorflow as tf
 
-from core.schedule import Stage
+from core import keras_patches
+from core.errors import UserError
+from core.schedule import Phase, Stage
 from core.workers import Workers
 from datasets.input.faults import Faults, name_in
 from datasets.input.pipeline import ReadPlan, records_in_order, training_pipeline
@@ -19,14 +22,46 @@ from training.run import Run
 def fit_stage(run: Run, stage: Stage, callbacks: Sequence[keras.callbacks.Callback]) -> None:
     """Trains through one stage, as one `fit` of one epoch."""
     batches = batches_of(run, stage)
-    run.model.fit(
-        batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
-    )
+    with keras_patches.frozen(run.model, frozen_layers(run.model, stage.data.freeze)):
+        run.model.fit(
+            batches, steps_per_epoch=stage.steps, callbacks=callbacks, shuffle=False, verbose=0
+        )
     del batches
     # The next stage is traced anew, at its own static shape; Keras would reuse this
     # stage's trace. Its graph and buffers are freed before the next one's are made.
     run.model.train_function = None
     gc.collect()
+
+
+def frozen_layers(model: keras.Model, patterns: Sequence[str]) -> list[keras.Layer]:
+    """The layers of a model whose names match one of the shell patterns, in the model's order.
+
+    Raises:
+        ValueError: a pattern matches no layer with variables that train, or nothing else trains.
+    """
+    trained = {layer.name: layer for layer in model.layers if layer.trainable_variables}
+    matched: set[str] = set()
+    for pattern in patterns:
+        found = fnmatch.filter(trained, pattern)
+        if not found:
+            first = ", ".join([*trained][:6])
+            raise ValueError(
+                f"received {pattern!r}, which matches no layer that trains; the first of the "
+                f"{len(trained)} that do are {first}"
+            )
+        matched.update(found)
+    if matched and matched == set(trained):
+        raise ValueError(f"received {list(patterns)}, which leaves no layer that trains")
+    return [layer for name, layer in trained.items() if name in matched]
+
+
+def check_frozen(model: keras.Model, phases: Iterable[Phase]) -> None:
+    """Refuses patterns of layers to freeze that do not fit the model; the error names the phase."""
+    for number, phase in enumerate(phases, 1):
+        try:
+            frozen_layers(model, phase.freeze)
+        except ValueError as error:
+            raise UserError(f"phase {number}, key 'freeze': {error}") from None
 
 
 def batches_of(run: Run, stage: Stage) -> tf.data.Dataset:
@@ -64,7 +99,7 @@ def stage_pipeline(
         range(stage.begin, stage.end),
         image_size=phase.image_size,
         classes=recipe.classes,
-        augmentation=recipe.augmentation,
+        augmentation=phase.augmented(recipe.augmentation),
         faults=faults,
         skipped=skipped,
     )

@@ -12,6 +12,8 @@ import tensorflow as tf
 from keras.optimizers import SGD, LossScaleOptimizer
 
 from core import keras_patches
+from optimizers.distributed import DistributedOptimizer
+from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 
 X = np.arange(12, dtype="float32").reshape(4, 3)
 Y = np.ones((4, 1), "float32")
@@ -66,6 +68,112 @@ def test_each_step_uses_the_one_batch():
     keras_patches.train_on_one_batch(model, (tf.constant(X[3:]), tf.constant(Y[3:])))
     dataset = tf.data.Dataset.from_tensors((X[:1], Y[:1])).repeat(5)
     assert model.fit(dataset, verbose=0).history["loss"] == [29.0**2]
+
+
+def two_layers(optimizer):
+    """From x to 2 * (3 * x), and a BatchNorm between the two."""
+    model = keras.Sequential(
+        [
+            keras.Input((1,)),
+            keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name="one"),
+            keras.layers.BatchNormalization(scale=False, epsilon=0.0, name="norm"),
+            keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", name="two"),
+        ]
+    )
+    model.compile(optimizer, "mse", jit_compile=False)
+    model.layers[0].kernel.assign([[3.0]])
+    model.layers[2].kernel.assign([[2.0]])
+    optimizer.build(model.trainable_variables)
+    return model
+
+
+def one_step(model, frozen=(), callbacks=()):
+    """The weights after a step on x = 1 and x = 3, both to become 0."""
+    x, y = np.array([[1.0], [3.0]], "float32"), np.zeros((2, 1), "float32")
+    with keras_patches.frozen(model, [model.get_layer(name) for name in frozen]):
+        model.fit(x, y, batch_size=2, verbose=0, callbacks=[*callbacks])
+    return {w.path.removeprefix(f"{model.name}/"): w.numpy().item() for w in model.weights}
+
+
+def test_a_frozen_layer_stays_and_the_rest_trains():
+    """By hand: the outputs are 6 and 18, and w2's gradient is the mean of 2 * y * 3 * x, 180."""
+    found = one_step(two_layers(SGD(0.001)), ["one", "norm"])
+    assert found == pytest.approx(
+        {
+            "one/kernel": 3.0,
+            "norm/beta": 0.0,
+            "norm/moving_mean": 0.0,  # what it normalised with, as at evaluation
+            "norm/moving_variance": 1.0,
+            "two/kernel": 2.0 - 0.001 * 180,
+        },
+        rel=1e-6,
+    )
+
+
+def test_keras_updates_a_batch_norm_that_is_not_frozen():
+    """The inputs' mean is 6 and their variance 9; Keras moves 1 % of the way."""
+    found = one_step(two_layers(SGD(0.001)), ["one"])
+    assert found["norm/moving_mean"] == pytest.approx(0.06)
+    assert found["norm/moving_variance"] == pytest.approx(1.08)
+
+
+OPTIMIZERS = {
+    "momentum": lambda: SGD(0.001, momentum=0.9),
+    "weight decay": lambda: keras.optimizers.AdamW(0.001, weight_decay=0.5),
+    "average": lambda: SGD(0.001, use_ema=True, ema_momentum=0.5),
+    "loss scale": lambda: LossScaleOptimizer(SGD(0.001), initial_scale=4.0),
+    "accumulation": lambda: SGD(0.001, gradient_accumulation_steps=2),
+    "distributed": lambda: DistributedOptimizer(TF1Momentum(0.001)),
+    "distributed, with a loss scale": lambda: DistributedOptimizer(
+        LossScaleOptimizer(SGD(0.001), initial_scale=4.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_any_optimizer_leaves_what_is_frozen_and_trains_it_before_and_after(optimizer):
+    """L2 in the loss has no hold on it either. Pairs of steps, for gradients that accumulate."""
+    model = two_layers(optimizer())
+    add_l2_to_loss(model, 0.1)
+    keras_patches.keep_weights_after_fit(model.optimizer)
+    # An average of the weights goes on moving towards them.
+    state = [v for v in model.optimizer.variables if v.path.endswith(("momentum", "velocity"))]
+    own = [model.get_layer("one").kernel, *(v for v in state if "one_kernel" in v.path)]
+    rest = [model.get_layer("two").kernel, *(v for v in state if "two_kernel" in v.path)]
+    for frozen in ([], ["one", "norm"], []):
+        before = [[v.numpy().item() for v in part] for part in (own, rest)]
+        one_step(model, frozen)
+        one_step(model, frozen)
+        after = [[v.numpy().item() for v in part] for part in (own, rest)]
+        kept = [
+            [x == y for x, y in zip(*values, strict=True)]
+            for values in zip(before, after, strict=True)
+        ]
+        assert kept == [[bool(frozen)] * len(own), [False] * len(rest)]
+
+
+def test_only_a_trace_sees_a_frozen_layer():
+    """Not the callbacks of a run, a thread that writes a checkpoint, or a later `fit`."""
+    seen, in_trace = [], []
+    model = two_layers(SGD(0.001))
+    model.get_layer("norm").beta.trainable = False  # as a network may have it
+    flags = [layer.trainable for layer in model.layers], [v.trainable for v in model.weights]
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            seen.append(([x.trainable for x in model.layers], [v.trainable for v in model.weights]))
+
+    compute_loss = model.compute_loss
+
+    def traced(*arguments, **options):
+        in_trace.append([layer.trainable for layer in model.layers])
+        return compute_loss(*arguments, **options)
+
+    model.compute_loss = traced
+    one_step(model, ["norm"], [Watch()])
+    one_step(model, [], [Watch()])
+    assert seen == [flags, flags]
+    assert in_trace == [[True, False, True], [True, True, True]]
 
 
 @pytest.mark.parametrize("kept", [False, True])

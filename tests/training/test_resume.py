@@ -128,6 +128,14 @@ def test_without_a_good_checkpoint_it_begins_at_0(run, asked):
             {"training_strategy": [PHASES[0], {**PHASES[1], "batch_size": 8}]},
             "phase 2, key 'training_strategy.batch_size': was 5, is 8",
         ),
+        (
+            {"training_strategy": [PHASES[0], {**PHASES[1], "freeze": ["stem_*"]}]},
+            "phase 2, key 'freeze': was [], is ['stem_*']",
+        ),
+        (
+            {"training_strategy": [{**PHASES[0], "augmentation": {"flip": False}}, PHASES[1]]},
+            "phase 1, key 'augmentation.flip': was None, is False",
+        ),
     ],
 )
 def test_another_recipe_is_refused_by_what_differs(run, data, changes, place):
@@ -136,6 +144,18 @@ def test_another_recipe_is_refused_by_what_differs(run, data, changes, place):
         start(run, resume.identity(other, data, "float32"))
     assert place.replace("training_strategy.", "") in str(error.value)
     assert "--overwrite" in str(error.value)
+
+
+def test_a_run_of_a_version_that_knew_fewer_keys_is_the_same_run(run, asked):
+    """Its recipe and its checkpoints lack them; what they stand for is the default."""
+    old = json.loads(json.dumps(asked))
+    for phase in old["recipe"]["training_strategy"]:
+        for key in ("power", "momentum", "augmentation", "freeze"):
+            del phase[key]
+    run.recipe_file.write_text(json.dumps(old["recipe"]))
+    noted(run, facts=old)
+    written(run, old, 40, "regular")
+    assert start(run, asked).step == 40
 
 
 def noted(run, **changes):

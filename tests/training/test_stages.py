@@ -1,0 +1,121 @@
+"""What a phase changes in its stage: the layers that do not train, and the augmentation."""
+
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from callbacks.phase_scheduler import PhaseScheduler
+from callbacks.step_callback import StepCallback
+from core.errors import UserError
+from core.workers import Workers
+from training import model as models
+from training import stages, synthetic
+from training.recipes import Recipe
+from training.stages import check_frozen, fit_stage, frozen_layers
+
+PHASE = {
+    "epoch": [0, 1],
+    "lr": [0.1, 0.2],
+    "lr_method": "linear",
+    "batch_size": 4,
+    "image_size": 8,
+    "data_dir": "8",
+}
+
+
+def recipe(*phases, **others):
+    strategy = [
+        PHASE | {"epoch": [number, number + 1]} | phase for number, phase in enumerate(phases)
+    ]
+    settings = {"model": "resnet8", "model_arguments": {"widths": [8, 8, 8]}, "classes": 3}
+    return Recipe(training_strategy=strategy, **settings, **others)
+
+
+@pytest.fixture(scope="module")
+def net():
+    return models.build(recipe({}))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "names"),
+    [
+        ([], []),
+        (["stem_*"], ["stem_conv", "stem_bn"]),
+        (["logits", "stem_bn", "stem*"], ["stem_conv", "stem_bn", "logits"]),
+        (["stage[12]_*_conv1"], ["stage1_block1_conv1", "stage2_block1_conv1"]),
+    ],
+)
+def test_patterns_are_those_of_a_shell(net, patterns, names):
+    assert [layer.name for layer in frozen_layers(net, patterns)] == names
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (["stem_*", "steam_*"], "phase 2, key 'freeze': received 'steam_.'.*first of the .*stem_"),
+        (["STEM_*"], "'STEM_.', which matches no layer"),
+        (["stem_relu"], "'stem_relu', which matches no layer that trains"),
+        (["*"], r"received \['\*'\], which leaves no layer that trains"),
+    ],
+)
+def test_patterns_that_do_not_fit_the_model_are_refused(net, patterns, message):
+    with pytest.raises(UserError, match=message):
+        check_frozen(net, recipe({}, {"freeze": patterns}).training_strategy.root)
+
+
+class Weights(StepCallback):
+    """Notes the weights before each step, and at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def before_step(self, step):
+        self.seen.append({w.path: w.numpy() for w in self.model.weights})
+
+    after_fit = before_step
+
+
+def changed(before, after):
+    """The layers whose weights differ."""
+    return {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])}
+
+
+def test_the_layers_of_a_phase_stay_to_the_bit_and_train_in_the_next():
+    """Three stages of two steps on noise, as a run does them; the second stage is resumed."""
+    keras.utils.set_random_seed(1)
+    asked = recipe({}, {"freeze": ["stem_*", "stage1_*"]}, {})
+    net = models.build(asked)
+    models.compile_for_training(net, asked, "float32")
+    run = SimpleNamespace(
+        recipe=asked,
+        model=net,
+        data=synthetic.data_for(asked),
+        log=SimpleNamespace(clock=SimpleNamespace(switch=lambda bucket: None)),
+    )
+    everything = {layer.name for layer in net.layers if layer.weights} - {"normalise"}
+    frozen = {"stem_conv", "stem_bn"}
+    frozen |= {f"stage1_block1_{kind}{number}" for kind in ("conv", "bn") for number in (1, 2)}
+    schedule = asked.schedule(1, 8)
+    for begin in (0, 3):
+        weights = Weights()
+        weights.start_at(begin)
+        for stage in schedule.stages(begin):
+            fit_stage(run, stage, [PhaseScheduler(schedule), weights])
+            before, *_, after = weights.seen[-1 - stage.steps :]
+            is_second = stage.first == 2
+            assert changed(before, after) == everything - (frozen if is_second else set())
+
+
+def test_the_pipeline_gets_the_augmentation_of_the_phase(monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        stages, "training_pipeline", lambda *_, augmentation, **__: given.append(augmentation)
+    )
+    asked = recipe({}, {"augmentation": {"area": [0.5, 1.0]}}, augmentation={"flip": False})
+    data = synthetic.data_for(asked)
+    for stage in asked.schedule(1, 8).stages():
+        stages.stage_pipeline(stage, asked, data, Workers(), threads=1)
+    assert [(a.area, a.flip) for a in given] == [((0.08, 1.0), False), ((0.5, 1.0), False)]
