@@ -1,4 +1,4 @@
-"""Keras 3 optimizers: averaged over workers, and the original's momentum."""
+"""Keras 3 optimizers: averaged over workers, the original's momentum, and Muon."""
 
 from typing import TYPE_CHECKING
 
@@ -6,6 +6,7 @@ from core.lazy import exports
 
 if TYPE_CHECKING:  # `exports` reads these lines
     from optimizers.distributed import DistributedOptimizer as DistributedOptimizer
+    from optimizers.muon import Muon as Muon
     from optimizers.tf1_momentum import TF1Momentum as TF1Momentum
     from optimizers.tf1_momentum import add_l2_to_loss as add_l2_to_loss
 
