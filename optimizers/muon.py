@@ -72,6 +72,8 @@ class Muon(keras.optimizers.Optimizer):
         >>> optimizer = Muon(0.24, momentum=0.6, newton_schulz_steps=3, renormalise=True)
     """
 
+    momentum_moves = True  # `core.keras_patches.momentum_setter` may make it a variable
+
     def __init__(
         self,
         learning_rate: Any = 0.02,

@@ -12,8 +12,13 @@ from core.errors import UserError
 from core.files import whole
 from models.resnet import build_model
 from optimizers.distributed import DistributedOptimizer
+from optimizers.groups import OF_THE_WHOLE, Group, OptimizerGroups
+from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 from training import recipes
+
+# Optimizers of this project, by the names that a recipe uses; Muon goes before Keras's own.
+OURS = {cls.__name__: cls for cls in (TF1Momentum, Muon)}
 
 
 def build(recipe: recipes.Recipe) -> keras.Model:
@@ -36,20 +41,46 @@ def make_optimizer(
 
     With `ema`, it keeps an average of the weights, of that decay per step.
     """
-    if settings.name == TF1Momentum.__name__:
-        cls: Any = TF1Momentum
-    else:
-        cls = getattr(keras.optimizers, settings.name, None)
-        if not (isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer)):
-            raise UserError(
-                f"key 'optimizer.name': received {settings.name!r}; use TF1Momentum or the "
-                "name of a Keras optimizer, such as SGD or AdamW"
-            )
     average = {"use_ema": True, "ema_momentum": ema} if ema else {}
+    options = {"learning_rate": 0.0, **average, **settings.arguments}
+    if not settings.groups:
+        return _optimizer("optimizer", settings.name, options)
+    whole = {name: options.pop(name) for name in OF_THE_WHOLE if name in options}
+    groups = []
+    for number, group in enumerate(settings.groups, 1):
+        inherits = group.name is None
+        arguments = {**(options if inherits else {"learning_rate": 0.0}), **group.arguments}
+        key = f"optimizer.groups, group {number}"
+        optimizer = _optimizer(key, group.name or settings.name, arguments)
+        keeps_momentum = not inherits or "momentum" in group.arguments
+        groups.append(Group(group.variables, optimizer, group.rate, keeps_momentum))
+    rest = _optimizer("optimizer", settings.name, options)
     try:
-        return cls(**{"learning_rate": 0.0, **average, **settings.arguments})
+        return OptimizerGroups(rest, groups, learning_rate=0.0, **whole)
+    except ValueError as error:
+        raise UserError(f"key 'optimizer.groups': {error}") from None
+
+
+def _optimizer(key: str, name: str, arguments: dict[str, Any]) -> keras.optimizers.Optimizer:
+    """An optimizer by its name; `key` is the place in the recipe, for messages."""
+    cls: Any = OURS.get(name) or getattr(keras.optimizers, name, None)
+    if not (isinstance(cls, type) and issubclass(cls, keras.optimizers.Optimizer)):
+        raise UserError(
+            f"key '{key}.name': received {name!r}; use {', '.join(OURS)} or the name of a Keras "
+            "optimizer, such as SGD or AdamW"
+        )
+    try:
+        return cls(**arguments)
     except (TypeError, ValueError) as error:
-        raise UserError(f"key 'optimizer.arguments': {error}") from None
+        raise UserError(f"key '{key}.arguments': {error}") from None
+
+
+def build_optimizer(optimizer: keras.optimizers.Optimizer, model: keras.Model) -> None:
+    """Makes the optimizer's variables, for those of the model that train."""
+    try:
+        optimizer.build(model.trainable_variables)
+    except ValueError as error:
+        raise UserError(f"key 'optimizer': {error}") from None
 
 
 def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> None:
@@ -76,7 +107,7 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
         jit_compile=False,  # XLA cannot compile Horovod's all-reduce
         auto_scale_loss=False,  # done above, outermost
     )
-    optimizer.build(model.trainable_variables)
+    build_optimizer(optimizer, model)
     model.compute_metrics(None, ops.zeros((1,), "int32"), ops.zeros((1, recipe.classes)))
     model.reset_metrics()
     keras_patches.keep_weights_after_fit(optimizer)
@@ -93,7 +124,7 @@ def accuracy_metrics() -> list[keras.metrics.Metric]:
 def averaging_optimizer(recipe: recipes.Recipe, model: keras.Model) -> Any:
     """An optimizer with the same variables as the run's, to find the average among them."""
     optimizer = make_optimizer(recipe.optimizer, recipe.ema)
-    optimizer.build(model.trainable_variables)
+    build_optimizer(optimizer, model)
     return optimizer
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.errors import UserError
 from core.schedule import Schedule, Strategy, explain
@@ -27,12 +27,34 @@ Policy = Literal["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"]
 Channels = tuple[float, float, float]
 
 
+class VariableGroup(Settings):
+    """Variables with an optimizer or a rate of their own."""
+
+    # A regular expression that is found in `variable.path`; the first group that fits takes it.
+    variables: Annotated[str, Field(min_length=1)]
+    rate: NotNegative = 1.0  # times the phase's learning rate
+    # By default the recipe's optimizer and arguments, updated by these arguments; with a name,
+    # these arguments alone.
+    name: str | None = None
+    arguments: dict[str, Any] = {}
+
+    @field_validator("variables")
+    @classmethod
+    def _is_a_regular_expression(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        return pattern
+
+
 class Optimizer(Settings):
     """Which optimizer, with its arguments."""
 
-    name: str = "TF1Momentum"  # the original's (optimizers/tf1_momentum.py), or one of Keras's
+    name: str = "TF1Momentum"  # the original's, or another of optimizers/ or Keras
     arguments: dict[str, Any] = {"momentum": 0.9, "nesterov": True}  # without the rate
     compression: Literal["none", "fp16"] = "none"  # fp16 halves the bytes of an all-reduce
+    groups: tuple[VariableGroup, ...] = ()  # what no group takes stays with the above
 
 
 class Recipe(Settings):

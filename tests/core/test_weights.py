@@ -6,10 +6,11 @@ import pytest
 
 from core.checkpoints import BadCheckpoint, load_weights
 from training import model
-from training.recipes import load_recipe
+from training.recipes import Optimizer, load_recipe
 
 X = np.random.default_rng(0).integers(0, 256, (16, 28, 28, 3)).astype("uint8")
 Y = np.arange(16, dtype="int32") % 10
+GROUPS = ({"variables": "conv.*/kernel", "name": "Muon"}, {"variables": "/beta$", "rate": 2.0})
 
 
 def recipe(**changes):
@@ -40,16 +41,20 @@ def test_the_weights_are_those_that_were_saved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("policy", "loss_scale"),
+    ("policy", "loss_scale", "groups"),
     [
-        ("float32", 256),
-        ("mixed_float16", 256),
-        ("mixed_float16", "dynamic"),
+        ("float32", 256, ()),
+        ("mixed_float16", 256, ()),
+        ("mixed_float16", "dynamic", ()),
+        ("float32", 256, GROUPS),
+        ("mixed_float16", "dynamic", GROUPS),
     ],
 )
-def test_the_average_is_the_formulas_and_fit_leaves_the_weights_alone(tmp_path, policy, loss_scale):
+def test_the_average_is_the_formulas_and_fit_leaves_the_weights_alone(
+    tmp_path, policy, loss_scale, groups
+):
     """avg <- 0.9 avg + 0.1 w, and w itself after the first step (Keras's rule)."""
-    averaged = recipe(ema=0.9, loss_scale=loss_scale)
+    averaged = recipe(ema=0.9, loss_scale=loss_scale, optimizer=Optimizer(groups=groups))
     saved, seen = trained(averaged, policy, steps=3, path=tmp_path / "a.keras")
     expected = seen[0]
     for weights in seen[1:]:

@@ -1,9 +1,14 @@
-"""The loss of a run, against a hand calculation."""
+"""The loss of a run, against a hand calculation; its optimizer, as the recipe says."""
 
+import keras
 import numpy as np
 import pytest
 
-from training.model import cross_entropy
+from core.errors import UserError
+from optimizers.muon import Muon
+from optimizers.tf1_momentum import TF1Momentum
+from training.model import build_optimizer, cross_entropy, make_optimizer
+from training.recipes import Optimizer, load_recipe
 
 # exp(2) + exp(1) + exp(0) = 11.107338, of which the logarithm is 2.407606: the classes'
 # log-probabilities are -0.407606, -1.407606 and -2.407606.
@@ -22,3 +27,57 @@ def test_label_smoothing_is_spread_over_all_classes(smoothing, losses):
     labels = np.array([0, 2], "int32")
     found = np.array(cross_entropy(smoothing)(labels, LOGITS))
     assert found.mean() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def optimizer(groups, **settings):
+    return make_optimizer(Optimizer.model_validate({"groups": groups, **settings}))
+
+
+def test_a_group_has_the_recipes_optimizer_or_one_of_its_own():
+    made = optimizer(
+        [
+            {"variables": "gamma", "rate": 2.0, "arguments": {"weight_decay": 0}},
+            {"variables": "kernel", "name": "Muon", "arguments": {"momentum": 0.6}},
+        ],
+        arguments={"momentum": 0.8, "nesterov": False, "weight_decay": 0.1, "clipnorm": 1.0},
+    )
+    gamma, kernel, rest = (group.optimizer for group in made._groups)
+    assert [type(o).__mro__[2] for o in (gamma, kernel, rest)] == [TF1Momentum, Muon, TF1Momentum]
+    assert [o.momentum for o in (gamma, kernel, rest)] == [0.8, 0.6, 0.8]
+    assert [o.nesterov for o in (gamma, kernel, rest)] == [False, True, False]
+    assert [o.weight_decay for o in (gamma, kernel, rest)] == [0, None, 0.1]
+    assert made.clipnorm == 1.0
+    # What has a momentum of its own keeps it where a phase moves the recipe's.
+    assert made.with_moving_momentum() == [gamma, rest]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (
+            [{"variables": "kernel"}, {"variables": "b", "name": "Mu"}],
+            r"key 'optimizer\.groups, group 2\.name': received 'Mu'; use TF1Momentum, Muon or",
+        ),
+        (
+            [{"variables": "kernel", "arguments": {"momentum": 2.0}}],
+            r"key 'optimizer\.groups, group 1\.arguments': `momentum` must be from 0 to 1",
+        ),
+        (
+            [{"variables": "kernel", "arguments": {"clipnorm": 2.0}}],
+            r"key 'optimizer\.groups': `clipnorm` belongs to OptimizerGroups",
+        ),
+        ([{"variables": "kernl"}], r"key 'optimizer': group 1, .*'kernl', .*dense.*/kernel"),
+        ([{"variables": "bias", "name": "Muon"}], r"key 'optimizer': Muon takes kernels.*/bias"),
+    ],
+)
+def test_a_mistake_in_a_group_is_named(groups, message):
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    with pytest.raises(UserError, match=message):
+        build_optimizer(optimizer(groups), model)
+
+
+def test_a_group_that_is_no_regular_expression_is_named(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("optimizer: {groups: [{variables: 'ker(nel'}]}\ntraining_strategy: []\n")
+    with pytest.raises(UserError, match=r"optimizer.*groups.*variables.*'ker\(nel'.*regular"):
+        load_recipe(path)
