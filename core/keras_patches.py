@@ -5,6 +5,8 @@ These have to stand elsewhere:
 
 - `optimizers/distributed.py` overrides the private `_clip_gradients`, the only place where
   accumulated gradients can be averaged, and looks for a loss scale among the running functions.
+- `optimizers/groups.py` overrides the private `_backend_update_step` and `_apply_weight_decay`, and
+  gives the optimizers of its groups its own `_iterations`.
 - `core/checkpoints.py` reads `_model_variables_moving_average` and the layout of `.keras` files.
 - `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are deterministic.
 """
@@ -125,11 +127,12 @@ def mix_in(optimizer: keras.optimizers.Optimizer, kinds: tuple[type, ...], **val
     variables that are excluded from weight decay. Keras saves an object, and finds it in
     `clone_model`, by its `__class__`, so there it sees the plain class.
     """
-    plain = type(optimizer)
+    plain, before = optimizer.__class__, type(optimizer)  # they differ where one is mixed in
     values |= {"__module__": plain.__module__, "__doc__": plain.__doc__}
     values["__class__"] = property(lambda self: plain)
-    # Keras's own `__setattr__` would track it.
-    object.__setattr__(optimizer, "__class__", type(plain.__name__, (*kinds, plain), values))
+    mixed = type(plain.__name__, (*kinds, before), values)
+    # Not by `__setattr__`: Keras's own would track it, and the property above has no setter.
+    vars(object)["__class__"].__set__(optimizer, mixed)
 
 
 class NoSumOverReplicas:
@@ -158,11 +161,63 @@ def rate_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]
     """
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
     variable = getattr(optimizer, "_learning_rate", None)
+    return _assignment(variable) or functools.partial(setattr, optimizer, "learning_rate")
+
+
+def _assignment(variable: Any) -> Callable[[float], Any] | None:
+    """TensorFlow's own op that assigns a float32 variable; None where there is none."""
     is_tensorflow = keras.backend.backend() == "tensorflow"
     # float32 is the op's own choice for a Python number.
     if is_tensorflow and isinstance(variable, keras.Variable) and variable.dtype == "float32":
         import tensorflow as tf
 
         handle = variable.value.handle
-        return lambda rate: tf.raw_ops.AssignVariableOp(resource=handle, value=rate)
-    return functools.partial(setattr, optimizer, "learning_rate")
+        return lambda value: tf.raw_ops.AssignVariableOp(resource=handle, value=value)
+    return None
+
+
+def momentum_setter(optimizer: keras.optimizers.Optimizer) -> Callable[[float], Any]:
+    """A function that sets `optimizer`'s momentum between steps; they need no new trace.
+
+    Keras has the momentum as a Python number, which a trace holds for good. From this call
+    on it is a variable: call it before the first step is traced. The variable is none of the
+    optimizer's, so checkpoints stay as they were; whoever moves it sets it before each step.
+    Of `OptimizerGroups` it moves those that do not keep theirs, all to the same number.
+
+    Raises:
+        ValueError: an optimizer whose momentum cannot move. Keras's SGD has none to move
+            where it was made without.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    several = getattr(optimizer, "with_moving_momentum", lambda: [optimizer])()
+    for one in several:
+        is_sgd = isinstance(one, keras.optimizers.SGD) and one.momentum != 0
+        if not is_sgd and not getattr(one, "momentum_moves", False):
+            raise ValueError(
+                "The momentum can be moved of SGD that was made with one, TF1Momentum, Muon "
+                f"and LARS. Received: {one.__class__.__name__}, momentum="
+                f"{getattr(one, 'momentum', None)!r}"
+            )
+    made = [one.momentum for one in several if isinstance(one.momentum, _Momentum)]
+    variable = (made or [_Momentum(0.0, dtype="float32", trainable=False, autocast=False)])[0]
+    for one in several:
+        if one.momentum is not variable:
+            mix_in(one, (_HasMovingMomentum,), _plain_momentum=one.momentum)
+            object.__setattr__(one, "momentum", variable)  # Keras's own would track it
+    return _assignment(variable) or variable.assign
+
+
+class _Momentum(keras.Variable):
+    """A momentum that moves. Keras's SGD compares it with 0 to see whether there is one."""
+
+    def __ne__(self, other: object) -> bool:
+        return True
+
+
+class _HasMovingMomentum:
+    """For `mix_in`: the configuration has the momentum that the optimizer was made with."""
+
+    _plain_momentum: float
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "momentum": self._plain_momentum}  # type: ignore[misc]

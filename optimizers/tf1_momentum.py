@@ -32,6 +32,8 @@ class TF1Momentum(keras.optimizers.Optimizer):
         >>> optimizer = TF1Momentum(learning_rate=1.0, momentum=0.9, nesterov=True)
     """
 
+    momentum_moves = True  # `core.keras_patches.momentum_setter` may make it a variable
+
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -54,11 +56,12 @@ class TF1Momentum(keras.optimizers.Optimizer):
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
+        momentum = ops.cast(self.momentum, variable.dtype)
         velocity = self.velocities[self._get_variable_index(variable)]
-        step = ops.add(ops.multiply(velocity, self.momentum), gradient)
+        step = ops.add(ops.multiply(velocity, momentum), gradient)
         self.assign(velocity, step)
         if self.nesterov:
-            step = ops.add(gradient, ops.multiply(step, self.momentum))
+            step = ops.add(gradient, ops.multiply(step, momentum))
         self.assign_sub(variable, ops.multiply(rate, step))
 
     def get_config(self) -> dict[str, Any]:

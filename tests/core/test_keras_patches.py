@@ -9,10 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras.optimizers import SGD, LossScaleOptimizer
+from keras.optimizers import SGD, Adam, LossScaleOptimizer, RMSprop
 
 from core import keras_patches
 from optimizers.distributed import DistributedOptimizer
+from optimizers.groups import Group, OptimizerGroups
+from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 
 X = np.arange(12, dtype="float32").reshape(4, 3)
@@ -263,3 +265,67 @@ def test_the_rate_is_set_by_the_op_itself(around):
     assert not isinstance(set_rate, functools.partial)  # which is Keras's own way
     set_rate(0.25)
     assert float(optimizer.learning_rate) == 0.25
+
+
+MOVABLE = {
+    "SGD": lambda momentum=0.9: SGD(0.1, momentum=momentum),
+    "SGD, Nesterov": lambda momentum=0.9: SGD(0.1, momentum=momentum, nesterov=True),
+    "TF1Momentum": lambda momentum=0.9: TF1Momentum(0.1, momentum=momentum),
+    "Muon": lambda momentum=0.9: Muon(0.1, momentum=momentum),
+    "groups": lambda momentum=0.9: OptimizerGroups(
+        SGD(momentum=momentum), [Group("w", SGD(momentum=momentum), 2.0)]
+    ),
+}
+
+
+def variables():
+    return [keras.Variable([[1.0, 2.0]], name=name) for name in ("w", "v")]
+
+
+@pytest.mark.parametrize("make", MOVABLE.values(), ids=MOVABLE)
+@pytest.mark.parametrize("around", [lambda inner: inner, DistributedOptimizer, LossScaleOptimizer])
+def test_a_momentum_moves_without_a_new_trace(make, around):
+    """Each step is that of an optimizer of the step's momentum, in the same state."""
+    moved, expected = variables(), variables()
+    optimizer, state = around(make()), None
+    saved = keras.saving.serialize_keras_object(optimizer)
+    set_momentum = keras_patches.momentum_setter(optimizer)
+    optimizer.build(moved)
+    step = tf.function(lambda *gradients: optimizer.apply(gradients, moved))
+    for momentum in (0.9, 0.5, 0.99):
+        gradients = [tf.constant([[momentum, 2 * momentum - 1.5]]), tf.constant([[1.0, momentum]])]
+        set_momentum(momentum)
+        step(*gradients)
+        plain = around(make(momentum))
+        plain.build(expected)
+        for variable, value in zip(plain.variables, state or plain.variables, strict=True):
+            variable.assign(value)
+        plain.apply(gradients, expected)
+        state = [v.numpy() for v in plain.variables]
+        for ours, theirs in zip(moved, expected, strict=True):
+            np.testing.assert_allclose(ours.numpy(), theirs.numpy(), rtol=1e-5)
+    assert step.experimental_get_tracing_count() == 1
+    # It is saved as before: the momentum is no part of its state.
+    assert len(optimizer.variables) == len(state)
+    assert keras.saving.serialize_keras_object(optimizer) == saved
+
+
+def test_a_momentum_is_asked_for_twice():
+    optimizer, (w, v) = SGD(1.0, momentum=0.5), variables()
+    for momentum in (0.25, 0.125):
+        keras_patches.momentum_setter(optimizer)(momentum)
+        assert float(optimizer.momentum) == momentum
+    optimizer.build([w, v])
+
+
+def test_a_group_keeps_its_momentum():
+    kept, rest = SGD(momentum=0.5), SGD(momentum=0.9)
+    groups = OptimizerGroups(rest, [Group("w", kept, keeps_momentum=True)])
+    keras_patches.momentum_setter(groups)(0.75)
+    assert (kept.momentum, float(rest.momentum)) == (0.5, 0.75)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), Adam(), RMSprop(momentum=0.9)])
+def test_a_momentum_that_cannot_move_is_refused(optimizer):
+    with pytest.raises(ValueError, match=f"Received: {type(optimizer).__name__}, momentum="):
+        keras_patches.momentum_setter(optimizer)
