@@ -5,14 +5,13 @@ module, on any backend. They normalise RGB on the scale 0 to 255 and return floa
 also under a mixed-precision policy. Layers have fixed names, such as `stage2_block1_conv2`.
 """
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import keras
 from keras import layers
+
+from models.parts import MEAN, STD, Size, Tensor, normalised_input
 
 # Depth: (bottleneck blocks?, blocks of each stage). He et al. 2015, table 1.
 IMAGENET: dict[int, tuple[bool, tuple[int, ...]]] = {
@@ -28,14 +27,9 @@ EXPANSION = 4  # channels out of a bottleneck over those of its 3x3
 # Depth: blocks of each of the three stages; two convolutions a block, stem and head.
 SMALL: dict[int, int] = {8: 1, 14: 2, 20: 3}
 
-# The original run's input, (RGB - MEAN) / STD on the scale 0 to 255, and its batch normalisation.
-MEAN = (121.0, 115.0, 100.0)
-STD = (70.0, 68.0, 71.0)
+# The original run's batch normalisation.
 BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-4
-
-Size = tuple[int | None, int | None]
-Tensor = Any  # symbolic; Keras exports no type that covers every backend
 
 
 def imagenet_resnet(
@@ -48,7 +42,7 @@ def imagenet_resnet(
     initial_scale: float = 1.0,
     zero_gamma: bool = True,
 ) -> keras.Model:
-    """The ResNet of the original run, v1.5 of NVIDIA and torchvision, as `build_model` says.
+    """The ResNet of the original run, v1.5 of NVIDIA and torchvision; `build_model` says more.
 
     A bottleneck strides in its 3x3 convolution, a basic block in its first one; a shortcut is
     a strided 1x1 convolution where the shape changes. The total stride is 32.
@@ -68,7 +62,7 @@ def imagenet_resnet(
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
     bottleneck, blocks = IMAGENET[depth]
     net = _Builder(initial_scale, zero_gamma, bottleneck)
-    inputs, x = _normalised_input(image_size, mean, std)
+    inputs, x = normalised_input(image_size, mean, std)
     # 3 on every side whatever the size; 'same' would pad even sizes by 2 and 3.
     x = layers.ZeroPadding2D(3, name="stem_pad")(x)
     x = layers.ReLU(name="stem_relu")(net.conv_bn(x, 64, 7, 2, "stem_{}"))
@@ -103,23 +97,10 @@ def small_resnet(
     if len(widths) != 3:
         raise ValueError(f"widths must be three numbers. Received: {widths!r}")
     net = _Builder(initial_scale, zero_gamma, bottleneck=False)
-    inputs, x = _normalised_input(image_size, mean, std)
+    inputs, x = normalised_input(image_size, mean, std)
     x = layers.ReLU(name="stem_relu")(net.conv_bn(x, widths[0], 3, 1, "stem_{}"))
     x = net.stages(x, (SMALL[depth],) * 3, widths)
     return _classifier(inputs, x, classes, name=f"resnet{depth}")
-
-
-def _normalised_input(
-    image_size: Size, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    if not isinstance(image_size, tuple | list) or len(image_size) != 2:
-        raise ValueError(f"image_size must be (height, width). Received: {image_size!r}")
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise ValueError(f"mean and std need 3 numbers, of std above 0. Received: {mean=}, {std=}")
-    inputs = keras.Input((*image_size, 3), dtype="float32", name="image")
-    scale = {"mean": [float(m) for m in mean], "variance": [float(s) ** 2 for s in std]}
-    # In float32 under every policy: bfloat16 cannot tell 200 from 200.4.
-    return inputs, layers.Normalization(**scale, dtype="float32", name="normalise")(inputs)
 
 
 def _classifier(inputs: Tensor, x: Tensor, classes: int, name: str) -> keras.Model:
@@ -177,44 +158,3 @@ class _Builder:
         gamma = "zeros" if zero_gamma else "ones"
         options = {"gamma_initializer": gamma, "name": name.format("bn")}
         return layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, **options)(x)
-
-
-_BUILDERS: dict[str, Callable[..., keras.Model]] = {
-    **{f"resnet{depth}": partial(imagenet_resnet, depth) for depth in IMAGENET},
-    **{f"resnet{depth}": partial(small_resnet, depth) for depth in SMALL},
-}
-
-
-def names() -> tuple[str, ...]:
-    """The names that `build_model` knows."""
-    return tuple(_BUILDERS)
-
-
-def build_model(name: str, image_size: Size, classes: int, **arguments: Any) -> keras.Model:
-    """A new classifier with random weights.
-
-    Args:
-        name: one of `names()`.
-        image_size: `(height, width)` in pixels, None for any. The weights fit any size.
-        classes: number of logits.
-        **arguments: see `imagenet_resnet` and `small_resnet`.
-
-    Returns:
-        A functional `keras.Model` from RGB images on the scale 0 to 255, float32
-        `(batch, height, width, 3)` (uint8 is cast), to float32 logits `(batch, classes)`.
-
-    Raises:
-        ValueError: an unknown name or argument.
-
-    Example:
-        >>> build_model("resnet8", (32, 32), classes=10, widths=(16, 32, 64)).output_shape
-        (None, 10)
-    """
-    if name not in _BUILDERS:
-        raise ValueError(f"Unknown model. Received: name={name!r}; known: {', '.join(names())}")
-    known = list(inspect.signature(_BUILDERS[name]).parameters)[2:]
-    if unknown := ", ".join(sorted(set(arguments) - set(known))):
-        raise ValueError(
-            f"Unknown arguments for {name}. Received: {unknown}; known: {', '.join(known)}"
-        )
-    return _BUILDERS[name](image_size, classes, **arguments)

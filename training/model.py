@@ -10,7 +10,7 @@ from core import devices, keras_patches
 from core.checkpoints import load_weights
 from core.errors import UserError
 from core.files import whole
-from models.resnet import build_model
+from models.registry import build_model
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import OF_THE_WHOLE, Group, OptimizerGroups
 from optimizers.muon import Muon

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.resnet import build_model
+from models.registry import build_model
 from tests.waiting import HANG_SECONDS
 
 PYTHON = Path(__file__).parents[2] / ".venv-backends" / "bin" / "python"

@@ -6,7 +6,7 @@ import keras
 import pytest
 
 from core.devices import avoid_overrun
-from models.resnet import build_model
+from models.registry import build_model
 
 NAME = "ONEDNN_MAX_CPU_ISA"
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from models.resnet import build_model, names
+from models.registry import build_model
 from tests.models import numpy_resnet
 from tests.waiting import HANG_SECONDS
 
@@ -243,10 +243,6 @@ def test_names_do_not_depend_on_what_was_built_before(name):
 def test_refusals(name, image_size, arguments, message):
     with pytest.raises(ValueError, match=message):
         build_model(name, image_size, 10, **arguments)
-
-
-def test_names_are_the_known_ones():
-    assert set(names()) == {f"resnet{d}" for d in (8, 14, 20, 18, 34, 50, 101, 152)}
 
 
 LOAD = """

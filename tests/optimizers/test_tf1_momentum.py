@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from models.resnet import build_model
+from models.registry import build_model
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 
 
