@@ -11,6 +11,7 @@ from core.checkpoints import load_weights
 from core.errors import UserError
 from core.files import whole
 from models.registry import build_model
+from models.whitening import WHITENING, has_whitening
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import OF_THE_WHOLE, Group, OptimizerGroups
 from optimizers.muon import Muon
@@ -30,6 +31,11 @@ def build(recipe: recipes.Recipe) -> keras.Model:
         )
     except (ValueError, TypeError) as error:
         raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
+    if recipe.whitening_images and not has_whitening(model):
+        raise UserError(
+            f"recipe '{recipe.name}', key 'whitening_images': model '{recipe.model}' has no layer "
+            f"'{WHITENING}'; use whitened_cnn, or leave the key out"
+        )
     devices.avoid_overrun(model)
     return model
 

@@ -65,6 +65,8 @@ class Recipe(Settings):
     # A model of models/, and arguments of its builder.
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
+    # Training images by which the layer `whitening` is set before the first step; whitened_cnn's.
+    whitening_images: Count | None = None
     classes: Annotated[int, Field(gt=1)] = 1000
     # Label of the first class in records without a manifest; by default found in the labels.
     label_offset: Annotated[int, Field(ge=0, le=1, strict=True)] | None = None

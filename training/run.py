@@ -74,7 +74,7 @@ def start_run(options: Options, started: float) -> Run:
     from core import devices
     from training import model, resume
     from training.run_log import RunLog
-    from training.stages import check_frozen, faults_of
+    from training.stages import check_frozen, faults_of, whiten_first
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, options.policy)
@@ -88,6 +88,8 @@ def start_run(options: Options, started: float) -> Run:
     start = resume.choose_start(options.resume, folder, identity, recipe, schedule)
     if start.checkpoint:
         model.load_checkpoint(net, start.checkpoint)
+    else:
+        workers.together(lambda: whiten_first(net, recipe, data, team, threads))
     log = RunLog(folder, recipe, schedule, identity, start, started, net.optimizer)
     if team.is_first:
         if options.resume:

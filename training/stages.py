@@ -10,13 +10,17 @@ import tensorflow as tf
 from core import keras_patches
 from core.errors import UserError
 from core.schedule import Phase, Stage
+from core.settings import Augmentation
 from core.workers import Workers
 from datasets.input.faults import Faults, name_in
 from datasets.input.pipeline import ReadPlan, records_in_order, training_pipeline
+from models.whitening import whiten
 from training import synthetic
 from training.inputs import RunData
 from training.recipes import Recipe
 from training.run import Run
+
+WHITENING_BATCH = 100  # images at once; their number is a multiple of it, or smaller
 
 
 def fit_stage(run: Run, stage: Stage, callbacks: Sequence[keras.callbacks.Callback]) -> None:
@@ -143,3 +147,31 @@ def names_in_batch(run: Run, step: int) -> list[str]:
 def faults_of(recipe: Recipe, data: RunData) -> Faults:
     """Where a worker's pipelines note bad records, with the recipe's limit."""
     return Faults(int(recipe.max_bad_records * max(data.images.values())))
+
+
+def whiten_first(
+    net: keras.Model, recipe: Recipe, data: RunData, team: Workers, threads: int
+) -> None:
+    """Whitens the model's first convolution by `whitening_images` of the training set.
+
+    They are those of the last phase, whole and not augmented, in the order of the seed. Its
+    kernel stays for all phases, and so it suits the size at which training ends. Noise
+    (`data.synthetic`) would teach it nothing; there it keeps its random values. Rank 0 does it
+    alone: `BroadcastFromFirst` gives the others its weights.
+    """
+    if not recipe.whitening_images or data.synthetic or not team.is_first:
+        return
+    phase = recipe.training_strategy.root[-1]
+    records = data.training[phase.data_dir, phase.prefix]
+    size = min(WHITENING_BATCH, recipe.whitening_images, records.images)
+    steps = min(recipe.whitening_images, records.images) // size
+    images = training_pipeline(
+        records,
+        ReadPlan(size, steps, recipe.seed, shuffle_buffer=1, threads=threads),
+        range(steps),
+        image_size=phase.image_size,
+        classes=recipe.classes,
+        augmentation=Augmentation(crop="none", flip=False),
+        faults=faults_of(recipe, data),  # the run's own count each bad record once
+    )
+    whiten(net, (batch.numpy() for batch, _ in images))

@@ -29,6 +29,8 @@ from callbacks.finite_loss import FiniteLoss
 from callbacks.step_checkpoint import Journal, StepCheckpoint, mean_moving_statistics
 from core import workers
 from core.errors import RunError, UserError
+from models.registry import build_model
+from models.whitening import whiten
 from optimizers.distributed import DistributedOptimizer
 from optimizers.tf1_momentum import TF1Momentum
 from training import resume
@@ -200,6 +202,20 @@ def broadcast():
     return {"weights": digest(model.variables), "statistics": statistics, "state": sorted(state)}
 
 
+def whitening():
+    """Digests of a frozen kernel: as rank 0 set it, and after the broadcast."""
+    model = build_model("whitened_cnn", (16, 16), 3, widths=(2, 2, 2))
+    model.compile("sgd", loss(), jit_compile=False)
+    kernel = model.get_layer("whitening").kernel
+    if RANK == 0:
+        whiten(model, [np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3))])
+    before = digest([kernel])
+    callback = BroadcastFromFirst()
+    callback.set_model(model)
+    callback.on_train_begin()
+    return [before, digest([kernel])]
+
+
 def statistics():
     model = small_model(batch_norm=True)
     for variable in model.non_trainable_variables:
@@ -328,6 +344,7 @@ CHECKS = {
     "collectives": collectives_outside_the_applied_step,
     "process_set": process_set,
     "broadcast": broadcast,
+    "whitening": whitening,
     "statistics": statistics,
     "metrics": metrics,
     "differing_weights": differing_weights,

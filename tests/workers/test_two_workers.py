@@ -103,6 +103,12 @@ def test_broadcast_gives_weights_statistics_and_optimizer_state(found):
     assert second["state"] == [1.0]
 
 
+def test_a_kernel_that_rank_0_whitened_is_the_same_on_both(found):
+    (before, after), (other, same) = both(found, "whitening")
+    assert before != other
+    assert after == same == before
+
+
 def test_moving_statistics_are_averaged(found):
     for worker in both(found, "statistics"):
         assert np.unique(worker).tolist() == [2.0]
