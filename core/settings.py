@@ -36,7 +36,9 @@ class Augmentation(Settings):
     # Share of the image size that is padded on each side, and with what.
     padding: Annotated[float, Field(ge=0, le=0.5)] = 0.125
     fill: Literal["reflect", "constant"] = "reflect"  # "constant" is black
-    flip: bool = True  # flip half of the images from left to right
+    # Flip half of the images from left to right: drawn anew each time, or "alternating", which
+    # flips each image in every other epoch.
+    flip: bool | Literal["alternating"] = True
     # Decode at 1/2, 1/4 or 1/8 of the resolution where the crop is that many times as large as
     # the image asked for: faster, and less aliased.
     scaled_decode: bool = True

@@ -2,6 +2,7 @@
 
 import fnmatch
 import gc
+import math
 from collections.abc import Collection, Iterable, Sequence
 
 import keras
@@ -116,6 +117,7 @@ def read_plan(stage: Stage, recipe: Recipe, team: Workers, threads: int = 2) -> 
         steps_per_epoch=stage.steps_per_epoch,
         seed=recipe.seed,
         first_step=stage.first,
+        first_epoch=math.floor(stage.phases[0].phase.epoch[0] + 0.5),
         rank=team.rank,
         workers=team.size,
         shuffle_buffer=recipe.shuffle_buffer,

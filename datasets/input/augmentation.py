@@ -20,7 +20,7 @@ TRIES = 10  # of a random crop, as in torchvision
 
 
 def random_windows(
-    sizes: Any, seed: Any, area: tuple[float, float], aspect: tuple[float, float], flip: bool = True
+    sizes: Any, seed: Any, area: tuple[float, float], aspect: tuple[float, float], flip: Any = True
 ) -> Any:
     """The windows of a random resized crop, as `decode_windows` takes them.
 
@@ -34,6 +34,7 @@ def random_windows(
         seed: `[2]` int64.
         area: smallest and largest share of the image.
         aspect: smallest and largest width / height.
+        flip: whether to mirror half of them, drawn at random; or which to mirror, `[n]` bool.
     """
     count = tf.shape(sizes)[0]
     draws = tf.random.stateless_uniform((count, 2 * TRIES + 3), seed)
@@ -55,18 +56,47 @@ def random_windows(
         tf.where(any_fits, tf.minimum(tf.floor(draws[:, -3 + i] * (f + 1)), f), tf.floor(f / 2))
         for i, f in enumerate((high - height, wide - width))
     )
-    mirrored = tf.cast(draws[:, -1] < (0.5 if flip else 0.0), tf.float32)
+    mirrored = tf.cast(_mirrored(draws[:, -1], flip), tf.float32)
     return tf.cast(tf.stack([top, left, height, width, mirrored], axis=1), tf.int32)
 
 
-def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation) -> Any:
+def _mirrored(draws: Any, flip: Any) -> Any:
+    """Which images to mirror: half of them, none, or those that are given."""
+    return draws < (0.5 if flip else 0.0) if isinstance(flip, bool) else flip
+
+
+def alternating_flips(jpegs: Any, labels: Any, names: Any, seed: int, epoch: Any) -> Any:
+    """Which of `n` images are mirrored in an epoch, `[n]` bool: each of them in every other one.
+
+    The alternating flip of airbench (Jordan 2024, https://arxiv.org/abs/2404.00498). Which half
+    begins mirrored is a hash of the seed, the label and the file name without folder and
+    extension. So nothing is remembered, and records of the same images at several sizes agree.
+    An image without a name is known by the bytes of its JPEG, which differ between sizes.
+
+    Args:
+        jpegs, labels, names: `[n]` each; strings, integers and strings.
+        epoch: number of the pass over the data, from the beginning of the run.
+    """
+    stems = tf.strings.regex_replace(names, r"^.*/|\.[^./]*$", "")
+    known = tf.strings.join([tf.strings.as_string(labels), stems], "/")
+    first = tf.strings.to_hash_bucket_strong(
+        tf.where(tf.equal(names, ""), jpegs, known), 2, [seed, 0]
+    )
+    return (first + epoch) % 2 == 1
+
+
+def load(
+    jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation, mirrored: Any = None
+) -> Any:
     """A batch of augmented images, `[n, height, width, 3]` uint8, RGB, from `[n]` JPEGs.
 
-    `seed` is `[2]` int64, for the whole batch.
+    `seed` is `[2]` int64, for the whole batch. `mirrored`, `[n]` bool, is which images to mirror;
+    without it, the settings' `flip` decides.
     """
     sizes = sizes_of(jpegs)
+    flip = settings.flip if mirrored is None else mirrored
     if settings.crop == "random_resized":
-        windows = random_windows(sizes, seed, settings.area, settings.aspect, settings.flip)
+        windows = random_windows(sizes, seed, settings.area, settings.aspect, flip)
     else:
         windows = tf.pad(sizes, [[0, 0], [2, 1]])  # the whole image, not mirrored
     images = decode_windows(jpegs, windows, height, width, scaled=settings.scaled_decode)
@@ -79,7 +109,7 @@ def load(jpegs: Any, seed: Any, height: int, width: int, settings: Augmentation)
         )
     if settings.crop == "random_resized":
         return images
-    return shift_and_flip(images, seed, settings)
+    return shift_and_flip(images, seed, settings, mirrored)
 
 
 # What addons imports from Keras 2, and where tf-keras has it.
@@ -140,8 +170,8 @@ def jitter(image: Any, seed: Any, settings: ColourJitter) -> Any:
     return image
 
 
-def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
-    """Pads and crops each image at random, and flips half of them.
+def shift_and_flip(images: Any, seed: Any, settings: Augmentation, mirrored: Any = None) -> Any:
+    """Pads and crops each image at random, and flips half of them, or those of `mirrored`.
 
     A crop and a flip only choose rows and columns: two gathers over the batch, instead of
     several ops for each image.
@@ -154,7 +184,7 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation) -> Any:
     padded = tf.pad(images, [[0, 0], [rows] * 2, [columns] * 2, [0, 0]], settings.fill.upper())
     down, right, flip = tf.unstack(tf.random.stateless_uniform((3, batch, 1), seed))
     x = tf.range(width)
-    flip = flip < (0.5 if settings.flip else 0.0)
+    flip = _mirrored(flip, settings.flip if mirrored is None else mirrored[:, None])
     x = tf.where(flip, x[::-1], x)
     x += tf.cast(right * (2 * columns + 1), tf.int32)
     if rows:

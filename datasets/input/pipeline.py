@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from core.settings import Augmentation
-from datasets.input.augmentation import load
+from datasets.input.augmentation import alternating_flips, load
 from datasets.input.faults import Faults
 from datasets.records.frames import count_records
 from datasets.records.schema import RecordKeys, Records
@@ -25,21 +25,22 @@ FILES, RANGES, RECORDS = "files", "ranges", "records"  # the ways of `sharing`
 class ReadPlan:
     """How one worker reads the records of a stage, epoch by epoch.
 
-    The order of the records depends on all of it but `threads`.
+    The order of the records depends on all of it but `first_epoch` and `threads`.
     """
 
     batch_size: int  # images per worker and step
     steps_per_epoch: int  # of this stage
     seed: int = 0  # of the order and of the augmentation
     first_step: int = 0  # global step at which the stage begins
+    first_epoch: int = 0  # passes over the data before the stage; alternating flips count on
     rank: int = 0  # the share of the records is number `rank` of `workers`
     workers: int = 1
     shuffle_buffer: int = 10000  # records to draw from; up to half as many more are read ahead
     threads: int = 2  # for reading and decoding
 
 
-def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tuple[Any, Any]:
-    """The JPEGs and the labels (int32, from 0) of a batch of records, or of a single one.
+def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tuple[Any, Any, Any]:
+    """The JPEGs, the labels (int32, from 0) and the file names of a batch of records, or of one.
 
     A label outside the classes raises `tf.errors.InvalidArgumentError` with the file's name.
     """
@@ -56,7 +57,8 @@ def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tu
     found = (tf.reshape(x, [-1])[first] for x in (labels, features[keys.filename]))
     check = tf.debugging.Assert(~tf.reduce_any(outside), [LABEL_OUTSIDE, *found])
     with tf.control_dependencies([check]):
-        return tf.identity(features[keys.image]), tf.cast(labels - label_offset, tf.int32)
+        labels = tf.cast(labels - label_offset, tf.int32)
+        return tf.identity(features[keys.image]), labels, features[keys.filename]
 
 
 def sharing(counts: Sequence[int], workers: int, images: int) -> str:
@@ -180,8 +182,12 @@ def training_pipeline(
     own_seed = _seed_of(plan.seed, plan.rank)
 
     def prepare(step: Any, serialised: Any) -> tuple[Any, Any]:
-        jpegs, labels = parse(serialised, classes, records.label_offset, records.keys)
-        return load(jpegs, (own_seed, step), *image_size, augmentation), labels
+        jpegs, labels, names = parse(serialised, classes, records.label_offset, records.keys)
+        mirrored = None
+        if augmentation.flip == "alternating":
+            epoch = plan.first_epoch + (step - plan.first_step) // plan.steps_per_epoch
+            mirrored = alternating_flips(jpegs, labels, names, plan.seed, epoch)
+        return load(jpegs, (own_seed, step), *image_size, augmentation, mirrored), labels
 
     names = [str(path) for path in records.files]
     guarded = faults.guarded(prepare, names, records.keys) if faults else prepare

@@ -63,7 +63,7 @@ def evaluation_pipeline(
     size, batch_size = settings.image_size, settings.batch_size
 
     def prepare(record: Any) -> tuple[Any, Any]:
-        jpeg, label = parse(record, classes, records.label_offset, records.keys)
+        jpeg, label, _ = parse(record, classes, records.label_offset, records.keys)
         if settings.rectangular:
             return rectangular_crop(jpeg, size), label
         return centre_crop(jpeg, size, size), label

@@ -13,7 +13,7 @@ from core.workers import Workers
 from training import model as models
 from training import stages, synthetic
 from training.recipes import Recipe
-from training.stages import check_frozen, fit_stage, frozen_layers
+from training.stages import check_frozen, fit_stage, frozen_layers, read_plan
 
 PHASE = {
     "epoch": [0, 1],
@@ -119,3 +119,22 @@ def test_the_pipeline_gets_the_augmentation_of_the_phase(monkeypatch):
     for stage in asked.schedule(1, 8).stages():
         stages.stage_pipeline(stage, asked, data, Workers(), threads=1)
     assert [(a.area, a.flip) for a in given] == [((0.08, 1.0), False), ((0.5, 1.0), False)]
+
+
+PLANNED = {"lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10, "data_dir": "20"}
+
+
+@pytest.mark.parametrize(
+    ("ends", "first_epochs"), [([2, 5, 8], [0, 2, 5]), ([0.4, 2.5, 5], [0, 0, 3])]
+)
+@pytest.mark.parametrize("done", [0, 1])
+def test_alternating_flips_count_the_epochs_of_earlier_stages(ends, first_epochs, done):
+    """Whole epochs, rounded half up; a resumed stage counts from where it began."""
+    phases = [
+        {**PLANNED, "image_size": 16 + i, "epoch": [begin, end]}
+        for i, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
+    ]
+    recipe = Recipe(training_strategy=phases)
+    stages = recipe.schedule(1, 100).stages(done)
+    found = [read_plan(stage, recipe, Workers()).first_epoch for stage in stages]
+    assert found == first_epochs

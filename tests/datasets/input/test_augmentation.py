@@ -10,6 +10,7 @@ from scipy.stats import ks_2samp, kstest
 
 from core.settings import Augmentation, ColourJitter
 from datasets.input.augmentation import (
+    alternating_flips,
     centre_crop,
     jitter,
     load,
@@ -178,6 +179,30 @@ def test_nothing_is_flipped_where_the_recipe_says_so():
     none = Augmentation(crop="none", flip=False)
     for settings in (pad, none):
         np.testing.assert_array_equal(shift_and_flip(tf.constant(image), (1, 2), settings), image)
+
+
+def test_alternating_flips_know_an_image_by_class_and_name():
+    """The name without folder and extension; without a name, the bytes of the JPEG."""
+    count = 2000
+
+    def first(name, jpeg=b"", label=0, seed=1):
+        names = [name.format(i) for i in range(count)]
+        jpegs = [jpeg + str(i).encode() for i in range(count)]
+        return alternating_flips(jpegs, tf.fill([count], label), names, seed, 0).numpy()
+
+    def agreement(one, other):
+        return (one == other).mean()
+
+    plain = first("{}.jpg")
+    half = pytest.approx(0.5, abs=0.05)  # 4.5 standard deviations
+    assert plain.mean() == half
+    for same in (first("{}.JPEG"), first("train/cat/{}.jpg"), first("{}.jpg", b"other")):
+        np.testing.assert_array_equal(same, plain)
+    unnamed = first("")
+    others = [first("{}x.jpg"), first("{}.jpg", label=1), first("{}.jpg", seed=2), unnamed]
+    assert [agreement(plain, other) for other in others] == [half] * 4
+    assert agreement(unnamed, first("", b"other")) == half
+    np.testing.assert_array_equal(unnamed, first(""))
 
 
 def test_only_a_recipe_that_asks_for_colour_loads_addons(run_process):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import io
+import operator
 import threading
 
 import numpy as np
@@ -71,8 +72,7 @@ def pipeline(files, steps, done_steps=0, counts=(), label_offset=1, **settings):
         Records(tuple(files), sum(counts), label_offset, counts=tuple(counts)),
         plan,
         range(plan.first_step + done_steps, plan.first_step + steps),
-        classes=5,
-        **({"image_size": (SIZE, SIZE), "augmentation": PLAIN} | others),
+        **({"classes": 5, "image_size": (SIZE, SIZE), "augmentation": PLAIN} | others),
     )
 
 
@@ -270,6 +270,71 @@ def test_a_resumed_run_sees_what_it_would_have_seen(files, done, crop):
     for (a, x), (b, y) in zip(whole[done:], rest, strict=True):
         np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(x, y)
+
+
+@pytest.fixture(scope="module", params=[16, 24])
+def ramps(request, tmp_path_factory):
+    """Two files of 30 images that grow brighter from left to right; the label is the number."""
+    folder, size = tmp_path_factory.mktemp("ramps"), request.param
+    paths = [folder / f"train-{i:05d}-of-00002" for i in range(2)]
+    buffer = io.BytesIO()
+    Image.fromarray(np.tile(np.linspace(0, 255, size).astype("uint8"), (size, 1))).save(
+        buffer, "JPEG"
+    )
+    for i, path in enumerate(paths):
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for number in range(30 * i, 30 * (i + 1)):
+                writer.write(record(number, label=number + 1, jpeg=buffer.getvalue()))
+    return paths
+
+
+def flips(files, crop="pad", **changes):
+    """For each step, which images are mirrored: a dictionary of numbers and truth values."""
+    chosen = Augmentation(crop=crop, area=(0.8, 1.0), flip="alternating")
+    found = batches(files, **{"augmentation": chosen, "seed": 3, "classes": 60} | changes)
+    return [
+        dict(zip(labels.tolist(), images[:, 8, 4, 0] > images[:, 8, 11, 0], strict=True))
+        for images, labels in ((images.numpy(), labels.numpy()) for images, labels in found)
+    ]
+
+
+def merged(steps):
+    return functools.reduce(operator.or_, steps, {})
+
+
+@pytest.mark.parametrize("crop", ["pad", "none", "random_resized"])
+def test_each_image_is_flipped_in_every_other_epoch(ramps, crop):
+    found = flips(ramps, crop=crop, workers=1, steps=30, steps_per_epoch=10)
+    first, second, third = (merged(found[i : i + 10]) for i in (0, 10, 20))
+    assert sorted(first) == list(range(60))
+    assert second == {number: not flipped for number, flipped in first.items()}
+    assert third == first
+    assert 15 < sum(first.values()) < 45  # half of 60, within 3.9 standard deviations
+
+
+def test_flips_are_the_same_for_any_number_of_workers_and_threads(ramps):
+    whole = merged(flips(ramps, workers=1, steps=10, steps_per_epoch=10))
+    shares = [merged(flips(ramps, rank=rank, steps=5, threads=1 + rank)) for rank in (0, 1)]
+    assert len(shares[0]) == len(shares[1]) == 30
+    assert merged(shares) == whole
+
+
+def test_flips_go_on_in_a_resumed_run_and_in_the_next_stage(ramps):
+    one = {"workers": 1, "steps_per_epoch": 10}
+    whole = flips(ramps, steps=30, **one)
+    assert flips(ramps, steps=30, done_steps=13, **one) == whole[13:]
+    third = merged(flips(ramps, first_step=25, first_epoch=2, steps=10, **one))
+    fourth = merged(flips(ramps, first_step=37, first_epoch=3, steps=10, **one))
+    assert third == merged(whole[20:])
+    assert fourth == merged(whole[10:20])
+
+
+def test_another_seed_flips_others_first(ramps):
+    one, other = (
+        merged(flips(ramps, workers=1, seed=seed, steps=10, steps_per_epoch=10)) for seed in (3, 4)
+    )
+    assert one.keys() == other.keys()
+    assert 15 < sum(one[number] != other[number] for number in one) < 45
 
 
 @pytest.mark.parametrize(("label", "offset"), [(6, 1), (0, 1), (5, 0), (-1, 0)])
