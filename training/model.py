@@ -14,12 +14,13 @@ from models.registry import build_model
 from models.whitening import WHITENING, has_whitening
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import OF_THE_WHOLE, Group, OptimizerGroups
+from optimizers.lars import LARS
 from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 from training import recipes
 
 # Optimizers of this project, by the names that a recipe uses; Muon goes before Keras's own.
-OURS = {cls.__name__: cls for cls in (TF1Momentum, Muon)}
+OURS = {cls.__name__: cls for cls in (TF1Momentum, Muon, LARS)}
 
 
 def build(recipe: recipes.Recipe) -> keras.Model:

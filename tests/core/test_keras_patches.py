@@ -14,6 +14,7 @@ from keras.optimizers import SGD, Adam, LossScaleOptimizer, RMSprop
 from core import keras_patches
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import Group, OptimizerGroups
+from optimizers.lars import LARS
 from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 
@@ -271,6 +272,7 @@ MOVABLE = {
     "SGD": lambda momentum=0.9: SGD(0.1, momentum=momentum),
     "SGD, Nesterov": lambda momentum=0.9: SGD(0.1, momentum=momentum, nesterov=True),
     "TF1Momentum": lambda momentum=0.9: TF1Momentum(0.1, momentum=momentum),
+    "LARS": lambda momentum=0.9: LARS(0.1, momentum=momentum),
     "Muon": lambda momentum=0.9: Muon(0.1, momentum=momentum),
     "groups": lambda momentum=0.9: OptimizerGroups(
         SGD(momentum=momentum), [Group("w", SGD(momentum=momentum), 2.0)]

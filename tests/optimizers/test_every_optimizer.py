@@ -12,11 +12,12 @@ import tensorflow as tf
 from keras.optimizers import SGD, Nadam, Optimizer, OptimizerMap
 
 from optimizers.distributed import DistributedOptimizer
+from optimizers.lars import LARS
 from optimizers.tf1_momentum import TF1Momentum
 
 OPTIMIZERS = {
     found.__name__: found
-    for found in (*vars(keras.optimizers).values(), TF1Momentum)
+    for found in (*vars(keras.optimizers).values(), TF1Momentum, LARS)
     if isinstance(found, type) and issubclass(found, Optimizer) and found is not Optimizer
 }
 # What is needed by those that wrap others; they take their options from them.
