@@ -397,6 +397,13 @@ def _same_log(run: RunFolder, whole: RunFolder) -> bool:
     return rows(run) == rows(whole)
 
 
+# All kinds of state that an optimizer may have, beside the demo's.
+GROUPS = [
+    {"variables": "conv.*/kernel", "name": "Muon", "rate": 0.1, "arguments": {"momentum": 0.6}},
+    {"variables": "/beta$", "name": "Adam", "rate": 0.1},
+]
+
+
 def _recipe(path: Path) -> Path:
     recipe = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text())
     recipe |= {
@@ -405,6 +412,8 @@ def _recipe(path: Path) -> Path:
         "deterministic": True,
         "log_every": 1,
         "model_arguments": {"widths": [8, 16, 16], "initial_scale": 2.0},
+        "optimizer": {"groups": GROUPS},
+        "ema": 0.9,
         "checkpoint_every": EVERY,
         "keep_newest": 3,
         "training_strategy": STRATEGY,

@@ -147,7 +147,6 @@ class OptimizerGroups(Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         config = super().get_config()
-        del config["weight_decay"]
         *groups, config["rest"] = self._configs
         config["groups"] = [
             {

@@ -173,6 +173,8 @@ def test_a_pattern_that_gets_no_variable_is_refused(patterns, missing):
 
 
 ONE = SGD()
+BUILT = SGD()
+BUILT.build([keras.Variable([0.0])])
 
 
 @pytest.mark.parametrize(
@@ -182,6 +184,7 @@ ONE = SGD()
         (SGD(clipnorm=1.0), SGD(), {}, "`clipnorm` belongs to OptimizerGroups"),
         (SGD(), SGD(use_ema=True), {}, "`use_ema` belongs to OptimizerGroups"),
         (ONE, ONE, {}, "Each group needs a new optimizer"),
+        (BUILT, SGD(), {}, "Each group needs a new optimizer"),
         (SGD(), LossScaleOptimizer(SGD()), {}, "needs a Keras optimizer of its own"),
         (SGD(), "sgd", {}, "needs a Keras optimizer of its own"),
     ],

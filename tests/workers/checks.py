@@ -17,6 +17,7 @@ import horovod.tensorflow as hvd
 import keras
 import numpy as np
 import tensorflow as tf
+from keras.optimizers import SGD
 
 from callbacks.agreement import (
     BroadcastFromFirst,
@@ -32,6 +33,8 @@ from core.errors import RunError, UserError
 from models.registry import build_model
 from models.whitening import whiten
 from optimizers.distributed import DistributedOptimizer
+from optimizers.groups import Group, OptimizerGroups
+from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum
 from training import resume
 
@@ -89,18 +92,26 @@ def different_data(distributed):
     return digest(model.trainable_variables)
 
 
-def half_a_batch_each():
+def in_groups():
+    """Muon on the kernels, SGD elsewhere, and what is done once for all variables."""
+    kernels = Group("kernel", Muon(momentum=0.6), rate=0.1)
+    return OptimizerGroups(SGD(momentum=0.9), [kernels], 0.3, global_clipnorm=0.1, use_ema=True)
+
+
+def half_a_batch_each(make=lambda: TF1Momentum(0.3)):
+    """How far two workers end from one with the whole batch, and a digest of all state."""
     x, y = images(seed=7, count=64)
     model = small_model()
-    model.compile(DistributedOptimizer(TF1Momentum(0.3)), loss(), jit_compile=False)
+    model.compile(DistributedOptimizer(make()), loss(), jit_compile=False)
     alone = small_model()
-    alone.compile(TF1Momentum(0.3), loss(), jit_compile=False)
+    alone.compile(make(), loss(), jit_compile=False)
     for begin in range(0, 64, 16):
         own = slice(begin + 8 * RANK, begin + 8 * RANK + 8)
         model.train_on_batch(x[own], y[own])
         alone.train_on_batch(x[begin : begin + 16], y[begin : begin + 16])
     pairs = zip(model.trainable_variables, alone.trainable_variables, strict=True)
-    return max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in pairs)
+    apart = max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in pairs)
+    return [apart, digest([*model.trainable_variables, *model.optimizer.variables])]
 
 
 def infinity_on_one_worker(gradient_accumulation_steps=None):
@@ -181,6 +192,16 @@ def collectives_outside_the_applied_step():
     library = graph.as_graph_def().library.function
     inside = [node for f in library for node in f.node_def if "Horovod" in node.op]
     return [len(everywhere), len(inside)]
+
+
+def collectives_of_groups():
+    """All-reduces of a step, and the gradients in them."""
+    variables = [keras.Variable([[0.0]], name=name) for name in ("kernel", "bias")]
+    optimizer = DistributedOptimizer(in_groups())
+    optimizer.build(variables)
+    step = tf.function(lambda *gradients: optimizer.apply(gradients, variables))
+    operations = step.get_concrete_function(*[tf.TensorSpec((1, 1))] * 2).graph.get_operations()
+    return [len(op.outputs) for op in operations if "Horovod" in op.type]
 
 
 def process_set():
@@ -330,6 +351,8 @@ CHECKS = {
     "different_data": lambda: different_data(distributed=True),
     "different_data_without": lambda: different_data(distributed=False),
     "half_a_batch_each": half_a_batch_each,
+    "half_a_batch_each_in_groups": lambda: half_a_batch_each(in_groups),
+    "collectives_of_groups": collectives_of_groups,
     "infinity": infinity_on_one_worker,
     "infinity_while_accumulating": lambda: infinity_on_one_worker(2),
     "clipping": clipping,

@@ -33,8 +33,15 @@ def test_without_the_distributed_optimizer_the_weights_differ(found):
     assert first != second
 
 
-def test_half_a_batch_each_is_one_whole_batch(found):
-    assert max(both(found, "half_a_batch_each")) < 1e-5
+@pytest.mark.parametrize("name", ["half_a_batch_each", "half_a_batch_each_in_groups"])
+def test_half_a_batch_each_is_one_whole_batch(found, name):
+    (apart, first), (_, second) = both(found, name)
+    assert apart < 1e-5
+    assert first == second
+
+
+def test_groups_of_variables_communicate_together(found):
+    assert both(found, "collectives_of_groups") == [[2]] * 2
 
 
 def test_an_infinity_on_one_worker_makes_both_skip_the_step(found):
