@@ -1,8 +1,10 @@
 """Settings of the input pipelines, as they stand in a recipe. Imports no TensorFlow."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -38,7 +40,7 @@ class Augmentation(Settings):
     fill: Literal["reflect", "constant"] = "reflect"  # "constant" is black
     # Flip half of the images from left to right: drawn anew each time, or "alternating", which
     # flips each image in every other epoch.
-    flip: bool | Literal["alternating"] = True
+    flip: Literal[True, False, "alternating"] = True
     # Decode at 1/2, 1/4 or 1/8 of the resolution where the crop is that many times as large as
     # the image asked for: faster, and less aliased.
     scaled_decode: bool = True
@@ -56,10 +58,23 @@ class Evaluation(Settings):
     # the central square.
     rectangular: bool = False
     flip: bool = False  # average the logits of each image and its mirror image
+    # Average with two views of half the weight, shifted by so many pixels along the diagonal.
+    shift: Annotated[int, Field(ge=0, strict=True)] = 0
     ema: bool = False  # use the average of the weights, which the recipe's `ema` keeps
+
+    @field_validator("shift")
+    @classmethod
+    def _a_shift_stays_inside_the_image(cls, shift: int, info: ValidationInfo) -> int:
+        size = info.data.get("image_size", math.inf)
+        if shift >= size:
+            raise PydanticCustomError(
+                "shift", "evaluation.shift must be below the image size, {size}", {"size": size}
+            )
+        return shift
 
     @property
     def crop(self) -> str:
-        """The choices in a word: `centre` (the default), `rectangular`, `centre+flip+ema`."""
+        """The choices in a word: `centre` (the default), `rectangular+ema`, `centre+shift1`."""
+        chosen = {"flip": self.flip, f"shift{self.shift}": self.shift, "ema": self.ema}
         names = ["rectangular" if self.rectangular else "centre"]
-        return "+".join(names + [name for name in ("flip", "ema") if getattr(self, name)])
+        return "+".join(names + [name for name, is_chosen in chosen.items() if is_chosen])

@@ -61,12 +61,34 @@ def count(logits: Any, labels: Any) -> Any:
     return tf.reduce_sum(tf.stack(found) * tf.cast(labels >= 0, tf.int64), axis=1)
 
 
+def averaged_logits(
+    model: Callable[..., Any], images: Any, flip: bool = False, shift: int = 0
+) -> Any:
+    """The logits `[batch, classes]` of uint8 images, averaged over views of each image.
+
+    With `shift`, half of the weight is the image's own; a quarter each have two views whose
+    content is moved by `shift` pixels, down-right and up-left, with reflected borders. With `flip`,
+    each view is averaged with its mirror image. `flip` and `shift=1` are the test of airbench
+    (Jordan 2024, https://arxiv.org/abs/2404.00498).
+    """
+    if shift:
+        sides = [shift, shift]
+        padded = tf.pad(images, [[0, 0], sides, sides, [0, 0]], "REFLECT")
+        one, other = padded[:, : -2 * shift, : -2 * shift], padded[:, 2 * shift :, 2 * shift :]
+        centre, one, other = (averaged_logits(model, x, flip) for x in (images, one, other))
+        return centre / 2 + (one + other) / 4
+    logits = model(images, training=False)
+    if flip:
+        logits = (logits + model(tf.reverse(images, [2]), training=False)) / 2
+    return logits
+
+
 class Evaluator:
     """Evaluates the weights of one checkpoint after the other, with one trace a shape.
 
     The model returns logits; `load` loads a checkpoint's weights into it. `batches` returns the
     batches of share `k` of `n`: uint8 images and int32 labels, which are -1 where an image only
-    fills up the batch. `flip` averages the logits of each image and of its mirror image.
+    fills up the batch. `flip` and `shift` choose the views, as for `averaged_logits`.
     """
 
     def __init__(
@@ -75,15 +97,13 @@ class Evaluator:
         load: Callable[[Path], None],
         batches: Callable[[int, int], tf.data.Dataset],
         flip: bool = False,
+        shift: int = 0,
     ):
         self.load = load
         self.batches = batches
 
         def step(total: Any, images: Any, labels: Any) -> Any:
-            logits = model(images, training=False)
-            if flip:
-                logits = (logits + model(tf.reverse(images, [2]), training=False)) / 2
-            return total + count(logits, labels)
+            return total + count(averaged_logits(model, images, flip, shift), labels)
 
         self.step = tf.function(step)
 

@@ -159,4 +159,7 @@ def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
     def batches(share: int, shares: int) -> tf.data.Dataset:
         return evaluation_pipeline(records, settings, recipe.classes, share, shares, threads)
 
-    return Evaluator(net, lambda path: load_weights(net, path, averaged_by), batches, settings.flip)
+    def load(path: Path) -> None:
+        load_weights(net, path, averaged_by)
+
+    return Evaluator(net, load, batches, settings.flip, settings.shift)

@@ -121,6 +121,9 @@ def report(
 @click.option("--batch_size", type=click.IntRange(1), help="Images in a batch, on each worker.")
 @click.option("--rectangular/--square", default=None, help="Crop near the image's own aspect.")
 @click.option("--flip/--no_flip", default=None, help="Average with the mirror image.")
+@click.option(
+    "--shift", type=click.IntRange(0), help="Average with views shifted by so many pixels."
+)
 @click.option("--ema/--no_ema", default=None, help="Use the average of the weights.")
 def evaluate(
     run_dir: Path, data_dir: Path | None, follow: bool, patience: float, **choices: int | bool

@@ -12,7 +12,7 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from core.checkpoints import load_weights
 from datasets.input.validation import evaluation_pipeline
-from evaluation.evaluator import LOSS_UNIT, Counts, Evaluator, count
+from evaluation.evaluator import LOSS_UNIT, Counts, Evaluator, averaged_logits, count
 from training import model
 from training.inputs import find_validation
 from training.recipes import load_recipe
@@ -45,7 +45,7 @@ def checkpoints(recipe, tmp_path_factory):
     return paths
 
 
-def evaluator(recipe, digits, batch_size=96, threads=2, flip=False):
+def evaluator(recipe, digits, batch_size=96, threads=2, flip=False, shift=0):
     records = find_validation(digits, recipe)
     settings = recipe.evaluation.model_copy(update={"batch_size": batch_size})
     net = model.build(recipe)
@@ -54,7 +54,7 @@ def evaluator(recipe, digits, batch_size=96, threads=2, flip=False):
     def batches(share, shares):
         return evaluation_pipeline(records, settings, 10, share, shares, threads)
 
-    return Evaluator(net, lambda path: load_weights(net, path), batches, flip)
+    return Evaluator(net, lambda path: load_weights(net, path), batches, flip, shift)
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,36 @@ def test_flip_averages_the_logits_with_the_mirror_images(recipe, digits, checkpo
     logits = [saved.predict(x, verbose=0) for x in (images, images[:, :, ::-1])]
     counts, _ = evaluator(recipe, digits, flip=True).evaluate(checkpoints[1])
     assert counts.figures() == expected((logits[0] + logits[1]) / 2, labels)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_shifted_views_count_as_in_airbench(recipe, digits, checkpoints, pixels, flip):
+    """The image twice, its two shifts once each, by NumPy and the saved model."""
+    images, labels = pixels
+    padded = np.pad(images, [(0, 0), (2, 2), (2, 2), (0, 0)], mode="reflect")
+    views = [images, images, padded[:, :28, :28], padded[:, 4:, 4:]]
+    views += [view[:, :, ::-1] for view in views] if flip else []
+    saved = keras.saving.load_model(checkpoints[1])
+    logits = [saved.predict(view, verbose=0) for view in views]
+    counts, _ = evaluator(recipe, digits, flip=flip, shift=2).evaluate(checkpoints[1])
+    assert counts.figures() == expected(np.mean(logits, axis=0), labels)
+
+
+def test_views_by_hand():
+    """A model that returns the first row. Of the padded image, the rows 0 and 2 are 4 3 4 5 4."""
+    image = np.arange(9, dtype="uint8").reshape(1, 3, 3, 1)
+
+    def logits(flip, shift):
+        def first_row(images, training):
+            return tf.cast(images[:, 0, :, 0], tf.float32)
+
+        return averaged_logits(first_row, image, flip, shift).numpy().tolist()
+
+    assert logits(False, 0) == [[0, 1, 2]]
+    assert logits(True, 0) == [[1, 1, 1]]
+    # Half of 0 1 2, a quarter of 4 3 4 and of 4 5 4.
+    assert logits(False, 1) == [[2, 2.5, 3]]
+    assert logits(True, 1) == [[2.5, 2.5, 2.5]]
 
 
 def test_ties_are_ranked_as_top_k_ranks_them():

@@ -86,12 +86,12 @@ def test_a_result_is_a_row_and_a_line_once(run):
 
 def test_other_choices_are_other_rows(run):
     add_checkpoint(run, 0)
-    mirrored = PLAIN.model_copy(update={"flip": True})
+    mirrored = PLAIN.model_copy(update={"flip": True, "shift": 1})
     results(run)[0].add(task(run, 0), Counts(10, 1, 5), 1.0)
     assert run.to_evaluate(PLAIN, OWN) == []
     assert [count for count, _ in run.to_evaluate(mirrored, OWN)] == [0]
     results(run, mirrored)[0].add(task(run, 0), Counts(10, 2, 6), 1.0)
-    assert [r["crop"] for r in run.evaluation_rows()] == ["centre", "centre+flip"]
+    assert [r["crop"] for r in run.evaluation_rows()] == ["centre", "centre+flip+shift1"]
 
 
 def test_other_records_are_other_rows_and_not_in_the_log(run):

@@ -99,6 +99,14 @@ REFUSALS = {
     "smoothing": ({"label_smoothing": 1.0}, "key 'label_smoothing': received 1.0"),
     "crop": ({"augmentation": {"crop": "centre"}}, "key 'augmentation.crop'.*'centre'.*'pad'"),
     "area": ({"augmentation": {"area": [-1, 1]}}, ": key 'augmentation.area': received -1"),
+    "flip": (
+        {"augmentation": {"flip": "often"}},
+        "key 'augmentation.flip'.*'often'.*'alternating'",
+    ),
+    "shift": (
+        {"evaluation": {"image_size": 32, "shift": 32}},
+        "key 'evaluation.shift': received 32.*below.* 32",
+    ),
     "phase": ({"training_strategy": [PHASE, PHASE]}, "phase 2, key 'epoch'.*overlap"),
 }
 
