@@ -31,7 +31,7 @@ from rich.table import Table
 from core import devices, workers
 from core.errors import UserError
 from launch.command_line import horovodrun
-from training.inputs import find_validation
+from training.inputs import RunData, find_validation
 from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 
@@ -111,7 +111,7 @@ def loading(recipe: Recipe, root: Path, path: Path, repeats: int = 5) -> str:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
     threads = devices.prepare_devices(workers.current())
     records = find_validation(root, recipe)
-    evaluator = make_evaluator(recipe, records, threads)
+    evaluator = make_evaluator(recipe, RunData({}, records), threads)
     evaluator.evaluate(path)  # traces
     load, start, whole = [], [], []
     for _ in range(repeats):

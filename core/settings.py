@@ -61,6 +61,9 @@ class Evaluation(Settings):
     # Average with two views of half the weight, shifted by so many pixels along the diagonal.
     shift: Annotated[int, Field(ge=0, strict=True)] = 0
     ema: bool = False  # use the average of the weights, which the recipe's `ema` keeps
+    # Estimate BatchNorm's statistics anew, on so many training images of this size. They are
+    # those of `data_dir`, with the last phase's prefix.
+    statistics_images: Count | None = None
 
     @field_validator("shift")
     @classmethod
@@ -75,6 +78,11 @@ class Evaluation(Settings):
     @property
     def crop(self) -> str:
         """The choices in a word: `centre` (the default), `rectangular+ema`, `centre+shift1`."""
-        chosen = {"flip": self.flip, f"shift{self.shift}": self.shift, "ema": self.ema}
+        chosen = {
+            "flip": self.flip,
+            f"shift{self.shift}": self.shift,
+            "ema": self.ema,
+            f"statistics{self.statistics_images}": self.statistics_images,
+        }
         names = ["rectangular" if self.rectangular else "centre"]
         return "+".join(names + [name for name, is_chosen in chosen.items() if is_chosen])

@@ -15,11 +15,11 @@ from core import devices, workers
 from core.checkpoints import BadCheckpoint, load_weights
 from core.errors import UserError
 from datasets.input.validation import evaluation_pipeline
-from datasets.records.schema import Records
 from evaluation.evaluator import Evaluator
+from evaluation.statistics import reestimator_of
 from evaluation.tasks import POLL, Results, Task, share_out, tasks_to_come
 from training import model
-from training.inputs import check_classes, find_validation
+from training.inputs import RunData, check_classes, find_statistics, find_validation
 from training.liveness import LivenessProbe
 from training.recipes import Recipe, load_recipe
 from training.run import Run
@@ -40,7 +40,7 @@ def evaluate_run(
     """
     team = workers.join()
     run = RunFolder(run_dir)
-    recipe, records = workers.together(
+    recipe, data = workers.together(
         lambda: _prepare(run, data_dir, patience if follow else 0.0, choices)
     )
     threads = devices.prepare_devices(team)
@@ -48,26 +48,26 @@ def evaluate_run(
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     probe = LivenessProbe(run, patience) if follow else None
     with translated_errors():
-        return _evaluate(run, recipe, records, threads, probe)
+        return _evaluate(run, recipe, data, threads, probe)
 
 
 def evaluate_trained(run: Run) -> str:
     """Does the same, by all workers, for a run that has just been trained."""
-    log, records = run.log, run.data.validation
+    log, data = run.log, run.data
     log.clock.switch("evaluation")
     log.end_training()
-    if run.data.synthetic:
+    if data.synthetic:
         return ""
     if run.team.is_first:
-        run.folder.note_own_data(records.name)
-    problems = _evaluate(run.folder, run.recipe, records, run.threads)
-    log.note_evaluations(records.name)
+        run.folder.note_own_data(data.validation.name)
+    problems = _evaluate(run.folder, run.recipe, data, run.threads)
+    log.note_evaluations(data.validation.name)
     return problems
 
 
 def _prepare(
     run: RunFolder, data_dir: Path | None, patience: float, choices: dict[str, Any]
-) -> tuple[Recipe, Records]:
+) -> tuple[Recipe, RunData]:
     """Reads and checks the run and its records before anything is built."""
     until = time.monotonic() + patience
     while not run.holds_a_run and time.monotonic() < until:
@@ -100,13 +100,13 @@ def _prepare(
     check_classes(records, run.classes())
     if workers.current().is_first and own and Path(root).resolve() == Path(own).resolve():
         run.note_own_data(records.name)
-    return recipe, records
+    return recipe, RunData({}, records, statistics=find_statistics(Path(root), recipe))
 
 
 def _evaluate(
     run: RunFolder,
     recipe: Recipe,
-    records: Records,
+    data: RunData,
     threads: int,
     probe: LivenessProbe | None = None,
 ) -> str:
@@ -115,7 +115,8 @@ def _evaluate(
     The workers wait for each other only before and after it.
     """
     team = workers.current()
-    settings, folder = recipe.evaluation, str(records.files[0].parent.resolve())
+    settings, records = recipe.evaluation, data.validation
+    folder = str(records.files[0].parent.resolve())
     results = Results(run, settings, records.name, folder, tqdm.write)
     missing = workers.from_first(results.missing())
     tasks: Iterable[Task] = share_out(missing, team.rank, team.size)
@@ -129,7 +130,7 @@ def _evaluate(
         if run.own_data not in ("", records.name):
             tqdm.write(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
-    evaluator, problems = make_evaluator(recipe, records, threads), []
+    evaluator, problems = make_evaluator(recipe, data, threads), []
     for task in tasks:
         path = run.checkpoint_of(task.row)
         try:
@@ -149,17 +150,22 @@ def _evaluate(
     return "\n".join(problems)
 
 
-def make_evaluator(recipe: Recipe, records: Records, threads: int) -> Evaluator:
-    """An evaluator of the recipe's model on these records, under the current policy."""
+def make_evaluator(recipe: Recipe, data: RunData, threads: int) -> Evaluator:
+    """An evaluator of the recipe's model on these data, under the current policy."""
     settings = recipe.evaluation
     net = model.build(recipe)
     averaged_by = model.averaging_optimizer(recipe, net) if settings.ema else None
 
     @functools.cache
     def batches(share: int, shares: int) -> tf.data.Dataset:
-        return evaluation_pipeline(records, settings, recipe.classes, share, shares, threads)
+        return evaluation_pipeline(
+            data.validation, settings, recipe.classes, share, shares, threads
+        )
+
+    reestimate = reestimator_of(net, recipe, data.statistics, threads)
 
     def load(path: Path) -> None:
         load_weights(net, path, averaged_by)
+        reestimate()
 
     return Evaluator(net, load, batches, settings.flip, settings.shift)

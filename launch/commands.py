@@ -124,6 +124,7 @@ def report(
 @click.option(
     "--shift", type=click.IntRange(0), help="Average with views shifted by so many pixels."
 )
+@click.option("--statistics_images", type=click.IntRange(1), help="Estimate BatchNorm's anew.")
 @click.option("--ema/--no_ema", default=None, help="Use the average of the weights.")
 def evaluate(
     run_dir: Path, data_dir: Path | None, follow: bool, patience: float, **choices: int | bool

@@ -1,6 +1,7 @@
 """The end of a run: the model, the report and its picture, and one message about them."""
 
 from core.errors import RunError
+from evaluation.statistics import reestimator_of
 from reports.console import time_words
 from reports.report import report
 from training import model
@@ -20,7 +21,12 @@ def conclude(run: Run) -> None:
         )
         return
     log.clock.switch("checkpoints")
-    model.save_result(run.recipe, folder.checkpoint_of(folder.checkpoint_rows()[-1]), folder.model)
+    model.save_result(
+        run.recipe,
+        folder.checkpoint_of(folder.checkpoint_rows()[-1]),
+        folder.model,
+        lambda net: reestimator_of(net, run.recipe, run.data.statistics, run.threads)(),
+    )
     log.note_time(last_step, "end")
     if problem := log.settle():
         raise RunError(problem)

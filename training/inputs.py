@@ -23,6 +23,7 @@ class RunData:
     validation: Records  # those of the recipe's evaluation
     root: Path = Path()  # the folder that holds all of them
     synthetic: bool = False  # there are none: the run trains on noise (training/synthetic.py)
+    statistics: Records | None = None  # where the evaluation estimates BatchNorm's statistics
 
     @property
     def images(self) -> dict[str, int]:
@@ -39,12 +40,32 @@ def find_data(root: Path, recipe: Recipe) -> RunData:
     """
     wanted = {(p.data_dir, p.prefix) for p in recipe.training_strategy.root}
     training = {key: _records(root, *key, recipe) for key in sorted(wanted)}
-    return RunData(training, find_validation(root, recipe), root.resolve())
+    validation, statistics = find_validation(root, recipe), find_statistics(root, recipe)
+    return RunData(training, validation, root.resolve(), statistics=statistics)
 
 
 def find_validation(root: Path, recipe: Recipe) -> Records:
     """Finds the records of a recipe's evaluation below `root`; raises as `find_data`."""
     return _records(root, recipe.evaluation.data_dir, recipe.evaluation.prefix, recipe)
+
+
+def find_statistics(root: Path, recipe: Recipe) -> Records | None:
+    """Finds the training records for `evaluation.statistics_images`; None without that key."""
+    wanted, data_dir = recipe.evaluation.statistics_images, recipe.evaluation.data_dir
+    if wanted is None:
+        return None
+    prefix = recipe.training_strategy.root[-1].prefix
+    key = f"key 'evaluation.statistics_images': received {wanted}"
+    try:
+        records = _records(root, data_dir, prefix, recipe)
+    except DataError as error:
+        raise DataError(
+            f"{key}, which needs training images, '{prefix}', in the evaluation's data_dir, "
+            f"'{data_dir}': {error}"
+        ) from None
+    if records.images < wanted:
+        raise DataError(f"{key}, but '{data_dir}/{prefix}' holds {records.images} images")
+    return records
 
 
 def check_classes(records: Records, trained_on: Sequence[str]) -> None:

@@ -1,5 +1,6 @@
 """The model of a run: built, compiled with loss, decay and optimizer, and saved as a plain one."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -160,10 +161,16 @@ def load_checkpoint(model: keras.Model, checkpoint: Path) -> None:
         raise UserError(f"checkpoint '{checkpoint}' cannot be loaded: {reason}") from None
 
 
-def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
+def save_result(
+    recipe: recipes.Recipe,
+    checkpoint: Path,
+    path: Path,
+    finish: Callable[[keras.Model], None] | None = None,
+) -> None:
     """Saves a checkpoint's weights as the run's result: a plain float32 `keras.Model`.
 
-    They are the weights that the recipe evaluates: with `evaluation.ema`, the average.
+    They are the weights that the recipe evaluates: with `evaluation.ema`, the average. `finish`
+    may change the model before it is saved.
     The model is not compiled and has no class of this project, so it loads wherever Keras 3
     is. It takes RGB images of any size, on the scale 0 to 255.
     """
@@ -175,5 +182,7 @@ def save_result(recipe: recipes.Recipe, checkpoint: Path, path: Path) -> None:
         keras.config.set_dtype_policy(trained_under)
     averaged_by = averaging_optimizer(recipe, result) if recipe.evaluation.ema else None
     load_weights(result, checkpoint, averaged_by)
+    if finish:
+        finish(result)
     with whole(path) as unfinished:
         result.save(unfinished)

@@ -39,6 +39,41 @@ def rectangular_crop(jpeg: Any, size: int) -> Any:
     return centre_crop(jpeg, *tf.unstack(crops[largest]))
 
 
+def statistics_pipeline(
+    records: Records, images: int, size: int, batch_size: int, threads: int = 2
+) -> tf.data.Dataset:
+    """The first training images as they are, for the statistics of BatchNorm.
+
+    They are the same for any number of workers: as many from the start of each file as are
+    needed, and from short files all. So a set whose files hold a class each gives all classes.
+
+    Args:
+        images: number of images; those beyond the last whole batch are left out.
+        size: side of the central square, in pixels.
+
+    Returns:
+        Batches of uint8 images `[batch_size, size, size, 3]`.
+    """
+    names = tf.data.Dataset.from_tensor_slices([str(path) for path in records.files])
+    each = -(-images // len(records.files))
+    starts = names.flat_map(lambda name: tf.data.TFRecordDataset(name).take(each))
+    others = names.flat_map(lambda name: tf.data.TFRecordDataset(name).skip(each))
+
+    def prepare(record: Any) -> Any:
+        feature = tf.io.FixedLenFeature((), tf.string)
+        jpeg = tf.io.parse_single_example(record, {records.keys.image: feature})
+        return centre_crop(jpeg[records.keys.image], size, size)
+
+    return (
+        starts.concatenate(others)
+        .take(images)
+        .map(prepare, num_parallel_calls=threads, deterministic=True)
+        .batch(batch_size, drop_remainder=True)
+        .prefetch(2)
+        .with_options(options(threads))
+    )
+
+
 def evaluation_pipeline(
     records: Records,
     settings: Evaluation,

@@ -41,7 +41,7 @@ def test_the_last_words_are_of_what_the_recipe_evaluates(tmp_path, monkeypatch):
     said, shown = [], []
     monkeypatch.setattr(log, "say", said.append)
     monkeypatch.setattr(Scalars, "write", lambda _, group, row, names: shown.append(row["top1"]))
-    monkeypatch.setattr(model, "save_result", lambda recipe, checkpoint, path: None)
+    monkeypatch.setattr(model, "save_result", lambda *arguments: None)
     monkeypatch.setattr(conclude, "report", lambda paths: None)  # the pictures
     log.note_evaluations(validation.name)
     data, team = RunData({}, validation), workers.current()
