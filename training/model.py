@@ -1,5 +1,6 @@
 """The model of a run: built, compiled with loss, decay and optimizer, and saved as a plain one."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,21 @@ def build(recipe: recipes.Recipe) -> keras.Model:
             f"recipe '{recipe.name}', key 'whitening_images': model '{recipe.model}' has no layer "
             f"'{WHITENING}'; use whitened_cnn, or leave the key out"
         )
+    if recipe.loss == "binary_cross_entropy":
+        start_rare(model, recipe.classes)
     devices.avoid_overrun(model)
     return model
+
+
+def start_rare(model: keras.Model, classes: int) -> None:
+    """Lets each class begin with a probability of about 1 / classes, also under a sigmoid.
+
+    The head's bias, where it has one, becomes -log(classes), as in MosaicML's ResNets: with 0,
+    each of 1,000 classes would begin at a half.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Dense) and layer.use_bias:
+            layer.bias.assign(ops.full_like(layer.bias, -math.log(classes)))
 
 
 def make_optimizer(
@@ -107,7 +121,7 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     add_l2_to_loss(model, recipe.l2, recipe.l2_variables)
     model.compile(
         optimizer,
-        loss=cross_entropy(recipe.label_smoothing),
+        loss=cross_entropy(recipe.label_smoothing, recipe.loss == "binary_cross_entropy"),
         metrics=[
             keras.metrics.SparseCategoricalCrossentropy(from_logits=True, name="cross_entropy"),
             *accuracy_metrics(),
@@ -136,14 +150,25 @@ def averaging_optimizer(recipe: recipes.Recipe, model: keras.Model) -> Any:
     return optimizer
 
 
-def cross_entropy(smoothing: float) -> Any:
-    """Loss of logits against integer labels, with `smoothing` spread over all classes."""
-    if not smoothing:
+def cross_entropy(smoothing: float, binary: bool = False) -> Any:
+    """Loss of logits against integer labels, with `smoothing` spread over all classes.
+
+    With `binary`, each class is a question of its own (a sigmoid), and an image's loss is the
+    sum over the classes, as in composer's `binary_cross_entropy_with_logits`.
+
+    Returns:
+        A function of labels `(batch,)` and logits `(batch, classes)`. Keras takes the mean over
+        the batch.
+    """
+    if not (smoothing or binary):
         return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
     def smoothed_cross_entropy(labels: Any, logits: Any) -> Any:
         targets = ops.one_hot(ops.reshape(labels, (-1,)), logits.shape[-1])
         targets = targets * (1.0 - smoothing) + smoothing / logits.shape[-1]
+        if binary:
+            losses = ops.binary_crossentropy(targets, logits, from_logits=True)
+            return ops.sum(losses, axis=-1)
         return ops.categorical_crossentropy(targets, logits, from_logits=True)
 
     return smoothed_cross_entropy

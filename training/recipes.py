@@ -81,6 +81,8 @@ class Recipe(Settings):
     l2: NotNegative = 2e-4
     l2_variables: Literal["kernels", "all"] = "kernels"
     loss_scale: Positive | Literal["dynamic"] = 256.0  # for mixed_float16; a number is static
+    # Of a softmax over the classes; or of a sigmoid for each class, summed over the classes.
+    loss: Literal["cross_entropy", "binary_cross_entropy"] = "cross_entropy"
     label_smoothing: Fraction = 0.0  # share of the label that is spread over all classes
     # Decay per step of a moving average of the weights, such as 0.999; kept in checkpoints.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None

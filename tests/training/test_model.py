@@ -1,4 +1,4 @@
-"""The loss of a run, against a hand calculation; its optimizer, as the recipe says."""
+"""The loss of a run, against a hand calculation and PyTorch; its optimizer, as the recipe says."""
 
 import keras
 import numpy as np
@@ -7,6 +7,7 @@ import pytest
 from core.errors import UserError
 from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum
+from training import model
 from training.model import build_optimizer, cross_entropy, make_optimizer
 from training.recipes import Optimizer, load_recipe
 
@@ -27,6 +28,30 @@ def test_label_smoothing_is_spread_over_all_classes(smoothing, losses):
     labels = np.array([0, 2], "int32")
     found = np.array(cross_entropy(smoothing)(labels, LOGITS))
     assert found.mean() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+# By torch 2.13: binary_cross_entropy_with_logits(LOGITS, targets, reduction="none").sum(1) with
+# targets = one_hot * (1 - smoothing) + smoothing / 3.
+@pytest.mark.parametrize(
+    ("smoothing", "losses"), [(0.0, [2.133337, 4.133337]), (0.08, [2.213337, 4.053337])]
+)
+def test_binary_cross_entropy_is_summed_over_the_classes(smoothing, losses):
+    labels = np.array([0, 2], "int32")
+    found = cross_entropy(smoothing, binary=True)(labels, LOGITS)
+    np.testing.assert_allclose(found, losses, atol=1e-5)
+
+
+def test_the_recipes_loss_is_trained_on_and_begins_with_rare_classes():
+    changes = {"loss": "binary_cross_entropy", "l2": 0.0, "label_smoothing": 0.0}
+    recipe = load_recipe("demo").model_copy(update=changes)
+    net = model.build(recipe)
+    model.compile_for_training(net, recipe, "float32")
+    images, labels = np.zeros((4, 20, 20, 3), "uint8"), np.arange(4, dtype="int32")
+    # Black images leave a new network with its bias alone: each class has the odds 1 to 10.
+    odds = 1 / recipe.classes
+    expected = -np.log(odds / (1 + odds)) + (recipe.classes - 1) * np.log(1 + odds)
+    net.get_layer("logits").kernel.assign(np.zeros(net.get_layer("logits").kernel.shape))
+    assert net.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
 
 
 def optimizer(groups, **settings):
