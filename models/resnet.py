@@ -30,6 +30,7 @@ SMALL: dict[int, int] = {8: 1, 14: 2, 20: 3}
 # The original run's batch normalisation.
 BN_MOMENTUM = 0.9
 BN_EPSILON = 1e-4
+BLURRED_CHANNELS = 16  # from so many, `blur_pool` blurs; FFCV's number
 
 
 def imagenet_resnet(
@@ -41,6 +42,7 @@ def imagenet_resnet(
     std: Sequence[float] = STD,
     initial_scale: float = 1.0,
     zero_gamma: bool = True,
+    blur_pool: bool = False,
 ) -> keras.Model:
     """The ResNet of the original run, v1.5 of NVIDIA and torchvision; `build_model` says more.
 
@@ -57,11 +59,13 @@ def imagenet_resnet(
             2e-4 / 2 * sum(kernel ** 2) at scale 1. He et al. use 2.
         zero_gamma: whether the gamma of each block's last batch normalisation starts at 0;
             the block then starts as its shortcut (Goyal et al. 2017).
+        blur_pool: blur the input of each strided convolution of 16 or more channels (Zhang
+            2019), as FFCV's `BlurPoolConv2d` does; `_Builder.blurred` says how.
     """
     if depth not in IMAGENET:
         raise ValueError(f"Received: depth={depth!r}; known: {', '.join(map(str, IMAGENET))}")
     bottleneck, blocks = IMAGENET[depth]
-    net = _Builder(initial_scale, zero_gamma, bottleneck)
+    net = _Builder(initial_scale, zero_gamma, bottleneck, blur_pool)
     inputs, x = normalised_input(image_size, mean, std)
     # 3 on every side whatever the size; 'same' would pad even sizes by 2 and 3.
     x = layers.ZeroPadding2D(3, name="stem_pad")(x)
@@ -117,6 +121,7 @@ class _Builder:
     initial_scale: float
     zero_gamma: bool
     bottleneck: bool
+    blur_pool: bool = False
 
     def stages(self, x: Tensor, blocks: Sequence[int], widths: Sequence[int]) -> Tensor:
         """Stages of residual blocks; each but the first halves the resolution."""
@@ -148,6 +153,8 @@ class _Builder:
         self, x: Tensor, filters: int, size: int, stride: int, name: str, zero_gamma: bool = False
     ) -> Tensor:
         """A convolution and its batch normalisation; `{}` in `name` becomes `conv` or `bn`."""
+        if self.blur_pool and stride > 1 and x.shape[-1] >= BLURRED_CHANNELS:
+            x = self.blurred(x, name.format("blur"))
         # An initializer for each layer: a shared one repeats its values for equal shapes.
         kernel = keras.initializers.VarianceScaling(
             self.initial_scale, mode="fan_in", distribution="truncated_normal"
@@ -158,3 +165,15 @@ class _Builder:
         gamma = "zeros" if zero_gamma else "ones"
         options = {"gamma_initializer": gamma, "name": name.format("bn")}
         return layers.BatchNormalization(momentum=BN_MOMENTUM, epsilon=BN_EPSILON, **options)(x)
+
+    def blurred(self, x: Tensor, name: str) -> Tensor:
+        """`x`, each channel blurred by (1, 2, 1) / 4 in both directions, black beyond the edge.
+
+        What is finer than the stride is taken away before the convolution leaves pixels out.
+        The kernel never trains.
+        """
+        kernel = keras.initializers.Constant(
+            [[[[a * b / 16]] for a in (1, 2, 1)] for b in (1, 2, 1)]
+        )
+        options = {"use_bias": False, "depthwise_initializer": kernel, "trainable": False}
+        return layers.DepthwiseConv2D(3, padding="same", name=name, **options)(x)

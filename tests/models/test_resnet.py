@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from models.registry import build_model
+from models.resnet import _Builder
 from tests.models import numpy_resnet
 from tests.waiting import HANG_SECONDS
 
@@ -141,6 +142,42 @@ def test_zero_gamma_makes_every_block_its_shortcut(name, last):
         if layer.name.endswith(last):
             layer.gamma.assign(np.ones(layer.gamma.shape))
     assert np.abs(logits_of(model, images) - before).max() > 1e-3
+
+
+# By torch 2.13, in float64: conv2d with the kernel (1, 2, 1) x (1, 2, 1) / 16, padding 1, groups
+# of one channel, on cos(0.7 i) as 6 x 7 pixels of 16 channels; rows 0 and 1 of channel 3.
+BLURRED = [
+    [-0.037716, 0.098749, 0.13484, -0.044003, -0.152706, -0.017997, 0.113383],
+    [-8.5e-05, -0.002432, -0.002102, 0.001579, 0.002743, -0.000465, -0.002631],
+]
+
+
+def test_a_blur_is_that_of_pytorch(tmp_path):
+    x = keras.Input((6, 7, 16))
+    blur = keras.Model(x, _Builder(1.0, True, True, blur_pool=True).blurred(x, "blur"))
+    image = np.cos(np.arange(6 * 7 * 16) * 0.7).reshape(1, 6, 7, 16)
+    np.testing.assert_allclose(logits_of(blur, image)[0, :2, :, 3], BLURRED, atol=2e-6)
+    blur.save(tmp_path / "blur.keras")
+    for copy in (keras.models.clone_model(blur), keras.saving.load_model(tmp_path / "blur.keras")):
+        np.testing.assert_array_equal(logits_of(copy, image), logits_of(blur, image))
+        assert not copy.trainable_variables
+
+
+@pytest.mark.parametrize(
+    ("name", "strided", "parameters"),
+    [("resnet50", "2", 25_557_032), ("resnet18", "1", 11_689_512)],
+)
+def test_the_inputs_of_strided_convolutions_are_blurred(name, strided, parameters):
+    model = build_model(name, (64, 64), 1000, blur_pool=True)
+    assert trainable(model) == parameters
+    blocks = [f"stage{stage}_block1" for stage in (2, 3, 4)]
+    places = [f"{block}_{end}" for block in blocks for end in ("shortcut_{}", "{}" + strided)]
+    found = {layer.name for layer in model.layers if "blur" in layer.name}
+    assert found == {place.format("blur") for place in places}
+    for place in places:
+        blur, convolution = (model.get_layer(place.format(kind)) for kind in ("blur", "conv"))
+        assert convolution.input is blur.output
+        assert (blur.strides, convolution.strides) == ((1, 1), (2, 2))
 
 
 def test_zero_gamma_can_be_left_out():
