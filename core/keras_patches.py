@@ -57,7 +57,7 @@ def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
 
 
 # Held while layers are not trainable for a trace, and while a thread reads what they are.
-TRAINABLE = threading.Lock()
+TRAINABLE = threading.RLock()
 
 
 @contextlib.contextmanager
