@@ -32,6 +32,7 @@ LEGEND: Style = {"loc": "outside lower center", "ncols": 3, "frameon": False}
 BOX = {"boxstyle": "round,pad=0.15", "facecolor": "white", "linewidth": 0}
 PANELS = {
     "learning_rate": "learning rate",
+    "momentum": "momentum",
     "batch_size": "batch a worker",
     "image_size": "image size, px",
     "images_per_second": "images/s",
@@ -123,10 +124,12 @@ def _draw_phases(axes: Axes, record: RunRecord, clock: str, length: float) -> No
 
 
 def draw_schedule(records: Sequence[RunRecord]) -> Figure:
-    """Learning rate, batch size, image size and throughput against steps."""
-    figure = Figure(figsize=(9, 7.5), layout="constrained")
-    rows = figure.subplots(len(PANELS), 1, sharex=True)
-    for axes, (key, label) in zip(rows, PANELS.items(), strict=True):
+    """Learning rate, momentum where it moves, batch, image size and throughput against steps."""
+    moves = any(r.schedule and r.schedule.momentum(0) is not None for r in records)
+    panels = {key: label for key, label in PANELS.items() if moves or key != "momentum"}
+    figure = Figure(figsize=(9, 1.875 * len(panels)), layout="constrained")
+    rows = figure.subplots(len(panels), 1, sharex=True)
+    for axes, (key, label) in zip(rows, panels.items(), strict=True):
         if len(records) == 1:
             for number, phase in enumerate(records[0].phases):
                 axes.axvspan(phase.first, phase.end, color=SHADES[number % 2], linewidth=0)
@@ -148,9 +151,13 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
 
 def _against_steps(record: RunRecord, key: str) -> tuple[Any, Any]:
     """Steps and values for a panel: of the schedule, the phases or the windows."""
-    if key == "learning_rate" and record.schedule:
+    if key in ("learning_rate", "momentum") and record.schedule:
         whole = np.linspace(0, record.schedule.total_steps, 500).round().astype(int)
-        return whole, [record.schedule.learning_rate(int(step)) for step in whole]
+        at = getattr(record.schedule, key)
+        found = [at(int(step)) for step in whole]
+        return (whole, found) if found[0] is not None else ([], [])
+    if key == "momentum":
+        return [], []
     # The rates of whole phases are drawn only where there are no windows.
     of_phases = ("batch_size", "image_size") + (() if record.windows else ("images_per_second",))
     if record.phases and key in of_phases:

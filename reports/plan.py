@@ -38,6 +38,7 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
                 "step": step,
                 "epoch": schedule.epoch(step),
                 "learning_rate": schedule.learning_rate(step),
+                "momentum": schedule.momentum(step),
                 "batch_size": schedule.phase_at(step).phase.batch_size,
                 "image_size": list(schedule.phase_at(step).phase.image_size),
             }
@@ -139,12 +140,21 @@ def print_plan(found: dict[str, Any]) -> None:
         "rate": "{lr[0]:g} to {lr[1]:g} {lr_method}",
         "data": "{data_dir}/{prefix}",
     }
+    moves = found["phases"][0]["momentum"] is not None  # then it does in all phases
+    if moves:
+        phases["momentum"] = "{momentum[0]:g} to {momentum[1]:g}"
     console.print(table(found["phases"], phases, workers=workers))
+    for number, phase in enumerate(found["phases"], 1):
+        if overrides := ", ".join(f"{key} {value}" for key, value in phase["augmentation"].items()):
+            console.print(f"phase {number} augments with {overrides}", markup=False)
+        if phase["freeze"]:
+            console.print(f"phase {number} freezes {', '.join(phase['freeze'])}", markup=False)
     if found["at"]:
         steps = {
             "step": "{step:,}",
             "epoch": "{epoch:.3f}",
             "rate": "{learning_rate:.6g}",
+            **({"momentum": "{momentum:.6g}"} if moves else {}),
             "batch": "{batch_size}",
             "pixels": PIXELS,
         }

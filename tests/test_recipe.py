@@ -14,17 +14,18 @@ import yaml
 from training.run_folder import RunFolder
 
 # Small enough for a test, and with all that a run has: three stages, of which the first
-# holds two phases; several kinds of rates; several image sizes, two batches, two folders; a phase
-# in which layers are frozen and images augmented in another way.
+# holds two phases; all kinds of rates; momentum that moves; several image sizes, two
+# batches, two folders; a phase with frozen layers and an augmentation of its own.
 SMALL = {"batch_size": 50, "image_size": [20, 20], "data_dir": "20"}
 LARGE = {"batch_size": 25, "image_size": [28, 28], "data_dir": "28"}
 STRATEGY = [
-    {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", **SMALL},
-    {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", **SMALL},
+    {"epoch": [0, 0.5], "lr": [0.01, 0.1], "lr_method": "linear", "momentum": [0.9, 0.8], **SMALL},
+    {"epoch": [0.5, 1], "lr": [0.1, 0.05], "lr_method": "exp", "momentum": [0.8, 0.9], **SMALL},
     {"epoch": [1, 1.25], "lr": [0.05, 0.01], "lr_method": "cosine", **LARGE}
-    | {"freeze": ["stem_*", "stage1_*"], "augmentation": {"padding": 0.05}},
+    | {"freeze": ["stem_*", "stage1_*"], "augmentation": {"padding": 0.05}}
+    | {"momentum": [0.95, 0.85]},
     {"epoch": [1.25, 1.5], "lr": [0.01, 0.001], "lr_method": "polynomial", **LARGE}
-    | {"image_size": [24, 24]},
+    | {"image_size": [24, 24], "momentum": [0.9, 0.9]},
 ]
 
 

@@ -74,14 +74,14 @@ def start_run(options: Options, started: float) -> Run:
     from core import devices
     from training import model, resume
     from training.run_log import RunLog
-    from training.stages import check_frozen, faults_of, whiten_first
+    from training.stages import check_phases, faults_of, whiten_first
 
     threads = devices.prepare_devices(team)
     policy, remark = devices.choose_policy(recipe.policy, options.policy)
     devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
     net = workers.together(lambda: model.build(recipe))
-    workers.together(lambda: check_frozen(net, recipe.training_strategy.root))
     workers.together(lambda: model.compile_for_training(net, recipe, policy))
+    workers.together(lambda: check_phases(net, schedule))
 
     identity = resume.identity(recipe, data, policy)
     resume.agree(team, identity, schedule.total_steps)

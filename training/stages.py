@@ -3,14 +3,14 @@
 import fnmatch
 import gc
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 import keras
 import tensorflow as tf
 
 from core import keras_patches
 from core.errors import UserError
-from core.schedule import Phase, Stage
+from core.schedule import Schedule, Stage
 from core.settings import Augmentation
 from core.workers import Workers
 from datasets.input.faults import Faults, name_in
@@ -60,13 +60,22 @@ def frozen_layers(model: keras.Model, patterns: Sequence[str]) -> list[keras.Lay
     return [layer for name, layer in trained.items() if name in matched]
 
 
-def check_frozen(model: keras.Model, phases: Iterable[Phase]) -> None:
-    """Refuses patterns of layers to freeze that do not fit the model; the error names the phase."""
-    for number, phase in enumerate(phases, 1):
+def check_phases(model: keras.Model, schedule: Schedule) -> None:
+    """Refuses what a phase asks of layers or of the optimizer and the compiled model cannot do.
+
+    Raises:
+        UserError: the message names the key, and the phase where not all have it.
+    """
+    for number, scheduled in enumerate(schedule.phases, 1):
         try:
-            frozen_layers(model, phase.freeze)
+            frozen_layers(model, scheduled.phase.freeze)
         except ValueError as error:
             raise UserError(f"phase {number}, key 'freeze': {error}") from None
+    if schedule.momentum(0) is not None:
+        try:
+            keras_patches.momentum_setter(model.optimizer)
+        except ValueError as error:
+            raise UserError(f"key 'momentum' of the phases: {error}") from None
 
 
 def batches_of(run: Run, stage: Stage) -> tf.data.Dataset:

@@ -127,6 +127,9 @@ OPTIMIZERS = {
     "loss scale": lambda: LossScaleOptimizer(SGD(0.001), initial_scale=4.0),
     "accumulation": lambda: SGD(0.001, gradient_accumulation_steps=2),
     "distributed": lambda: DistributedOptimizer(TF1Momentum(0.001)),
+    "groups": lambda: OptimizerGroups(
+        SGD(momentum=0.9), [Group("one/", SGD(momentum=0.5))], 0.001, use_ema=True
+    ),
     "distributed, with a loss scale": lambda: DistributedOptimizer(
         LossScaleOptimizer(SGD(0.001), initial_scale=4.0)
     ),

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 
 from core.errors import UserError
-from reports.plan import plan
+from core.schedule import Schedule
+from reports.plan import plan, print_plan
 from training.recipes import load_recipe
 
 
@@ -42,6 +43,23 @@ def test_the_table_names_all_phases(run_process):
     assert ran.returncode == 0, ran.stderr
     for words in ("0 to 2", "2 to 9", "linear", "exp", "28 x 28", "20/train"):
         assert words in ran.stdout
+
+
+def test_the_table_shows_what_a_phase_has_of_its_own(capsys):
+    phase = load_recipe("demo").training_strategy.root[0].model_dump() | {"augmentation": {}}
+    changes = {"lr": [0.1, 0.3], "lr_method": "cosine", "momentum": [0.96, 0.9]}
+    own = {"augmentation": {"area": [0.5, 1]}, "freeze": ["stem_[cb]*", "logits"]}
+    last = {"epoch": [2, 4], "lr_method": "polynomial", "power": 1, "momentum": [0.9, 0.8]}
+    schedule = Schedule([phase | changes | own, phase | last], workers=2, images=4000)
+    print_plan(plan(schedule, [40, 120]))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "phase 1 augments with area [0.5, 1.0]" in said
+    assert "phase 1 freezes stem_[cb]*, logits" in said
+    assert "phase 2 augments" not in said
+    for words in ("cosine", "0.96 to 0.9 │", "0.2 │ 0.93 │", "0.085 │ 0.85 │"):
+        assert words in said
+    print_plan(plan(load_recipe("demo").schedule(2), [40]))
+    assert "momentum" not in capsys.readouterr().out
 
 
 def test_planning_needs_neither_tensorflow_nor_keras(run_process):

@@ -7,16 +7,20 @@ import re
 import resource
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from core import workers
 from core.errors import UserError
+from core.schedule import Schedule
 from launch import commands
 from reports.conclude import conclude
 from reports.console import time_words
 from reports.dawnbench import entry, tsv_rows, write_entry
+from reports.pictures import draw_schedule
 from reports.reader import read_record
 from reports.report import report, target_words
+from reports.run_record import RunRecord, phases_of
 from reports.time_to_accuracy import choose_clock, parse_target, repeats, summarize, time_to
 from tests.training import published
 from training import model
@@ -301,6 +305,31 @@ def test_a_report_is_saved_with_its_pictures(clocked, tmp_path):
     assert saved == []  # a comparison is nobody's own
     _, _, saved = report([clocked.path, other.path], output=tmp_path / "both")
     assert (tmp_path / "both" / "accuracy_vs_time.svg") in saved
+
+
+def test_the_picture_of_a_schedule_follows_its_curves(tmp_path):
+    """A momentum has a panel where a run has one. By hand: half way a cosine is at the middle."""
+    phase = {"lr_method": "cosine", "batch_size": 4, "image_size": 8, "data_dir": "d"}
+    parts = [
+        phase | {"epoch": [0, 1], "lr": [0.0, 1.0], "momentum": [0.96, 0.9]},
+        phase | {"epoch": [1, 2], "lr": [1.0, 0.0], "momentum": [0.9, 0.8], "image_size": 12},
+    ]
+    plain = [{key: value for key, value in part.items() if key != "momentum"} for part in parts]
+    moving, still = (
+        RunRecord("r", tmp_path, "log", (), (), tuple(phases_of(schedule)), schedule)
+        for schedule in (Schedule(p, workers=1, images=4000) for p in (parts, plain))
+    )
+    panels = {axes.get_ylabel(): axes for axes in draw_schedule([moving, still]).axes}
+    for name, values in {
+        "learning rate": [0.5, 1.0, 0.5, 0.0],
+        "momentum": [0.93, 0.9, 0.85, 0.8],
+    }.items():
+        steps, drawn = panels[name].get_lines()[0].get_data()
+        found = np.interp([500, 1000, 1500, 2000], steps, np.array(drawn, float))
+        assert found == pytest.approx(values, abs=0.01)
+    assert len(panels["learning rate"].get_lines()) == 2
+    assert len(panels["momentum"].get_lines()) == 1
+    assert "momentum" not in [axes.get_ylabel() for axes in draw_schedule([still]).axes]
 
 
 def test_the_end_of_a_run_says_what_it_reached_and_where_everything_is(

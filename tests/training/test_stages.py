@@ -13,7 +13,7 @@ from core.workers import Workers
 from training import model as models
 from training import stages, synthetic
 from training.recipes import Recipe
-from training.stages import check_frozen, fit_stage, frozen_layers, read_plan
+from training.stages import check_phases, fit_stage, frozen_layers, read_plan
 
 PHASE = {
     "epoch": [0, 1],
@@ -62,7 +62,14 @@ def test_patterns_are_those_of_a_shell(net, patterns, names):
 )
 def test_patterns_that_do_not_fit_the_model_are_refused(net, patterns, message):
     with pytest.raises(UserError, match=message):
-        check_frozen(net, recipe({}, {"freeze": patterns}).training_strategy.root)
+        check_phases(net, recipe({}, {"freeze": patterns}).schedule(1, 8))
+
+
+def test_a_momentum_for_an_optimizer_without_one_is_refused(net):
+    asked = recipe({"momentum": [0.9, 0.8]}, optimizer={"name": "Adam", "arguments": {}})
+    models.compile_for_training(net, asked, "float32")
+    with pytest.raises(UserError, match=r"key 'momentum' of the phases: .*Adam"):
+        check_phases(net, asked.schedule(1, 8))
 
 
 class Weights(StepCallback):
