@@ -153,7 +153,11 @@ def read_entry(path: Path) -> RunRecord:
         evaluation=misc.get("evaluation") or "not recorded",
         remarks=tuple(remarks),
         settings=("entry", path.resolve()),
-        facts={"price": about.get("costPerHour"), "classes": misc.get("classes") or 1000},
+        facts={
+            "price": about.get("costPerHour"),
+            "classes": misc.get("classes") or 1000,
+            "label": misc.get("label"),
+        },
         **known,
     )
 

@@ -26,11 +26,12 @@ MEASURED, INTERPOLATED, SCALED, EXTRAPOLATED = WAYS
 
 
 class Rate(Settings):
-    """One measurement: all workers' images a second at a size and a batch a worker."""
+    """All workers' images a second at a size and a batch a worker, as measured or as assumed."""
 
     image_size: Count
     batch_size: Count
     images_per_second: Positive
+    measured: bool = True  # False: taken over from other hardware or software
 
 
 class AllReduce(Settings):
@@ -89,14 +90,15 @@ class Throughput(Settings):
 
         def at_size(area: int) -> tuple[float, str]:
             steps = {
-                r.batch_size: r.batch_size * self.workers / (r.images_per_second * self.factor)
+                r.batch_size: (
+                    r.batch_size * self.workers / (r.images_per_second * self.factor),
+                    MEASURED if r.measured else EXTRAPOLATED,
+                )
                 for r in self.rates
                 if r.image_size**2 == area
             }
             what = f"a batch of {batch_size} is too far from those measured at {area:,} pixels"
-            step, how = self._estimate(
-                batch_size, steps, lambda batch: (steps[batch], MEASURED), BATCH_RANGE, what
-            )
+            step, how = self._estimate(batch_size, steps, steps.__getitem__, BATCH_RANGE, what)
             return step / batch_size, how
 
         areas = [rate.image_size**2 for rate in self.rates]

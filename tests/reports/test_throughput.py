@@ -38,6 +38,16 @@ def test_the_rule(pixels, batch, seconds, how):
     assert words == how
 
 
+def test_a_rate_that_was_taken_over_is_not_called_measured():
+    """Nor is one between it and a measured one; the seconds are those of any other rate."""
+    rates = [rate.model_dump() for rate in TABLE.rates]
+    rates[2]["measured"] = False
+    table = Throughput(workers=2, rates=rates)
+    assert table.seconds_per_image(200**2, 10) == (pytest.approx(0.04), "extrapolated")
+    assert table.seconds_per_image(20000, 10) == (pytest.approx(0.02), "extrapolated")
+    assert table.seconds_per_image(100**2, 10) == (pytest.approx(0.01), "measured")
+
+
 @pytest.mark.parametrize(
     ("pixels", "batch", "message"),
     [
