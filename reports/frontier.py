@@ -2,14 +2,14 @@
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path as FilePath
+from pathlib import Path
 
 import numpy as np
 import yaml
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.path import Path
+from matplotlib.path import Path as Polyline
 from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
@@ -61,7 +61,7 @@ class Result(Settings):
     note: str = ""
 
 
-def read_results(path: FilePath) -> list[Result]:
+def read_results(path: Path) -> list[Result]:
     """Reads `benchmarks/published/results.yaml`, or a file of its form."""
     try:
         return TypeAdapter(list[Result]).validate_python(yaml.safe_load(path.read_text()))
@@ -84,8 +84,9 @@ def draw_frontier(
     results: Sequence[Result] = (),
     mine: Sequence[RunRecord] = (),
     clock: str = "dawnbench",
+    metrics: Sequence[str] = tuple(LABELS),
 ) -> Figure:
-    """Top-1 and top-5 against minutes (logarithmic) on `clock`: a line for each run.
+    """A panel for top-1 and one for top-5, against minutes on `clock`: a line for each run.
 
     Runs with the same label share a colour, and have their epochs at their ends. Of `results`,
     those without a curve become a point. `mine` are drawn on top, thick and black. Raises UserError
@@ -94,12 +95,12 @@ def draw_frontier(
     for record in (*records, *mine):
         if clock not in record.clocks or not record.checkpoints:
             raise UserError(f"{record.source}: no accuracies with times by the clock {clock}")
-    figure = Figure(figsize=(9.5, 10.5), layout="constrained")
+    figure = Figure(figsize=(9.5, 5.25 * len(metrics)), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(2, 1, sharex=True)
+    panels = figure.subplots(len(metrics), 1, sharex=True, squeeze=False)[:, 0]
     ends = [
         _draw_panel(axes, metric, records, results, mine, clock)
-        for axes, metric in zip(panels, LABELS, strict=True)
+        for axes, metric in zip(panels, metrics, strict=True)
     ]
     times = [minutes for minutes, _, _ in itertools.chain(*ends)]
     panels[0].set_xscale("log")
@@ -108,7 +109,7 @@ def draw_frontier(
     panels[0].set_title(
         "Accuracy against time; the published curves: ResNet-50 on ImageNet", loc="left"
     )
-    panels[1].set_xlabel(
+    panels[-1].set_xlabel(
         f"minutes, logarithmic; curves by the clock {clock}, hollow points as published"
     )
     figure.draw_without_rendering()  # so that the axes have their final places
@@ -189,7 +190,7 @@ def _places(
 ) -> dict[int, tuple[int, int]]:
     """The first free place for each label in `order`, in points; all else is in pixels."""
     boxes = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in marks]
-    leaders: list[Path] = []
+    leaders: list[Polyline] = []
     found = {}
     for number in order:
         mark, size = marks[number], sizes[number]
@@ -197,7 +198,7 @@ def _places(
             x, y = mark + np.array(place) * pixels - size / 2
             box = Bbox.from_bounds(x, y, *size)
             away = np.array(place) / np.hypot(*place)
-            leader = Path([mark + 8 * away, (x + size[0] / 2, y + size[1] / 2)])
+            leader = Polyline([mark + 8 * away, (x + size[0] / 2, y + size[1] / 2)])
             if (
                 inside.contains(x, y)
                 and inside.contains(*box.max)

@@ -24,6 +24,13 @@ SAID = {
         r"first at step 15,000, after 1\.7426 h \(6,273 s\) and 42\.66 dollars, with 93\.11%",
         r"There is no run of yours yet|yours: ",
     ],
+    "frontier": [
+        r"Alibaba, 128 V100 +28\.0 +2\.63 +2\.63 +75\.75",  # 157.55 s, as its entry says
+        r"It has 10 classes: not ImageNet",
+        r"GE Healthcare, 8 V100: 75\.80% top-1, 93\.11% top-5 after 135\.2 minutes",
+        # 135.15 / 26.76 minutes to 93.11 %, which 32 epochs of FFCV reach with their last.
+        r"FFCV, 8 A100, 32 epochs +26\.8 +5\.05",
+    ],
     "reuse_the_callbacks": [
         r"280 steps; (9\d|100)\.\d%",  # 3 epochs of 40 steps and 2 of 80
         r"'SGD', 0\.9",
@@ -87,3 +94,13 @@ def test_a_run_of_ones_own_stands_beside(root, tmp_path, monkeypatch):
     text = run(root / "notebooks" / "accuracy_vs_wall_clock.ipynb")
     assert "yours: demo (mine)" in text
     assert re.search(r"published +demo +(yours|\\)", text), text
+
+
+def test_a_run_of_ones_own_stands_on_the_frontier(root, monkeypatch):
+    """An entry's file serves, too: FFCV's 24 epochs reach 75.56 % before Alibaba does."""
+    path = root / "benchmarks" / "published" / "ffcv24_a100x8.tsv"
+    monkeypatch.setenv("RUN_DIR", str(path))
+    text = run(root / "notebooks" / "frontier.ipynb")
+    assert "yours: FFCV, 8 A100, 24 checkpoints" in text
+    assert "not ImageNet" not in text
+    assert re.search(r"Alibaba, 8 V100, 21 epochs +21\.6 +0\.93", text), text  # 20.14 / 21.63
