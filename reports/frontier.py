@@ -52,6 +52,9 @@ class Result(Settings):
     """A published result: what a run reached in the end, and after how long."""
 
     preset: str | None = None  # which recipe repeats it
+    rates: str | None = (
+        None  # file of benchmarks/rates with the rates of that hardware and software
+    )
     label: str  # who, and on which hardware
     curve: str | None = None  # its file, where the whole curve is published
     minutes: Positive  # as published, by the clock of whoever published them

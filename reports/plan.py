@@ -1,5 +1,6 @@
 """What a recipe will do, and what it will take, before any of it is paid for. No TensorFlow."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,14 @@ def plan(schedule: Schedule, at: Sequence[int] = ()) -> dict[str, Any]:
             for step in at
         ],
     }
+
+
+def work(schedule: Schedule) -> float:
+    """Epochs of images of 224 x 224 pixels, the unit in which schedules can be compared."""
+    return sum(
+        (phase.epoch[1] - phase.epoch[0]) * math.prod(phase.image_size) / 224**2
+        for phase in (scheduled.phase for scheduled in schedule.phases)
+    )
 
 
 def project(

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from core.errors import UserError
+from core.schedule import Schedule
 from launch import commands
 from reports.plan import project
 from reports.reader import read_record
@@ -43,6 +45,78 @@ def test_the_four_rates_alone_do_too_and_add_up_by_hand():
     # To step 15000: the first four, and 321 steps of the fifth.
     assert found["at"][0]["seconds"] == pytest.approx(sum(steps[:4]) + 321 * 1024 / 2645)
     assert found["at"][0]["seconds"] == pytest.approx(6273, rel=0.02)
+
+
+# Seconds in all, as published, and the rates of the machine and software on which they ran.
+@pytest.mark.parametrize(
+    ("preset", "rates", "published"),
+    [
+        ("imagenet104", "v100x8", 8109),
+        ("alibaba21", "v100x8_xla", 21.6 * 60),
+        ("ffcv16", "a100x8_ffcv", 14.9 * 60),
+        ("ffcv32", "a100x8_ffcv", 28.8 * 60),
+        # Circular: the level of these rates is fitted to this time.
+        ("fastai35", "v100x8_fastai", 109.2 * 60),
+    ],
+)
+def test_a_preset_takes_its_published_time_on_its_own_machine(root, preset, rates, published):
+    recipe = load_recipe(preset)
+    throughput = load_throughput(root / "benchmarks" / "rates" / f"{rates}.yaml")
+    totals = project(recipe, recipe.schedule(8), throughput)["totals"]
+    assert totals["dawnbench"] == pytest.approx(published, rel=0.05)
+    assert totals["everything"] == pytest.approx(published, rel=0.05)
+
+
+def test_mosaics_recipe_scaled_as_published_takes_its_published_time(root):
+    """23.8 minutes: a schedule of 28.8 epochs, 0.8 of the preset's, of which 27 were run."""
+    recipe = load_recipe("mosaic36")
+    phases = [phase.model_dump() for phase in recipe.training_strategy.root]
+    for phase in phases:
+        phase["epoch"] = [0.8 * epoch for epoch in phase["epoch"]]
+    schedule = Schedule(phases, 8, recipe.images)
+    rates = load_throughput(root / "benchmarks" / "rates" / "a100x8_composer.yaml")
+    (there,) = project(recipe, schedule, rates, at=[27 * 625])["at"]
+    assert there["seconds"] == pytest.approx(23.8 * 60, rel=0.05)
+
+
+def test_the_rates_are_those_of_the_published_curves(root):
+    """Epochs of whole batches over their seconds; FFCV's files have 3.5 s of evaluation less."""
+    published = root / "benchmarks" / "published"
+
+    def epochs(name):
+        record = read_record(published / f"{name}.tsv")
+        return np.diff([0.0, *(c.seconds["dawnbench"] for c in record.checkpoints)])
+
+    def rates(name):
+        found = load_throughput(root / "benchmarks" / "rates" / f"{name}.yaml")
+        return {r.image_size: r.images_per_second for r in found.rates}
+
+    seconds, alibaba = epochs("alibaba_v100x8"), rates("v100x8_xla")
+    for size, part in {96: seconds[:12], 128: seconds[12:18], 224: seconds[18:20]}.items():
+        assert alibaba[size] == pytest.approx(625 * 2048 / part.mean(), rel=1e-3)
+    assert alibaba[288] == pytest.approx(1251 * 1024 / seconds[20], rel=1e-3)
+    seconds, ffcv = epochs("ffcv88_a100x8"), rates("a100x8_ffcv")
+    for size, part in {160: seconds[1:71], 192: seconds[72:]}.items():
+        assert ffcv[size] == pytest.approx(312 * 4096 / (np.median(part) + 3.51), rel=1e-3)
+    seconds, fastai = epochs("fastai_v100x8"), rates("v100x8_fastai")
+    for size, part in {128: seconds[:18], 224: seconds[18:41], 288: seconds[41:]}.items():
+        assert fastai[size] == pytest.approx(1281167 / part.mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rates", "batch", "measured"),
+    [
+        ("h100x8_mlperf", 400, {224}),
+        ("a100x8_ffcv", 512, {160, 192}),
+        ("a100x8_composer", 256, "all"),
+    ],
+)
+def test_only_what_was_measured_there_is_called_measured(root, rates, batch, measured):
+    throughput = load_throughput(root / "benchmarks" / "rates" / f"{rates}.yaml")
+    for rate in throughput.rates:
+        how = throughput.seconds_per_image(rate.image_size**2, batch)[1]
+        expected = measured == "all" or rate.image_size in measured
+        assert (how == "measured") is expected, rate
 
 
 def test_the_terms_by_hand():
