@@ -101,3 +101,14 @@ def test_alibabas_momentum_stays_in_its_range_and_crops_grow_at_the_end():
     recipe = load_recipe("alibaba21")
     areas = [phase.augmented(recipe.augmentation).area for phase in phases]
     assert areas == [(0.08, 1.0)] * 4 + [(0.5, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("preset", "pixels", "share"),
+    # FFCV evaluates at 256 px on 224 / 256 of the short side, Composer at 224 of 232.
+    [("ffcv16", 256, 224 / 256), ("ffcv32", 256, 224 / 256), ("mosaic36", 224, 224 / 232)],
+)
+def test_the_share_of_an_image_that_is_evaluated_is_the_published_one(preset, pixels, share):
+    evaluation = load_recipe(preset).evaluation
+    assert evaluation.image_size == pixels
+    assert pixels / int(evaluation.data_dir) == pytest.approx(share, abs=2e-3)
