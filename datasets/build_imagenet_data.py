@@ -35,6 +35,7 @@ from tqdm import tqdm
 from core import files
 from core.errors import DataError
 from datasets.build import folder
+from datasets.build.images import default_quality
 from datasets.build.plan import plan_build
 from datasets.build.processes import available, run_jobs
 from datasets.build.shards import ShardJob, make_jobs, shard_counts, write_shard
@@ -92,7 +93,7 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
                 classes=source.classes,
                 splits=splits,
                 size=size,
-                settings=settings,
+                settings={**settings, "quality": options.quality or default_quality(size)},
                 versions=versions,
             )
             write_manifest(output / str(size), manifests[size])
@@ -141,7 +142,7 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), help="[default: what it looks like]")
 @click.option("--shards", type=int, help="Training files.  [default: 1 for 1,250 images, >= 8]")
 @click.option("--validation_shards", type=int, help="Validation files.  [default: 1/8 of train]")
-@click.option("--quality", type=int, default=90, help="Of the JPEGs, 1 to 100.")
+@click.option("--quality", type=int, help="Of the JPEGs, to 100.  [default: 90; to 64 px, 98]")
 @click.option("--seed", type=int, default=0, help="Of the order of the images.")
 @click.option("--processes", type=int, default=available, show_default="the CPUs", help="Writers.")
 @click.option("--class_names", help="File with lines of <class><tab><words>.")

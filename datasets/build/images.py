@@ -16,6 +16,7 @@ FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP")
 # From here to twice as many Pillow only warns; a process needs about 9 bytes a pixel.
 MAX_PIXELS = 89_478_485
 MAX_BYTES = 1 << 28
+SMALL = 64  # pixels; images whose short side is no longer are kept at a higher quality
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -168,8 +169,19 @@ def resized(width: int, height: int, size: int, enlarge: bool) -> tuple[int, int
     return (width * size + short // 2) // short, (height * size + short // 2) // short
 
 
-def convert(data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = False) -> list[Jpeg]:
-    """An image as a JPEG for each short side in pixels.
+def default_quality(short_side: int) -> int:
+    """The JPEG quality for images of a short side in pixels, where the build names none.
+
+    Small images are all detail, and the bytes saved are few (measured in
+    docs/building_records.md).
+    """
+    return 98 if short_side <= SMALL else 90
+
+
+def convert(
+    data: bytes, sizes: Sequence[int], quality: int | None, enlarge: bool = False
+) -> list[Jpeg]:
+    """An image as a JPEG for each short side in pixels; `quality` None is `default_quality`.
 
     A baseline RGB JPEG that already has the size is returned byte for byte. A smaller image
     keeps its size without `enlarge`.
@@ -189,7 +201,7 @@ def convert(data: bytes, sizes: Sequence[int], quality: int, enlarge: bool = Fal
     return out
 
 
-def keep(data: bytes, quality: int) -> Jpeg:
+def keep(data: bytes, quality: int | None) -> Jpeg:
     """An image at its own size: a JPEG that any decoder shows upright.
 
     RGB and greyscale JPEGs are kept byte for byte, baseline or progressive, whatever their
@@ -203,10 +215,11 @@ def keep(data: bytes, quality: int) -> Jpeg:
     return _jpeg(upright, quality), upright.width, upright.height
 
 
-def _jpeg(image: Image.Image, quality: int) -> bytes:
-    # 4:2:0 keeps a quarter of the colour. Photographs do not show it; in an image of
-    # 64 pixels or less it blurs whole objects, and the bytes saved are few.
-    subsampling = "4:4:4" if min(image.size) <= 64 else "4:2:0"
+def _jpeg(image: Image.Image, quality: int | None) -> bytes:
+    # 4:2:0 keeps a quarter of the colour. Photographs do not show it; in a small image it
+    # blurs whole objects, and the bytes saved are few.
+    subsampling = "4:4:4" if min(image.size) <= SMALL else "4:2:0"
+    quality = quality or default_quality(min(image.size))
     file = io.BytesIO()
     # Without these two Pillow copies the source's comment and profile.
     plain = {"comment": b"", "icc_profile": None}

@@ -99,7 +99,8 @@ def load(
         windows = random_windows(sizes, seed, settings.area, settings.aspect, flip)
     else:
         windows = tf.pad(sizes, [[0, 0], [2, 1]])  # the whole image, not mirrored
-    images = decode_windows(jpegs, windows, height, width, scaled=settings.scaled_decode)
+    decoder = {"exact": settings.exact_decode, "scaled": settings.scaled_decode}
+    images = decode_windows(jpegs, windows, height, width, **decoder)
     if settings.colour:
         seeds = tf.random.split(seed, jpegs.shape[0])
         images = tf.map_fn(

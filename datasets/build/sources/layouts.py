@@ -34,7 +34,7 @@ class BuildOptions:
     sizes: Sequence[int]  # short sides in pixels; none: all sizes of a set that is resized already
     shards: int | None = None  # files of a split; None: see `shard_counts`
     validation_shards: int | None = None
-    quality: int = 90  # of the JPEGs
+    quality: int | None = None  # of the JPEGs; None: see `default_quality`
     seed: int = 0  # of the order of the images
     processes: int = field(default_factory=available)  # 1 starts none
     layout: str | None = None  # one of `LAYOUTS`; None: what the set looks like
@@ -49,7 +49,7 @@ class BuildOptions:
         if (self.sizes and min(self.sizes) < 1) or len(set(self.sizes)) < len(self.sizes):
             sizes = ",".join(map(str, self.sizes))
             raise DataError(f"--sizes: received {sizes}; give different sides, like 160,320")
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise DataError(f"--quality: received {self.quality}; give a number from 1 to 100")
         if self.processes < 1:
             raise DataError(f"--processes: received {self.processes}; give 1 or more")

@@ -101,6 +101,15 @@ def test_small_images_keep_their_colour(size, sampling):
     assert JpegImagePlugin.get_sampling(Image.open(io.BytesIO(encoded))) == sampling
 
 
+@pytest.mark.parametrize(("size", "quality"), [(16, 98), (64, 98), (65, 90)])
+def test_small_images_are_written_at_a_higher_quality(size, quality):
+    source = photograph(2, 150, 100)
+    [(encoded, width, height)] = convert(file_bytes(source, "PNG"), [size], None)
+    small = source.resize((width, height), Image.Resampling.LANCZOS)
+    sampling = "4:4:4" if size <= 64 else "4:2:0"
+    assert encoded == file_bytes(small, quality=quality, subsampling=sampling)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "size", "enlarge", "expected"),
     [

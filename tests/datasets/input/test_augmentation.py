@@ -181,6 +181,16 @@ def test_nothing_is_flipped_where_the_recipe_says_so():
         np.testing.assert_array_equal(shift_and_flip(tf.constant(image), (1, 2), settings), image)
 
 
+@pytest.mark.parametrize("exact", [True, False])
+def test_an_exact_decode_gives_the_pixels_of_the_evaluation(exact):
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    encoded = jpeg(noise, quality=75, subsampling=2)
+    settings = Augmentation(crop="none", flip=False, exact_decode=exact)
+    found = load(tf.constant([encoded]), (1, 2), 32, 32, settings).numpy()[0]
+    difference = np.abs(found.astype(int) - centre_crop(encoded, 32, 32).numpy()).max()
+    assert difference <= 1 if exact else difference > 10
+
+
 def test_alternating_flips_know_an_image_by_class_and_name():
     """The name without folder and extension; without a name, the bytes of the JPEG."""
     count = 2000
