@@ -92,8 +92,8 @@ def _not_trainable(layers: Sequence[keras.Layer]) -> Iterator[None]:
     within += [variable for layer in layers for variable in layer.variables]
     before = [(part, part.trainable) for part in within]
     try:
-        for layer in layers:
-            layer.trainable = False
+        for part, _ in before:
+            part.trainable = False
         yield
     finally:
         for part, trainable in before:

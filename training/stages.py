@@ -44,7 +44,10 @@ def frozen_layers(model: keras.Model, patterns: Sequence[str]) -> list[keras.Lay
     Raises:
         ValueError: a pattern matches no layer with variables that train, or nothing else trains.
     """
-    trained = {layer.name: layer for layer in model.layers if layer.trainable_variables}
+    # By its variables: the layer `whitening` counts as frozen, but its bias trains.
+    trained = {
+        layer.name: layer for layer in model.layers if any(v.trainable for v in layer.variables)
+    }
     matched: set[str] = set()
     for pattern in patterns:
         found = fnmatch.filter(trained, pattern)

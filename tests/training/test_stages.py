@@ -8,6 +8,7 @@ import pytest
 
 from callbacks.phase_scheduler import PhaseScheduler
 from callbacks.step_callback import StepCallback
+from core import keras_patches
 from core.errors import UserError
 from core.workers import Workers
 from training import model as models
@@ -30,7 +31,7 @@ def recipe(*phases, **others):
         PHASE | {"epoch": [number, number + 1]} | phase for number, phase in enumerate(phases)
     ]
     settings = {"model": "resnet8", "model_arguments": {"widths": [8, 8, 8]}, "classes": 3}
-    return Recipe(training_strategy=strategy, **settings, **others)
+    return Recipe(training_strategy=strategy, **settings | others)
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,15 @@ def net():
 )
 def test_patterns_are_those_of_a_shell(net, patterns, names):
     assert [layer.name for layer in frozen_layers(net, patterns)] == names
+
+
+def test_a_layer_of_which_only_the_bias_trains_can_be_frozen():
+    net = models.build(recipe({}, model="whitened_cnn", model_arguments={"widths": [8, 8, 8]}))
+    (layer,) = frozen_layers(net, ["whitening"])
+    before = [v.path for v in net.trainable_variables]
+    with keras_patches._not_trainable([layer]):
+        assert "whitening/bias" not in [v.path for v in net.trainable_variables]
+    assert [v.path for v in net.trainable_variables] == before
 
 
 @pytest.mark.parametrize(
