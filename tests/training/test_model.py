@@ -62,17 +62,20 @@ def test_a_group_has_the_recipes_optimizer_or_one_of_its_own():
     made = optimizer(
         [
             {"variables": "gamma", "rate": 2.0, "arguments": {"weight_decay": 0}},
-            {"variables": "kernel", "name": "Muon", "arguments": {"momentum": 0.6}},
+            {"variables": "kernel", "name": "Muon", "arguments": {"renormalise": True}},
+            {"variables": "beta", "arguments": {"momentum": 0.6}},
         ],
         arguments={"momentum": 0.8, "nesterov": False, "weight_decay": 0.1, "clipnorm": 1.0},
     )
-    gamma, kernel, rest = (group.optimizer for group in made._groups)
-    assert [type(o).__mro__[2] for o in (gamma, kernel, rest)] == [TF1Momentum, Muon, TF1Momentum]
-    assert [o.momentum for o in (gamma, kernel, rest)] == [0.8, 0.6, 0.8]
-    assert [o.nesterov for o in (gamma, kernel, rest)] == [False, True, False]
-    assert [o.weight_decay for o in (gamma, kernel, rest)] == [0, None, 0.1]
+    gamma, _, _, rest = four = [group.optimizer for group in made._groups]
+    assert [isinstance(o, Muon) for o in four] == [False, True, False, False]
+    assert [isinstance(o, TF1Momentum) for o in four] == [True, False, True, True]
+    assert [group.rate for group in made._groups] == [2.0, 1.0, 1.0, 1.0]
+    assert [o.momentum for o in four] == [0.8, 0.95, 0.6, 0.8]
+    assert [o.nesterov for o in four] == [False, True, False, False]
+    assert [o.weight_decay for o in four] == [0, None, 0.1, 0.1]
     assert made.clipnorm == 1.0
-    # What has a momentum of its own keeps it where a phase moves the recipe's.
+    # Where a phase moves the recipe's momentum, another optimizer or number stays.
     assert made.with_moving_momentum() == [gamma, rest]
 
 
