@@ -13,9 +13,13 @@ QUINTIC = (3.4445, -4.7750, 2.0315)
 def orthogonalised(matrix: Any, steps: int = 5) -> Any:
     """The nearest semi-orthogonal matrix, roughly: singular values become about 1.
 
-    The Newton-Schulz iteration of Muon, `X <- a X + (b A + c A A) X` with `A = X X^T`. It starts
-    from the matrix divided by its Frobenius norm. The square matrices are those of the shorter
-    side.
+    The Newton-Schulz iteration of Muon, from X = matrix / its Frobenius norm:
+
+        A <- X^T X,  X <- X P  with  P = a + b A + c A A
+
+    or, for a wide matrix, both transposed. The next A is P A P, so the small P are multiplied
+    with each other, and X with their product alone: the kernels of a CIFAR network (up to
+    2304 x 256) take less than half the time on a CPU.
 
     Args:
         matrix: a floating tensor of shape (rows, columns), known when traced.
@@ -27,14 +31,15 @@ def orthogonalised(matrix: Any, steps: int = 5) -> Any:
     a, b, c = QUINTIC
     rows, columns = matrix.shape
     x = matrix / (ops.sqrt(ops.sum(ops.square(matrix))) + 1e-7)
-    for _ in range(steps):
-        if rows > columns:
-            gram = ops.matmul(ops.transpose(x), x)
-            x = a * x + ops.matmul(x, b * gram + c * ops.matmul(gram, gram))
-        else:
-            gram = ops.matmul(x, ops.transpose(x))
-            x = a * x + ops.matmul(b * gram + c * ops.matmul(gram, gram), x)
-    return x
+    is_tall = rows > columns
+    gram = ops.matmul(ops.transpose(x), x) if is_tall else ops.matmul(x, ops.transpose(x))
+    product = identity = ops.eye(min(rows, columns), dtype=matrix.dtype)
+    for step in range(steps):
+        p = a * identity + b * gram + c * ops.matmul(gram, gram)
+        product = ops.matmul(product, p) if step else p
+        if step < steps - 1:
+            gram = ops.matmul(p, ops.matmul(gram, p))
+    return ops.matmul(x, product) if is_tall else ops.matmul(product, x)
 
 
 @keras.saving.register_keras_serializable(package="optimizers")

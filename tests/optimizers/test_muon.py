@@ -123,6 +123,21 @@ def test_its_square_matrices_are_those_of_the_shorter_side(shape):
     assert set(map(tuple, products)) == {(24, 24), shape}
 
 
+@pytest.mark.parametrize("shape", [(40, 40), (300, 24), (24, 300)])
+@pytest.mark.parametrize("steps", [3, 5])
+def test_it_is_the_published_iteration_also_for_small_singular_values(shape, steps):
+    """In float64, and as published; bfloat16, of the published run, is off by 1e-2."""
+    random = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(random.normal(size=shape), full_matrices=False)
+    x = (left * np.logspace(0, -7, min(shape))) @ right
+    found = keras.ops.convert_to_numpy(orthogonalised(x.astype("float32"), steps))
+    x /= np.linalg.norm(x)
+    for _ in range(steps):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    np.testing.assert_allclose(found, x, atol=1e-3)
+
+
 def test_the_scale_of_the_gradient_does_not_matter():
     matrix = np.random.default_rng(0).normal(size=(6, 4)).astype("float32")
     small, large = orthogonalised(matrix * 1e-3), orthogonalised(matrix * 1e3)
