@@ -4,6 +4,8 @@ import functools
 import gc
 import threading
 import weakref
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ import pytest
 import tensorflow as tf
 from keras.optimizers import SGD, Adam, LossScaleOptimizer, RMSprop
 
-from core import keras_patches
+from core import checkpoints, keras_patches
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import Group, OptimizerGroups
 from optimizers.lars import LARS
@@ -180,6 +182,40 @@ def test_only_a_trace_sees_a_frozen_layer():
     one_step(model, [], [Watch()])
     assert seen == [flags, flags]
     assert in_trace == [[True, False, True], [True, True, True]]
+
+
+def test_no_checkpoint_is_written_while_a_layer_is_frozen_for_a_trace(tmp_path):
+    """Its file would say so: writing and tracing hold the same lock, tried by another thread."""
+
+    def another_may_begin():
+        def attempt():
+            found = keras_patches.TRAINABLE.acquire(blocking=False)
+            if found:
+                keras_patches.TRAINABLE.release()
+            return found
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(attempt).result()
+
+    seen = []
+
+    class Written:
+        def save(self, path):
+            with zipfile.ZipFile(path, "w"):
+                seen.append(another_may_begin())
+
+    model = two_layers(SGD(0.001))
+    compute_loss = model.compute_loss
+
+    def traced(*arguments, **options):
+        seen.append(another_may_begin())
+        return compute_loss(*arguments, **options)
+
+    model.compute_loss = traced
+    checkpoints.write(Written(), checkpoints.Snapshot(0), tmp_path / "0.keras")
+    one_step(model, ["one"])
+    one_step(model)
+    assert seen == [False, False, True]
 
 
 @pytest.mark.parametrize("kept", [False, True])
