@@ -54,7 +54,7 @@ SMALL = {"data_dir": "20", "image_size": [20, 20], "batch_size": 20}
 LARGE = {"data_dir": "28", "image_size": [28, 28], "batch_size": 25}
 STRATEGY = [
     {"epoch": [0, 0.3], "lr": [0.02, 0.1], "lr_method": "linear", **SMALL},
-    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", **SMALL},
+    {"epoch": [0.3, 0.6], "lr": [0.1, 0.02], "lr_method": "exp", "freeze": ["stage1_*"], **SMALL},
     {"epoch": [0.6, 0.9], "lr": [0.02, 0.01], "lr_method": "linear", **LARGE},
 ]
 STEPS = 30 + 30 + 24  # 100 steps an epoch at 20 px, 80 at 28

@@ -12,7 +12,7 @@ def rows(run_process, root, tmp_path_factory):
     out = tmp_path_factory.mktemp("faults") / "rows.jsonl"
     drill = [root / "benchmarks" / "chaos.py", "--faults", 2]
     drill += ["--kinds", "kill_one_worker,sigterm_to_a_worker", "--out", out]
-    drill += ["--seed", 20]  # at steps 13 and 34 of 84
+    drill += ["--seed", 20]  # at steps 13 and 34 of 84; steps 30 to 59 freeze layers
     ran = run_process(*drill, timeout=6 * HANG_SECONDS)  # longer than any wait in it
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return {row["fault"]: row for row in map(json.loads, out.read_text().splitlines())}
