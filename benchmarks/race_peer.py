@@ -32,6 +32,7 @@ import torch
 from PIL import Image
 from torch import nn
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 MEAN, STD = (125.307, 122.961, 113.8575), (51.5865, 50.847, 51.255)  # of CIFAR-10, 0 to 255
 WHITENING_IMAGES, WHITENING_EPOCHS, WHITENING_EPSILON = 5000, 3, 5e-4
@@ -202,7 +203,7 @@ def accuracy(net: Network, images: torch.Tensor, labels: torch.Tensor) -> tuple[
 
 def flops(size: int) -> int:
     """Floating-point operations of one training step on one image: three times the forward's."""
-    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False) as counter:
         Network().eval()(torch.zeros(1, 3, size, size))
     return 3 * counter.get_total_flops()
 
