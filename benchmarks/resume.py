@@ -63,7 +63,7 @@ def seconds_until(job: subprocess.Popen, run: Path, step: int) -> float:
 @click.command()
 @click.option("--data_dir", type=Path, required=True, help="CIFAR-10's records.")
 @click.option("--repeats", default=5, help="Number of new runs, and of resumes.")
-@click.option("--at", default=350, help="Step to resume after; an epoch of one worker has 390.")
+@click.option("--at", default=180, help="Step to resume after; an epoch of one worker has 200.")
 def main(data_dir: Path, repeats: int, at: int) -> None:
     """Prints both medians, and the median of the ratios."""
     fresh, resumed = [], []

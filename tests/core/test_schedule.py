@@ -77,7 +77,13 @@ def test_a_phases_first_step_is_its_own():
     """Where the rate jumps. 50,000 images by 2 workers: 195 steps an epoch of 128, 260 of 96
     and 390 of 64, so the batch changes after 3 x 195 steps and 10 x 260 more.
     """
-    schedule = load_recipe("cifar10").schedule(2)
+    rows = [([0, 3], [0.3, 0.28], 128), ([3, 13], [0.25, 0.07], 96), ([13, 19], [0.047, 0.0], 64)]
+    phases = [
+        {"epoch": epoch, "lr": lr, "batch_size": batch, "lr_method": "linear", "image_size": 16}
+        | {"data_dir": "16"}
+        for epoch, lr, batch in rows
+    ]
+    schedule = Schedule(phases, workers=2, images=50000)
     assert [schedule.learning_rate(step) for step in (585, 3185)] == [0.25, 0.047]
     batches = [schedule.phase_at(step).phase.batch_size for step in (584, 585, 3184, 3185)]
     assert batches == [128, 96, 96, 64]
