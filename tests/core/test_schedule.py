@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from core.errors import UserError
 from core.schedule import Phase, Schedule
 from core.settings import Augmentation
-from training.recipes import load_recipe
 
 # training_strategy of the published DAWNBench entry.
 KEYS = ("epoch", "lr", "lr_method", "batch_size", "image_size", "data_dir", "prefix")
