@@ -350,7 +350,7 @@ def unknown_model(small, digits, folder):
 
 def unknown_optimizer(small, digits, folder):
     recipe = changed(small, folder / "r.yaml", optimizer={"name": "Sdg"})
-    return ["--recipe", recipe, "--data_dir", digits], "'Sdg'; use TF1Momentum or"
+    return ["--recipe", recipe, "--data_dir", digits], "'Sdg'; use TF1Momentum, Muon, LARS or"
 
 
 def batch_too_large(small, digits, folder):

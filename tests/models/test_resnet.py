@@ -307,6 +307,7 @@ def test_a_saved_model_loads_without_the_project(tmp_path, policy):
         timeout=HANG_SECONDS,
     )
     assert json.loads(run.stdout.splitlines()[-1]) == []
+    # bfloat16 keeps 8 bits, and oneDNN adds in another order on another number of threads.
     np.testing.assert_allclose(
-        np.load(tmp_path / "logits.npy"), logits_of(model, images), atol=1e-6
+        np.load(tmp_path / "logits.npy"), logits_of(model, images), atol=2e-3
     )
