@@ -59,7 +59,7 @@ def callbacks_for(run: Run, watch: SignalWatch, board: Board) -> list[keras.call
         BroadcastFromFirst(),
         # The rate is set before anyone reports or saves it.
         PhaseScheduler(schedule),
-        SameWeights([*boundaries, run.start.step]),
+        SameWeights([*boundaries, run.start.step], log.note),
         # Whatever ends a run comes before what reports and saves it.
         finite,
         BadRecords(run.faults, recipe.log_every, log.note),

@@ -261,6 +261,23 @@ def differing_weights():
     return "not found"
 
 
+def weights_that_differ_by_rounding():
+    """Worker 1 has one weight that is the next float32; what both have afterwards."""
+    model = small_model(seed=0)
+    model.compile(keras.optimizers.SGD(0.1), loss(), jit_compile=False)
+    kernel = model.trainable_variables[0]
+    values = np.array(kernel)
+    values.flat[0] = 0.5  # the next float32 is 2 ** -24 above it
+    if RANK == 1:
+        values.flat[0] = np.nextafter(values.flat[0], np.float32(1))
+    kernel.assign(values)
+    lines = []
+    callback = SameWeights(steps=[0], note=lines.append)
+    callback.set_model(model)
+    callback.before_step(0)
+    return [lines, float(np.array(kernel).flat[0])]
+
+
 def trouble_of_one():
     def action():
         if RANK == 1:
@@ -371,6 +388,7 @@ CHECKS = {
     "statistics": statistics,
     "metrics": metrics,
     "differing_weights": differing_weights,
+    "weights_that_differ_by_rounding": weights_that_differ_by_rounding,
     "trouble_of_one": trouble_of_one,
     "agreement": disagreement,
     "another_recipe": lambda: disagreement(recipe={"seed": RANK}),

@@ -131,6 +131,14 @@ def test_workers_whose_weights_differ_are_named_on_both(found):
         assert message.startswith("step 0: the weights of worker 1 differ from worker 0's")
 
 
+def test_workers_that_differ_by_rounding_get_the_weights_of_the_first(found):
+    first, second = both(found, "weights_that_differ_by_rounding")
+    assert first[1] == second[1] == 0.5
+    (line,) = first[0]
+    assert line.startswith("step 0: the workers' weights differed by rounding, by at most")
+    assert second[0] == []
+
+
 def test_an_error_of_one_worker_is_raised_on_both(found):
     assert both(found, "trouble_of_one") == [["worker 1: the disk is full", True]] * 2
 
