@@ -81,6 +81,7 @@ def run(
 ) -> None:
     """Runs what is missing, in turns, and prints the table."""
     recipe = load_recipe(name)
+    data, output = data.resolve(), output.resolve()  # commands run in the project's folder
     results = output / "results.jsonl"
     output.mkdir(parents=True, exist_ok=True)
     racers = {"ours": lambda seed: ours(recipe, data, output, seed)}
@@ -120,7 +121,7 @@ def peer(environment: Path, data: Path, seed: int, *options: str) -> dict[str, A
     python = environment / "bin" / "python"
     if not python.exists():
         raise UserError(f"{environment}: no environment of the peer; run `make bench-peers`")
-    command = [str(python), str(PEER), "--data", str(data.resolve()), "--seed", str(seed)]
+    command = [str(python), str(PEER), "--data", str(data), "--seed", str(seed)]
     threads = ["--threads", str(len(os.sched_getaffinity(0)))]
     printed, seconds = ran([*command, *threads, *options])
     row = json.loads(printed.splitlines()[-1])
@@ -255,4 +256,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"race.py: error: {error}")
