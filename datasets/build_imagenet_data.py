@@ -142,7 +142,7 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--layout", type=click.Choice(list(LAYOUTS)), help="[default: what it looks like]")
 @click.option("--shards", type=int, help="Training files.  [default: 1 for 1,250 images, >= 8]")
 @click.option("--validation_shards", type=int, help="Validation files.  [default: 1/8 of train]")
-@click.option("--quality", type=int, help="Of the JPEGs, to 100.  [default: 90; to 64 px, 98]")
+@click.option("--quality", type=int, help="Of the JPEGs, 1 to 100.  [default: 90; to 64 px, 98]")
 @click.option("--seed", type=int, default=0, help="Of the order of the images.")
 @click.option("--processes", type=int, default=available, show_default="the CPUs", help="Writers.")
 @click.option("--class_names", help="File with lines of <class><tab><words>.")

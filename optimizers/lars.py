@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from optimizers.momentum import MomentumOptimizer, norm
+
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class LARS(keras.optimizers.Optimizer):
+class LARS(MomentumOptimizer):
     """LARS (You, Gitman and Ginsburg, 2017, arXiv:1708.03888, algorithm 1), for large batches.
 
     For gradient g, weights w, their norms |g| and |w|, velocity v and learning rate lr:
@@ -38,8 +40,6 @@ class LARS(keras.optimizers.Optimizer):
         >>> optimizer = LARS(learning_rate=25.0, momentum=0.9, weight_decay=1e-4)
     """
 
-    momentum_moves = True  # `core.keras_patches.momentum_setter` may make it a variable
-
     def __init__(
         self,
         learning_rate: Any = 1.0,
@@ -50,8 +50,6 @@ class LARS(keras.optimizers.Optimizer):
         name: str = "LARS",
         **kwargs: Any,
     ):
-        if not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-            raise ValueError(f"`momentum` must be from 0 to 1. Received: momentum={momentum!r}")
         if not isinstance(weight_decay, int | float) or weight_decay < 0:
             raise ValueError(
                 f"`weight_decay` must not be below 0. Received: weight_decay={weight_decay!r}"
@@ -59,49 +57,29 @@ class LARS(keras.optimizers.Optimizer):
         if not isinstance(eta, int | float) or eta <= 0:
             raise ValueError(f"`eta` must be above 0. Received: eta={eta!r}")
         super().__init__(
-            learning_rate=learning_rate, weight_decay=weight_decay, name=name, **kwargs
+            learning_rate, momentum, nesterov, name, weight_decay=weight_decay, **kwargs
         )
-        self.momentum = momentum
         self.eta = eta
-        self.nesterov = nesterov
-
-    def build(self, variables: Any) -> None:
-        if not self.built:
-            super().build(variables)
-            self.velocities = self.add_optimizer_variables(variables, "velocity")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
         gradient = ops.cast(gradient, variable.dtype)
-        momentum = ops.cast(self.momentum, variable.dtype)
-        velocity = self.velocities[self._get_variable_index(variable)]
         if len(variable.shape) > 1:
             weights = ops.convert_to_tensor(variable)
             rate = rate * trust_ratio(weights, gradient, self.weight_decay, self.eta)
             gradient = gradient + self.weight_decay * weights
-        scaled = rate * gradient
-        step = momentum * velocity + scaled
-        self.assign(velocity, step)
-        if self.nesterov:
-            step = momentum * step + scaled
-        self.assign_sub(variable, step)
+        self.assign_sub(variable, self.accelerated(rate * gradient, variable))
 
     def _apply_weight_decay(self, variables: Any) -> None:
         """Keras's own decay, before the step, is not LARS's."""
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "eta": self.eta,
-            "nesterov": self.nesterov,
-        }
+        return {**super().get_config(), "eta": self.eta}
 
 
 def trust_ratio(weights: Any, gradient: Any, decay: float, eta: float) -> Any:
     """`eta * |w| / (|g| + decay * |w|)`, or 1 where w or g is 0; a scalar of the weights' dtype."""
-    w = ops.sqrt(ops.sum(ops.square(weights)))
-    g = ops.sqrt(ops.sum(ops.square(gradient)))
+    w, g = norm(weights), norm(gradient)
     is_known = ops.logical_and(w > 0, g > 0)
     below = ops.where(is_known, g + decay * w, 1)
     return ops.where(is_known, eta * w / below, 1)

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from optimizers.momentum import MomentumOptimizer, norm
+
 # Keller Jordan, "Muon" (2024), https://kellerjordan.github.io/posts/muon: they raise small
 # singular values as fast as they can, and end with all of them between about 0.7 and 1.2.
 QUINTIC = (3.4445, -4.7750, 2.0315)
@@ -30,7 +32,7 @@ def orthogonalised(matrix: Any, steps: int = 5) -> Any:
     """
     a, b, c = QUINTIC
     rows, columns = matrix.shape
-    x = matrix / (ops.sqrt(ops.sum(ops.square(matrix))) + 1e-7)
+    x = matrix / (norm(matrix) + 1e-7)
     is_tall = rows > columns
     gram = ops.matmul(ops.transpose(x), x) if is_tall else ops.matmul(x, ops.transpose(x))
     product = identity = ops.eye(min(rows, columns), dtype=matrix.dtype)
@@ -43,7 +45,7 @@ def orthogonalised(matrix: Any, steps: int = 5) -> Any:
 
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class Muon(keras.optimizers.Optimizer):
+class Muon(MomentumOptimizer):
     """Muon (Keller Jordan, 2024), which takes a convolution's kernel as a matrix.
 
     For gradient g, momentum buffer m, weights w and learning rate lr:
@@ -77,8 +79,6 @@ class Muon(keras.optimizers.Optimizer):
         >>> optimizer = Muon(0.24, momentum=0.6, newton_schulz_steps=3, renormalise=True)
     """
 
-    momentum_moves = True  # `core.keras_patches.momentum_setter` may make it a variable
-
     def __init__(
         self,
         learning_rate: Any = 0.02,
@@ -89,22 +89,16 @@ class Muon(keras.optimizers.Optimizer):
         name: str = "Muon",
         **kwargs: Any,
     ):
-        if not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-            raise ValueError(f"`momentum` must be from 0 to 1. Received: momentum={momentum!r}")
         if not isinstance(newton_schulz_steps, int) or newton_schulz_steps < 1:
             raise ValueError(
                 "`newton_schulz_steps` must be a whole number above 0. "
                 f"Received: newton_schulz_steps={newton_schulz_steps!r}"
             )
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.momentum = momentum
-        self.nesterov = nesterov
+        super().__init__(learning_rate, momentum, nesterov, name, **kwargs)
         self.newton_schulz_steps = newton_schulz_steps
         self.renormalise = renormalise
 
     def build(self, variables: Any) -> None:
-        if self.built:
-            return
         flat = [v.path for v in variables if len(v.shape) < 2]
         if flat:
             raise ValueError(
@@ -112,30 +106,21 @@ class Muon(keras.optimizers.Optimizer):
                 f"optimizer, by a group. Received: {', '.join(flat[:5])}"
             )
         super().build(variables)
-        self.buffers = self.add_optimizer_variables(variables, "momentum")
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        momentum = ops.cast(self.momentum, variable.dtype)
-        buffer = self.buffers[self._get_variable_index(variable)]
-        step = ops.add(ops.multiply(buffer, momentum), gradient)
-        self.assign(buffer, step)
-        if self.nesterov:
-            step = ops.add(gradient, ops.multiply(step, momentum))
+        step = self.accelerated(ops.cast(gradient, variable.dtype), variable)
         filters = variable.shape[-1]
         step = orthogonalised(ops.reshape(step, (-1, filters)), self.newton_schulz_steps)
         weights = ops.convert_to_tensor(variable)
         if self.renormalise:
-            weights = weights * (filters**0.5 / ops.sqrt(ops.sum(ops.square(weights))))
+            weights = weights * (filters**0.5 / norm(weights))
         step = ops.reshape(step, variable.shape)
         self.assign(variable, ops.subtract(weights, ops.multiply(rate, step)))
 
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "momentum": self.momentum,
-            "nesterov": self.nesterov,
             "newton_schulz_steps": self.newton_schulz_steps,
             "renormalise": self.renormalise,
         }

@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from optimizers.momentum import MomentumOptimizer
+
 
 @keras.saving.register_keras_serializable(package="optimizers")
-class TF1Momentum(keras.optimizers.Optimizer):
+class TF1Momentum(MomentumOptimizer):
     """SGD with the momentum of TensorFlow 1: the rate stays outside the velocity.
 
     For gradient g, velocity v and learning rate lr:
@@ -32,8 +34,6 @@ class TF1Momentum(keras.optimizers.Optimizer):
         >>> optimizer = TF1Momentum(learning_rate=1.0, momentum=0.9, nesterov=True)
     """
 
-    momentum_moves = True  # `core.keras_patches.momentum_setter` may make it a variable
-
     def __init__(
         self,
         learning_rate: Any = 0.01,
@@ -42,30 +42,12 @@ class TF1Momentum(keras.optimizers.Optimizer):
         name: str = "TF1Momentum",
         **kwargs: Any,
     ):
-        if not isinstance(momentum, int | float) or not 0 <= momentum <= 1:
-            raise ValueError(f"`momentum` must be from 0 to 1. Received: momentum={momentum!r}")
-        super().__init__(learning_rate=learning_rate, name=name, **kwargs)
-        self.momentum = momentum
-        self.nesterov = nesterov
-
-    def build(self, variables: Any) -> None:
-        if not self.built:
-            super().build(variables)
-            (self.velocities,) = self.add_optimizer_variables(variables, ["velocity"])
+        super().__init__(learning_rate, momentum, nesterov, name, **kwargs)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         rate = ops.cast(learning_rate, variable.dtype)
-        gradient = ops.cast(gradient, variable.dtype)
-        momentum = ops.cast(self.momentum, variable.dtype)
-        velocity = self.velocities[self._get_variable_index(variable)]
-        step = ops.add(ops.multiply(velocity, momentum), gradient)
-        self.assign(velocity, step)
-        if self.nesterov:
-            step = ops.add(gradient, ops.multiply(step, momentum))
+        step = self.accelerated(ops.cast(gradient, variable.dtype), variable)
         self.assign_sub(variable, ops.multiply(rate, step))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "momentum": self.momentum, "nesterov": self.nesterov}
 
 
 def add_l2_to_loss(model: keras.Model, l2: float, variables: str = "kernels") -> int:

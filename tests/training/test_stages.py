@@ -138,9 +138,6 @@ def test_the_pipeline_gets_the_augmentation_of_the_phase(monkeypatch):
     assert [(a.area, a.flip) for a in given] == [((0.08, 1.0), False), ((0.5, 1.0), False)]
 
 
-PLANNED = {"lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10, "data_dir": "20"}
-
-
 @pytest.mark.parametrize(
     ("ends", "first_epochs"), [([2, 5, 8], [0, 2, 5]), ([0.4, 2.5, 5], [0, 0, 3])]
 )
@@ -148,7 +145,7 @@ PLANNED = {"lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 10, "data_dir"
 def test_alternating_flips_count_the_epochs_of_earlier_stages(ends, first_epochs, done):
     """Whole epochs, rounded half up; a resumed stage counts from where it began."""
     phases = [
-        {**PLANNED, "image_size": 16 + i, "epoch": [begin, end]}
+        {**PHASE, "batch_size": 10, "image_size": 16 + i, "epoch": [begin, end]}
         for i, (begin, end) in enumerate(zip([0, *ends], ends, strict=False))
     ]
     recipe = Recipe(training_strategy=phases)
