@@ -12,6 +12,7 @@ import tensorflow as tf
 # Losses are added as whole multiples of this: float32's step at 1 to 2. The sum of whole
 # numbers is the same in any order and for any shares; that of floats is not.
 LOSS_UNIT = 2.0**-23
+LIKELIEST = 5  # classes that are kept of each image
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,25 @@ def count(logits: Any, labels: Any) -> Any:
     return tf.reduce_sum(tf.stack(found) * tf.cast(labels >= 0, tf.int64), axis=1)
 
 
+def likeliest(logits: Any, most: int = LIKELIEST) -> tuple[Any, Any]:
+    """The likeliest classes of each image, in their order, and their probabilities.
+
+    The order is that of `count`. Usable in a graph.
+
+    Args:
+        logits: `[batch, classes]`.
+
+    Returns:
+        int32 and float64 `[batch, min(most, classes)]`. The probabilities are the softmax of all
+        logits. An image with a logit that is not finite has the classes -1, of probability 0.
+    """
+    _, classes = tf.math.top_k(logits, min(most, logits.shape[-1]))
+    probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
+    own = tf.gather(probabilities, classes, batch_dims=1)
+    finite = tf.reduce_all(tf.math.is_finite(logits), axis=1, keepdims=True)
+    return tf.where(finite, classes, -1), tf.where(finite, own, tf.zeros_like(own))
+
+
 def averaged_logits(
     model: Callable[..., Any], images: Any, flip: bool = False, shift: int = 0
 ) -> Any:
@@ -88,14 +108,15 @@ class Evaluator:
 
     The model returns logits; `load` loads a checkpoint's weights into it. `batches` returns the
     batches of share `k` of `n`: uint8 images and int32 labels, which are -1 where an image only
-    fills up the batch. `flip` and `shift` choose the views, as for `averaged_logits`.
+    fills up the batch; and, where a third argument is true, the images' numbers and file names.
+    `flip` and `shift` choose the views, as for `averaged_logits`.
     """
 
     def __init__(
         self,
         model: keras.Model,
         load: Callable[[Path], None],
-        batches: Callable[[int, int], tf.data.Dataset],
+        batches: Callable[..., tf.data.Dataset],
         flip: bool = False,
         shift: int = 0,
     ):
@@ -103,7 +124,8 @@ class Evaluator:
         self.batches = batches
 
         def step(total: Any, images: Any, labels: Any) -> Any:
-            return total + count(averaged_logits(model, images, flip, shift), labels)
+            logits = averaged_logits(model, images, flip, shift)
+            return total + count(logits, labels), *likeliest(logits)
 
         self.step = tf.function(step)
 
@@ -113,5 +135,23 @@ class Evaluator:
         self.load(checkpoint)
         total = tf.zeros(len(fields(Counts)), tf.int64)
         for images, labels in self.batches(share, shares):
-            total = self.step(total, images, labels)
+            total, _, _ = self.step(total, images, labels)
         return Counts(*total.numpy().tolist()), time.monotonic() - began
+
+    def predict(self, checkpoint: Path, share: int = 0, shares: int = 1) -> list[list[Any]]:
+        """What a checkpoint says of each image of a share, in the order of the pipeline.
+
+        Returns:
+            For each image, ready for JSON: its number in the set, its file name, its label, its
+            likeliest classes and their probabilities, as `likeliest` orders them.
+        """
+        self.load(checkpoint)
+        nothing, found = tf.zeros(len(fields(Counts)), tf.int64), list[list[Any]]()
+        for images, labels, numbers, names in self.batches(share, shares, True):
+            _, classes, probabilities = self.step(nothing, images, labels)
+            texts = [name.decode(errors="replace") for name in names.numpy()]
+            columns = [x.numpy().tolist() for x in (labels, classes, probabilities)]
+            # The numbers and names end before the images that fill up the batch.
+            rows = zip(numbers.numpy().tolist(), texts, *columns, strict=False)
+            found += map(list, rows)
+        return found

@@ -14,7 +14,10 @@ from tqdm.auto import tqdm
 from core import devices, workers
 from core.checkpoints import BadCheckpoint, load_weights
 from core.errors import UserError
+from core.settings import Evaluation
 from datasets.input.validation import evaluation_pipeline
+from datasets.records.schema import Records
+from evaluation import predictions
 from evaluation.evaluator import Evaluator
 from evaluation.statistics import reestimator_of
 from evaluation.tasks import POLL, Results, Task, share_out, tasks_to_come
@@ -23,7 +26,7 @@ from training.inputs import RunData, check_classes, find_statistics, find_valida
 from training.liveness import LivenessProbe
 from training.recipes import Recipe, load_recipe
 from training.run import Run
-from training.run_folder import RunFolder
+from training.run_folder import Row, RunFolder
 from training.translated_errors import translated_errors
 
 
@@ -144,10 +147,54 @@ def _evaluate(
             results.add(task, *found)
     if probe and probe.life == "silent":
         problems.append(probe.describe_silence())
+    problems += _keep_predictions(run, settings, records, evaluator)
     problems = list(dict.fromkeys(chain(*workers.gather(problems))))
     if team.is_first:
         tqdm.write(f"evaluated in {time.monotonic() - began:.1f} s; {run.evaluation_csv}")
     return "\n".join(problems)
+
+
+def _keep_predictions(
+    run: RunFolder, settings: Evaluation, records: Records, evaluator: Evaluator
+) -> list[str]:
+    """Keeps what the run's result says of each image, once; a collective.
+
+    All workers share the images. It is one more evaluation of one checkpoint, in the same trace.
+
+    Returns:
+        What this worker could not do.
+    """
+    team = workers.current()
+    row = workers.from_first(_result_to_predict(run, settings, records.name))
+    if row is None:
+        return []
+    began, own, problems = time.monotonic(), None, []
+    try:
+        own = evaluator.predict(run.checkpoint_of(row), team.rank, team.size)
+    except FileNotFoundError:
+        pass  # it was removed in the meantime
+    except BadCheckpoint as error:
+        problems.append(str(error))
+    shares = workers.gather(own)
+    if team.is_first and None not in shares:
+        predictions.write(run.predictions_csv, row, records, chain(*shares))
+        seconds = time.monotonic() - began
+        tqdm.write(f"predicted the last checkpoint's {records.images:,} images in {seconds:.1f} s")
+    return problems
+
+
+def _result_to_predict(run: RunFolder, settings: Evaluation, data: str) -> Row | None:
+    """The last checkpoint of a run that has ended, where its predictions are not there yet.
+
+    They are kept for the evaluation of the run's own recipe, on its own records.
+    """
+    own = load_recipe(run.recipe_file).evaluation
+    rows = run.checkpoint_rows()
+    is_own = (settings.image_size, settings.crop, data) == (own.image_size, own.crop, run.own_data)
+    if not (rows and is_own) or run.state().get("state") == "training":
+        return None
+    known = predictions.noted_checkpoint(run.predictions_csv)
+    return None if known == predictions.identity(rows[-1]) else rows[-1]
 
 
 def make_evaluator(recipe: Recipe, data: RunData, threads: int) -> Evaluator:
@@ -157,9 +204,9 @@ def make_evaluator(recipe: Recipe, data: RunData, threads: int) -> Evaluator:
     averaged_by = model.averaging_optimizer(recipe, net) if settings.ema else None
 
     @functools.cache
-    def batches(share: int, shares: int) -> tf.data.Dataset:
+    def batches(share: int, shares: int, placed: bool = False) -> tf.data.Dataset:
         return evaluation_pipeline(
-            data.validation, settings, recipe.classes, share, shares, threads
+            data.validation, settings, recipe.classes, share, shares, threads, placed
         )
 
     reestimate = reestimator_of(net, recipe, data.statistics, threads)

@@ -1,4 +1,4 @@
-"""The commands `plan`, `report` and `evaluate`; nothing here is slow to import."""
+"""The commands beside `train`; nothing here is slow to import."""
 
 import json
 from pathlib import Path
@@ -144,3 +144,43 @@ def evaluate(
         write_report([run_dir])
     if problems:
         raise RunError(problems)
+
+
+@click.command()
+@click.argument("run", type=Path)
+@click.argument("images", nargs=-1, required=True, type=Path, metavar="IMAGE...")
+@click.option("--top", default=5, show_default=True, type=click.IntRange(1), help="Classes shown.")
+@click.option(
+    "--format",
+    "form",
+    default="table",
+    show_default=True,
+    type=click.Choice(["table", "csv", "json"]),
+    help="How they are printed.",
+)
+def predict(run: Path, images: tuple[Path, ...], top: int, form: str) -> None:
+    """Shows the likeliest classes of images, or of all in folders, by a run's model.
+
+    RUN is a run folder. Images are prepared as the run's evaluation prepares its own.
+    """
+    from deploy import predict as predictions
+
+    trained = predictions.find_trained(run)
+    paths = predictions.find_images(images)
+    found, refused = [], 0
+    for one in predictions.predict(trained, paths, top):
+        if one.refused:
+            refused += 1
+            click.echo(f"{one.image}: {one.refused}", err=True)
+        else:
+            found.append(one)
+    if form == "table" and found:
+        from rich.console import Console
+
+        Console(highlight=False).print(predictions.as_table(found))
+    elif form == "csv":
+        click.echo(predictions.as_csv(found, min(top, len(trained.classes))), nl=False)
+    elif form == "json":
+        click.echo(predictions.as_json(found))
+    if refused:
+        raise RunError(f"{refused} of {len(paths)} files could not be predicted, as said above")

@@ -42,5 +42,6 @@ def conclude(run: Run) -> None:
         f"  time     {time}\n"
         f"  model    {folder.model}\n"
         f"  log      {folder.log}\n"
-        f"  picture  {folder.picture}"
+        f"  picture  {folder.picture}\n"
+        f"  report   {folder.page}"
     )

@@ -4,20 +4,24 @@ Colours are Okabe and Ito's, in an order of different lightness; every line also
 and a marker of its own, every bar a hatch.
 """
 
+import io
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from core import files
 from core.clock import BUCKETS
 from reports.run_record import RunRecord
 from reports.time_to_accuracy import LABELS, Target, time_to
 
 Style = dict[str, Any]  # arguments of Matplotlib
 
+WIDTH, NARROW = 9, 4.6  # inches; usual, and for a phone
 COLOURS = ("#0072B2", "#D55E00", "#56B4E9", "#000000", "#E69F00", "#009E73", "#CC79A7")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -51,6 +55,30 @@ def draw_all(records: Sequence[RunRecord], clock: str, target: Target | None) ->
     return figures
 
 
+def save(figure: Figure, png: Path, svg: Path) -> bytes | None:
+    """Saves a picture as two files; returns it as an SVG for a phone, with text of the same size.
+
+    A picture that is wider than the usual has too much in it for a phone: None.
+    """
+    for path in (png, svg):
+        with files.whole(path) as unfinished:
+            figure.savefig(unfinished, dpi=120, format=path.suffix[1:])
+        figure.set_layout_engine("none")  # the layout is done; it is half of a drawing's time
+    width, height = figure.get_size_inches()
+    if width > WIDTH:
+        return None
+    for legend in figure.legends:
+        handles = [handle for handle in legend.legend_handles if handle]
+        texts = [text.get_text() for text in legend.get_texts()]
+        legend.remove()
+        figure.legend(handles, texts, **LEGEND | {"ncols": 3 if max(map(len, texts)) < 13 else 1})
+    figure.set_size_inches(NARROW, NARROW if width == height else min(height, 6))
+    figure.set_layout_engine("constrained")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="svg")
+    return drawn.getvalue()
+
+
 def _time_unit(seconds: float) -> tuple[str, float]:
     """The unit in which a time axis up to `seconds` reads well, and its seconds."""
     if seconds >= 3 * 3600:
@@ -64,7 +92,7 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
     One run: top-1 and top-5 over its shaded phases. Several: the target's metric of
     each (top-1 where there is no target).
     """
-    figure = Figure(figsize=(9, 5), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 5), layout="constrained")
     axes = figure.subplots()
     whole = max(record.totals[clock] for record in records)
     unit, length = _time_unit(whole)
@@ -79,7 +107,7 @@ def draw_accuracy(records: Sequence[RunRecord], clock: str, target: Target | Non
         times = [checkpoint.seconds[clock] / length for checkpoint in record.checkpoints]
         values = [100 * getattr(checkpoint, metric) for checkpoint in record.checkpoints]
         label = f"{LABELS[metric]} on the validation set"
-        axes.plot(times, values, **_line(i), label=label if alone else record.name)
+        axes.plot(times, values, **line_style(i), label=label if alone else record.name)
         if alone:
             style: Style = {"xytext": (0, -15 if metric == "top1" else 6), "ha": "right"}
             style |= {"textcoords": "offset points", "color": COLOURS[i]}
@@ -127,7 +155,7 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
     """Learning rate, momentum where it moves, batch, image size and throughput against steps."""
     moves = any(r.schedule and r.schedule.momentum(0) is not None for r in records)
     panels = {key: label for key, label in PANELS.items() if moves or key != "momentum"}
-    figure = Figure(figsize=(9, 1.875 * len(panels)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 1.875 * len(panels)), layout="constrained")
     rows = figure.subplots(len(panels), 1, sharex=True)
     for axes, (key, label) in zip(rows, panels.items(), strict=True):
         if len(records) == 1:
@@ -136,7 +164,7 @@ def draw_schedule(records: Sequence[RunRecord]) -> Figure:
         for i, record in enumerate(records):
             steps, values = _against_steps(record, key)
             if len(steps):
-                axes.plot(steps, values, **_line(i) | {"marker": ""}, label=record.name)
+                axes.plot(steps, values, **line_style(i) | {"marker": ""}, label=record.name)
         axes.margins(x=0.005, y=0.12)
         axes.set(ylabel=label, ylim=(0, None), xlim=(0, None))
         axes.grid(axis="y", color="#d0d0d0", linewidth=0.5)
@@ -173,7 +201,7 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     seconds = np.array([[r.buckets[name] for name in BUCKETS] for r in records if r.buckets])
     totals = seconds.sum(axis=1)
     unit, length = _time_unit(totals.max())
-    figure = Figure(figsize=(9, 2 + 0.6 * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2 + 0.6 * len(names)), layout="constrained")
     axes = figure.subplots()
     left = np.zeros(len(names))
     for name, widths, colour, hatch in zip(BUCKETS, seconds.T, FILLS, HATCHES, strict=True):
@@ -191,7 +219,7 @@ def draw_buckets(records: Sequence[RunRecord]) -> Figure:
     return figure
 
 
-def _line(number: int) -> Style:
+def line_style(number: int) -> Style:
     """Colour, style and marker of line `number`."""
     return {
         "color": COLOURS[number % len(COLOURS)],

@@ -11,6 +11,7 @@ import yaml
 from core.clock import BUCKETS, CLOCKS, seconds_on
 from core.errors import UserError
 from core.schedule import Schedule
+from evaluation import predictions
 from reports import dawnbench, log_file
 from reports.run_record import (
     EvaluatedCheckpoint,
@@ -20,7 +21,7 @@ from reports.run_record import (
     phases_of,
     with_rates,
 )
-from training.recipes import load_recipe
+from training.recipes import Recipe, load_recipe
 from training.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -86,6 +87,7 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
         timelines=timelines,
         evaluation=evaluation,
         remarks=tuple(_remarks(run, schedule, times, (*windows, *written), len(evaluated))),
+        predictions=_predictions(run, written),
         settings=(
             workers,
             run.is_synthetic,
@@ -98,8 +100,26 @@ def _read_run_folder(run: RunFolder) -> RunRecord:
             "checkpoint_every": recipe.checkpoint_every,
             "written": len(written),
             "environment": environment,
+            "recipe": run.recipe_file.read_text(encoding="utf-8"),
+            "class names": run.classes() or tuple(map(str, range(recipe.classes))),
+            "images": _folder_of_images(recipe, environment, evaluated),
         },
     )
+
+
+def _predictions(run: RunFolder, written: Sequence[Row]) -> predictions.Predictions | None:
+    """What the last checkpoint says of each image; not what one before a resume said."""
+    found = predictions.read(run.predictions_csv)
+    is_of_the_last = found and written and found.checkpoint == predictions.identity(written[-1])
+    return found if is_of_the_last else None
+
+
+def _folder_of_images(recipe: Recipe, environment: Row, evaluated: Sequence[Row]) -> Path | None:
+    """Where the validation records were when the last checkpoint was evaluated."""
+    if evaluated and evaluated[-1]["folder"]:
+        return Path(evaluated[-1]["folder"])
+    root = environment.get("data_dir")
+    return Path(root) / recipe.evaluation.data_dir if root else None
 
 
 def _whole_clock(run: RunFolder, written: Sequence[Row]) -> list[dict[str, Any]]:

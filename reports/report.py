@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +10,22 @@ from typing import Any
 from rich.console import Console
 
 from core import files
-from core.clock import BUCKETS, CLOCKS
+from core.clock import CLOCKS
 from core.errors import UserError
-from reports.console import fill, table, time_words
+from reports.console import (
+    PHASES,
+    TIMES,
+    comparison,
+    fill,
+    prediction_words,
+    repeats_words,
+    run_words,
+    table,
+    time_rows,
+)
 from reports.reader import read_record
 from reports.run_record import RunRecord
-from reports.time_to_accuracy import LABELS, Target, choose_clock, repeats, summarize
+from reports.time_to_accuracy import Target, choose_clock, repeats, summarize
 
 # The competition's, and the original's.
 IMAGENET_TARGET = Target("top5", 0.93)
@@ -47,6 +57,11 @@ def report(
         summarize(record, clock, target, record.facts.get("price") if price is None else price)
         for record in records
     ]
+    for record, summary in zip(records, summaries, strict=True):
+        if record.predictions:
+            from reports.predictions import summarize_predictions
+
+            summary["predictions"] = summarize_predictions(record)
     figures = {
         "clock": clock,
         "counts": list(CLOCKS[clock]),
@@ -62,40 +77,27 @@ def report(
 def _save(
     records: list[RunRecord], figures: dict[str, Any], target: Target | None, folder: Path
 ) -> list[Path]:
-    from reports import pictures
+    from reports import html, pictures
+    from reports.predictions import draw_predictions
 
     saved = [folder / "report.json"]
+    drawn = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.write(saved[0], json.dumps(figures, indent=2) + "\n")
-        for name, figure in pictures.draw_all(records, figures["clock"], target).items():
-            for kind in ("png", "svg"):
-                saved.append(folder / f"{name}.{kind}")
-                with files.whole(saved[-1]) as unfinished:
-                    figure.savefig(unfinished, dpi=120, format=kind)
+        drawings = pictures.draw_all(records, figures["clock"], target)
+        for name, figure in {**drawings, **draw_predictions(records)}.items():
+            saved += [folder / f"{name}.png", folder / f"{name}.svg"]
+            narrow = pictures.save(figure, *saved[-2:])
+            drawn[name] = html.Picture(saved[-1].read_bytes(), narrow)
+        saved.append(folder / "report.html")
+        files.write(saved[-1], html.page(records, figures, drawn))
     except OSError as error:
         raise UserError(
             f"{folder}: the report cannot be saved: {error.strerror or error}; "
             "--output names another folder"
         ) from None
     return saved
-
-
-def target_words(found: Mapping[str, Any], at_most: bool = False) -> str:
-    """The result of `time_to` in a sentence."""
-    if not found["reached"]:
-        best = fill("{best:.2%}", found, "-")
-        return f"{found['target']}: not reached; the best checkpoint has {best}"
-    after = "at the last checkpoint"
-    if found["lowest_after"] is not None:
-        stayed = "stayed" if found["stayed_above"] else "did not stay"
-        after = f"{stayed} above (lowest after it {found['lowest_after']:.2%})"
-    known = (", step {step:,}", ", epoch {epoch:.2f}", ", {images:,} images", ", cost {cost:.2f}")
-    return (
-        f"{found['target']}: {found[found['metric']]:.2%} after {'at most ' if at_most else ''}"
-        f"{time_words(found['seconds'])} ({found['hours']:.4f} h)"
-        f"{''.join(fill(form, found) for form in known)}; {after}"
-    )
 
 
 def print_report(figures: dict[str, Any], saved: list[Path], console: Console) -> None:
@@ -105,88 +107,26 @@ def print_report(figures: dict[str, Any], saved: list[Path], console: Console) -
     for run in runs:
         _print_run(run, console)
     if len(runs) > 1:
-        columns = {
-            "run": "{name}",
-            f"to {figures['target'] or 'a target'}": "{reached}",
-            "step": "{target[step]:,}",
-            "cost": "{target[cost]:.2f}",
-            "final top-1": "{final[top1]:.2%}",
-            "final top-5": "{final[top5]:.2%}",
-            "whole run": "{whole}",
-            "workers": "{workers:d}",
-        }
         console.print()
-        console.print(table(map(_compared, runs), columns))
+        console.print(table(*comparison(runs, figures["target"])))
         for group in figures["repeats"]:
-            console.print(_repeats_words(group))
+            console.print(repeats_words(group))
     if saved:
         console.print(f"saved in {saved[0].parent}: {', '.join(path.name for path in saved)}")
     elif len(runs) > 1 or runs[0]["kind"] != "run folder":
-        console.print("--output DIR saves the figures and the pictures")
+        console.print("--output DIR saves the figures, the pictures and a page of both")
 
 
 def _print_run(run: dict[str, Any], console: Console) -> None:
     workers = fill(", {workers:d} worker(s)", run)
     console.print(f"\n[bold]{run['name']}[/bold] ({run['kind']}{workers}): {run['source']}")
-    if "target" in run:
-        console.print("  " + target_words(run["target"], run["at_most"]))
-    points = {"final": run["final"]} if "final" in run else {}
-    points |= {f"best {LABELS[metric]}": point for metric, point in run.get("best", {}).items()}
-    for name, point in points.items():
-        console.print(
-            f"  {name}: {point['top1']:.2%} top-1, {point['top5']:.2%} top-5 after "
-            f"{time_words(point['seconds'])}{fill(', step {step:,}', point)}"
-        )
-    console.print(
-        f"  whole run: {'at most ' if run['at_most'] else ''}{time_words(run['total']['seconds'])}"
-        f"{fill(', cost {cost:.2f}', run['total'])}; "
-        f"{run['checkpoints']} evaluated checkpoint(s); evaluation: {run['evaluation']}"
-    )
-    if run["buckets"]:
-        total = sum(run["buckets"].values())
-        buckets = [
-            {"name": name, "seconds": seconds, "share": f"{seconds / total:.1%}", "what": what}
-            for (name, what), seconds in zip(BUCKETS.items(), run["buckets"].values(), strict=True)
-        ]
-        buckets.append({"name": "everything", "seconds": total, "share": "", "what": ""})
-        forms = {"bucket": "{name}", "seconds": "{seconds:,.1f}", "share": "{share}"}
-        console.print(table(buckets, forms | {"what it holds": "{what}"}))
+    for words in run_words(run):
+        console.print(f"  {words}")
+    if "predictions" in run:
+        console.print(f"  {prediction_words(run['predictions'])}")
+    if times := list(time_rows(run)):
+        console.print(table(times, TIMES))
     if run["phases"]:
-        phases = {
-            "phase": "{number}",
-            "epochs": "{epoch[0]:g} to {epoch[1]:g}",
-            "steps": "{steps[0]:,} to {steps[1]:,}",
-            "batch": "{batch_size}",
-            "pixels": "{image_size}",
-            "images/s": "{images_per_second:,.0f}",
-        }
-        console.print(table(run["phases"], phases))
+        console.print(table(run["phases"], PHASES))
     for remark in run["remarks"]:
         console.print(f"  note: {remark}")
-
-
-def _compared(run: dict[str, Any]) -> dict[str, Any]:
-    """A run with its times in words, for the comparison of several."""
-    at_most, target = "<= " if run["at_most"] else "", run.get("target")
-    words = None
-    if target:
-        words = at_most + time_words(target["seconds"]) if target["reached"] else "not reached"
-    whole = at_most + time_words(run["total"]["seconds"])
-    return {**run, "reached": words or "-", "whole": whole}
-
-
-def _repeats_words(group: dict[str, Any]) -> str:
-    def spread(values: Mapping[str, float], words: Callable[[float], str]) -> str:
-        return f"{words(values['median'])} ({words(values['min'])} to {words(values['max'])})"
-
-    words = [f"{len(group['runs'])} repeats, median (range)"]
-    if group.get("seconds"):
-        seconds = spread(group["seconds"], time_words)
-        words.append(f"to the target {seconds}, reached in {group['reached']} of them")
-    elif "reached" in group:
-        words.append("the target in none of them")
-    for metric, name in LABELS.items():
-        if metric in group:
-            words.append(f"final {name} {spread(group[metric], '{:.2%}'.format)}")
-    words.append(f"whole run {spread(group['total'], time_words)}")
-    return "; ".join(words)

@@ -14,6 +14,7 @@ import numpy as np
 
 from core.clock import CLOCKS
 from core.schedule import Schedule
+from evaluation.predictions import Predictions
 
 Timeline = tuple[Sequence[float], Sequence[float]]  # global steps, and when they were done
 
@@ -92,6 +93,7 @@ class RunRecord:
     buckets: Mapping[str, float] | None = None  # seconds in each bucket
     evaluation: str = "not recorded"  # how the checkpoints were evaluated, in words
     remarks: tuple[str, ...] = ()  # what to know about the figures
+    predictions: Predictions | None = None  # of the last checkpoint, for each image
     settings: Any = None  # what repeats have in common
     facts: Mapping[str, Any] = field(default_factory=dict)  # what else an export needs
 

@@ -16,6 +16,7 @@ ROWS = [
     {"training"},
     {"evaluation"},
     {"reports"},
+    {"deploy"},
     {"launch"},
     {"recipe"},
 ]

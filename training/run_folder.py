@@ -80,11 +80,13 @@ class RunFolder:
         self.bad_batches_csv = self.path / "bad_batches.csv"
         self.clock_csv = self.path / "clock.csv"
         self.evaluation_csv = self.path / "evaluation.csv"
+        self.predictions_csv = self.path / "predictions.csv"
         self.evaluation_shares = self.path / ".evaluation"
         self.classes_file = self.path / "classes.txt"
         self.state_file = self.path / "state.json"
         self.model = self.path / "model.keras"
         self.picture = self.path / "accuracy_vs_time.png"
+        self.page = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self._workers: int | None = None

@@ -81,6 +81,7 @@ def evaluation_pipeline(
     share: int = 0,
     shares: int = 1,
     threads: int = 2,
+    placed: bool = False,
 ) -> tf.data.Dataset:
     """Every validation image once, or one share of them.
 
@@ -88,39 +89,44 @@ def evaluation_pipeline(
         records: of the validation set; reading another number of images than theirs fails.
         settings: crop, size and batch.
         share, shares: image i belongs to share `i % shares`.
+        placed: say of each image which it is.
 
     Returns:
         Batches of uint8 images `[batch_size, height, width, 3]` and int32 labels
         `[batch_size]`. Height and width are the settings' size or, with `rectangular`,
         one of its `crop_shapes` for a whole batch. The last batch of a shape is filled up
-        with black images of the label -1.
+        with black images of the label -1. With `placed`, a batch also has the numbers of its
+        images (int64; image i is record i of all files, laid end to end) and their file names
+        (string), without any that fill it up.
     """
     size, batch_size = settings.image_size, settings.batch_size
 
-    def prepare(record: Any) -> tuple[Any, Any]:
-        jpeg, label, _ = parse(record, classes, records.label_offset, records.keys)
+    def prepare(number: Any, record: Any) -> tuple[Any, ...]:
+        jpeg, label, name = parse(record, classes, records.label_offset, records.keys)
+        own = (label, number, name) if placed else (label,)
         if settings.rectangular:
-            return rectangular_crop(jpeg, size), label
-        return centre_crop(jpeg, size, size), label
+            return rectangular_crop(jpeg, size), *own
+        return centre_crop(jpeg, size, size), *own
 
-    def whole(images: Any, labels: Any) -> tuple[Any, Any]:
+    def whole(images: Any, labels: Any, *places: Any) -> tuple[Any, ...]:
         """The batch, filled up to its size."""
         missing = batch_size - tf.shape(labels)[0]
         pads = [[0, missing], [0, 0], [0, 0], [0, 0]]
         filled = tf.cond(missing > 0, lambda: tf.pad(images, pads), lambda: images)
         labels = tf.pad(labels, pads[:1], constant_values=PADDING)
         filled = tf.ensure_shape(filled, (batch_size, *images.shape[1:]))
-        return filled, tf.ensure_shape(labels, (batch_size,))
+        return filled, tf.ensure_shape(labels, (batch_size,)), *places
 
     dataset = (
         tf.data.TFRecordDataset([str(path) for path in records.files])
         .apply(tf.data.experimental.assert_cardinality(records.images))
+        .enumerate()
         .shard(shares, share)
         .map(prepare, num_parallel_calls=threads, deterministic=True)
     )
     if settings.rectangular:
         dataset = dataset.group_by_window(
-            lambda image, _: tf.cast(tf.shape(image)[0] * 2**16 + tf.shape(image)[1], tf.int64),
+            lambda image, *_: tf.cast(tf.shape(image)[0] * 2**16 + tf.shape(image)[1], tf.int64),
             lambda _, alike: alike.batch(batch_size),
             window_size=batch_size,
         )

@@ -1,6 +1,7 @@
 """Figures against scikit-learn's and TensorFlow's on the same predictions."""
 
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -12,7 +13,14 @@ from sklearn.metrics import log_loss, top_k_accuracy_score
 
 from core.checkpoints import load_weights
 from datasets.input.validation import evaluation_pipeline
-from evaluation.evaluator import LOSS_UNIT, Counts, Evaluator, averaged_logits, count
+from evaluation.evaluator import (
+    LOSS_UNIT,
+    Counts,
+    Evaluator,
+    averaged_logits,
+    count,
+    likeliest,
+)
 from training import model
 from training.inputs import find_validation
 from training.recipes import load_recipe
@@ -51,8 +59,8 @@ def evaluator(recipe, digits, batch_size=96, threads=2, flip=False, shift=0):
     net = model.build(recipe)
 
     @functools.cache
-    def batches(share, shares):
-        return evaluation_pipeline(records, settings, 10, share, shares, threads)
+    def batches(share, shares, placed=False):
+        return evaluation_pipeline(records, settings, 10, share, shares, threads, placed)
 
     return Evaluator(net, lambda path: load_weights(net, path), batches, flip, shift)
 
@@ -96,6 +104,39 @@ def test_neither_batch_nor_threads_nor_shares_change_a_digit(recipe, digits, che
     whole = one.evaluate(checkpoints[0])[0]
     assert other.evaluate(checkpoints[0])[0] == whole
     assert sum((other.evaluate(checkpoints[0], k, 3)[0] for k in range(3)), Counts()) == whole
+
+
+def test_predictions_are_those_of_the_figures_for_any_shares(recipe, digits, checkpoints, pixels):
+    """Against the saved model, and NumPy's own ranking."""
+    images, labels = pixels
+    logits = keras.saving.load_model(checkpoints[0]).predict(images, batch_size=100, verbose=0)
+    one, other = evaluator(recipe, digits, BATCHES[0]), evaluator(recipe, digits, BATCHES[1])
+    counts, _ = one.evaluate(checkpoints[0])
+    whole = one.predict(checkpoints[0])
+    assert one.step.experimental_get_tracing_count() == 1
+    numbers, names, own, classes, probabilities = zip(*whole, strict=True)
+    assert numbers == tuple(range(1000))
+    assert own == tuple(labels)
+    assert set(names) > {"0595.png", "2994.png"}  # the first two of the file
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(classes, order)
+    expected = keras.ops.softmax(logits.astype("float64")).numpy()
+    expected = np.take_along_axis(expected, order, axis=1)
+    np.testing.assert_allclose(probabilities, expected, rtol=1e-4)
+    assert sum(a[0] == b for a, b in zip(classes, own, strict=True)) == counts.top1
+    shares = [other.predict(checkpoints[0], share, 3) for share in range(3)]
+    for shared, alone in zip(sorted(itertools.chain(*shares)), whole, strict=True):
+        assert shared[:4] == alone[:4]
+        assert shared[4] == pytest.approx(alone[4], rel=1e-5)
+
+
+def test_the_likeliest_by_hand():
+    nan = float("nan")
+    logits = tf.constant([[0.0, np.log(2), 0.0], [-1e30, 0.0, -2e30], [0.0, nan, 1.0]])
+    classes, probabilities = likeliest(logits, 2)
+    assert classes.numpy().tolist() == [[1, 0], [1, 0], [-1, -1]]
+    assert probabilities.numpy() == pytest.approx(np.array([[0.5, 0.25], [1, 0], [0, 0]]))
+    assert likeliest(logits)[0].shape == (3, 3)
 
 
 def test_flip_averages_the_logits_with_the_mirror_images(recipe, digits, checkpoints, pixels):

@@ -15,11 +15,11 @@ from core.errors import UserError
 from core.schedule import Schedule
 from launch import commands
 from reports.conclude import conclude
-from reports.console import time_words
+from reports.console import target_words, time_words
 from reports.dawnbench import entry, tsv_rows, write_entry
 from reports.pictures import draw_schedule
 from reports.reader import read_record
-from reports.report import report, target_words
+from reports.report import report
 from reports.run_record import RunRecord, phases_of
 from reports.time_to_accuracy import choose_clock, parse_target, repeats, summarize, time_to
 from tests.training import published

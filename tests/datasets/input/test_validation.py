@@ -92,6 +92,19 @@ def test_shares_are_disjoint_and_together_everything(files, shares, rectangular)
     assert max(map(len, found)) - min(map(len, found)) <= 1
 
 
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_a_batch_says_which_images_it_holds(files, rectangular):
+    """The number of an image is its grey; those that fill up a batch have none."""
+    chosen = Evaluation(image_size=SIZE, rectangular=rectangular, batch_size=10)
+    records = Records(tuple(files), 77)
+    found = list(evaluation_pipeline(records, chosen, 5, share=1, shares=3, placed=True))
+    for images, labels, places, names in found:
+        assert numbers([(images, labels)]) == places.numpy().tolist()
+        assert len(names) == len(places)
+    everything = np.concatenate([places for _, _, places, _ in found])
+    assert sorted(everything.tolist()) == list(range(1, 77, 3))
+
+
 def test_files_that_hold_another_number_of_images_are_not_evaluated_in_silence(files):
     with pytest.raises(tf.errors.FailedPreconditionError, match="only 40 elements"):
         evaluate(files[:1], batch_size=10)
