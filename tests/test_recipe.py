@@ -11,6 +11,9 @@ import pytest
 import tensorflow as tf
 import yaml
 
+from core import devices
+from evaluation import predictions
+from evaluation.run import evaluate_run
 from training.run_folder import RunFolder
 
 # Small enough for a test, and with all that a run has: three stages, of which the first
@@ -147,7 +150,12 @@ def test_the_clock_adds_up(two_workers):
 
 def test_a_run_ends_with_its_report(two_workers, run_process, tmp_path):
     folder = two_workers[0]
-    for name in ("accuracy_vs_time.svg", "schedule_vs_steps.png", "time_buckets.png"):
+    for name in (
+        "accuracy_vs_time.svg",
+        "schedule_vs_steps.png",
+        "time_buckets.png",
+        "report.html",
+    ):
         assert (folder / name).stat().st_size > 0
     ran = run_process(
         "recipe.py", "report", folder, "--clock", "everything", "--json", "--output", tmp_path
@@ -175,6 +183,38 @@ def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
     (last,) = (r for r in rows(folder / "evaluation.csv") if r["step"] == "80")
     assert float(last["top1"]) == pytest.approx((ranks < 1).mean(), abs=1e-6)
     assert float(last["top5"]) == pytest.approx((ranks < 5).mean(), abs=1e-6)
+    kept = predictions.read(folder / "predictions.csv")
+    assert kept.checkpoint[:2] == (80, 2)
+    assert kept.labels.tolist() == labels
+    assert kept.records.tolist() == list(range(1000))
+    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(kept.classes, order)
+    sure = np.take_along_axis(keras.ops.softmax(logits).numpy(), order, axis=1)
+    np.testing.assert_allclose(kept.probabilities, sure, rtol=1e-3)
+
+
+def test_one_worker_keeps_the_predictions_of_two_once(two_workers, tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "prepare_devices", lambda team: 1)  # TensorFlow has run before
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(two_workers[0], run.path)
+    run.predictions_csv.unlink()
+    evaluated = run.evaluation_csv.read_bytes()
+
+    def evaluate(**choices):
+        evaluate_run(run.path, None, follow=False, patience=1.0, choices=choices)
+        return run.predictions_csv.exists()
+
+    assert not evaluate(image_size=24)  # not how the recipe evaluates
+    run.evaluation_csv.write_bytes(evaluated)
+    run.write_state("training")
+    assert not evaluate()  # a later checkpoint may come
+    run.write_state("trained")
+    assert evaluate()
+    assert run.predictions_csv.read_bytes() == (two_workers[0] / "predictions.csv").read_bytes()
+    before = run.predictions_csv.stat().st_mtime_ns
+    assert evaluate()
+    assert run.predictions_csv.stat().st_mtime_ns == before
+    assert run.evaluation_csv.read_bytes() == evaluated
 
 
 def test_half_precision_from_end_to_end(small, digits, run_process, tmp_path):
@@ -233,7 +273,7 @@ def test_the_model_is_plain(two_workers, run_process, tmp_path):
 
 def test_it_ends_by_saying_where_things_are(two_workers):
     folder, ran = two_workers
-    for name in ("model.keras", "train.log", "accuracy_vs_time.png"):
+    for name in ("model.keras", "train.log", "accuracy_vs_time.png", "report.html"):
         assert str(folder / name) in ran.stdout
         assert (folder / name).stat().st_size > 0
     assert "float32, not in the recipe's mixed_float16" in ran.stdout
