@@ -65,18 +65,19 @@ check: setup
 	ruff format --check .
 	mypy
 
-# The toolkit sees what is installed in .venv, as it does in an image for SageMaker.
-.venv-sagemaker/.ready: requirements-sagemaker.txt | setup
-	@echo "Setting up .venv-sagemaker, for the tests of SageMaker"
-	@"$(PYTHON)" -m venv --clear --without-pip .venv-sagemaker
+# Environments for tests, which see what is installed in .venv: as in an image for SageMaker.
+OVERLAYS := $(foreach name,sagemaker export,.venv-$(name)/.ready)
+$(OVERLAYS): .venv-%/.ready: requirements-%.txt | setup
+	@echo "Setting up .venv-$*, for the tests that need $<"
+	@"$(PYTHON)" -m venv --clear --without-pip .venv-$*
 	@python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
-	  > "$$(.venv-sagemaker/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
-	@.venv-sagemaker/bin/python -m pip install --quiet --requirement $< \
-	  || { echo "make: without the toolkit, the tests of SageMaker are skipped; does it lack python3.11-dev?" >&2; exit 1; }
+	  > "$$(.venv-$*/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/project.pth"
+	@.venv-$*/bin/python -m pip install --quiet --requirement $< \
+	  || { echo "make: without $<, its tests are skipped$(if $(filter sagemaker,$*),; does python3.11-dev lack?)" >&2; exit 1; }
 	@touch $@
 
 test: setup check
-	@-$(MAKE) --no-print-directory .venv-sagemaker/.ready
+	@-$(MAKE) --no-print-directory --keep-going $(OVERLAYS)
 	@# Most of a run's test is waiting for processes to start: two at a time, a file each.
 	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
@@ -116,4 +117,4 @@ audit: setup .venv-audit/.ready
 	  --path "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
-	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-launch .venv-peers .venv-audit
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-export .venv-launch .venv-peers .venv-audit

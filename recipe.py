@@ -31,7 +31,7 @@ from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
-from launch.commands import RECIPE, evaluate, plan, predict, report
+from launch.commands import RECIPE, evaluate, export, plan, predict, report
 from launch.launcher import launch
 from training.recipes import Policy
 from training.run import Options, start_run
@@ -52,6 +52,7 @@ main.add_command(launch)
 main.add_command(report)
 main.add_command(evaluate)
 main.add_command(predict)
+main.add_command(export)
 
 
 @main.command()

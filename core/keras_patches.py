@@ -56,6 +56,18 @@ def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
     model.train_step = lambda _: step(model, batch)
 
 
+def constants_in_the_graph(model: keras.Model) -> None:
+    """Makes the given means and variances of `Normalization` layers constants of a traced graph.
+
+    Keras holds them as tensors, which a trace captures from outside. tf2onnx takes what is
+    captured, and is no variable, for further inputs of the model.
+    """
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Normalization) and layer.input_mean is not None:
+            layer.mean = keras.ops.convert_to_numpy(layer.mean)
+            layer.variance = keras.ops.convert_to_numpy(layer.variance)
+
+
 # Held while layers are not trainable for a trace, and while a thread reads what they are.
 TRAINABLE = threading.RLock()
 

@@ -7,6 +7,7 @@ import click
 
 from core.clock import CLOCKS
 from core.errors import RunError, UserError
+from deploy.formats import FORMATS, missing_packages, parse_formats, what_to_install
 from reports.plan import plan as plan_of
 from reports.plan import print_plan, project
 from reports.reader import read_record
@@ -184,3 +185,39 @@ def predict(run: Path, images: tuple[Path, ...], top: int, form: str) -> None:
         click.echo(predictions.as_json(found))
     if refused:
         raise RunError(f"{refused} of {len(paths)} files could not be predicted, as said above")
+
+
+@click.command()
+@click.argument("run", type=Path, metavar="RUN")
+@click.option(
+    "--format",
+    "names",
+    metavar="NAME,...",
+    help=f"Of {', '.join(FORMATS)}; by default those whose packages are installed.",
+)
+@click.option("--output", type=Path, help="Folder for the export; by default RUN/export.")
+@click.option("--data_dir", type=Path, help="Folder of the records; by default the run's own.")
+def export(run: Path, names: str | None, output: Path | None, data_dir: Path | None) -> None:
+    """Writes a run's model for other runtimes, checks each file there, and adds a model card."""
+    from rich.console import Console
+
+    from deploy import export as exports
+    from deploy.source import find_source
+
+    wanted = parse_formats(names) if names is not None else [*FORMATS.values()]
+    formats = [format for format in wanted if not missing_packages(format)]
+    lacking = what_to_install(wanted)
+    if not formats:
+        raise UserError(lacking)
+    source = find_source(run, data_dir)
+    output = output or source.run.export
+    exports.check_output(output)
+    written, problems = exports.export(source, formats, output)
+    console = Console(width=120, highlight=False)
+    exports.print_export(written, output, console)
+    if lacking and names is None:
+        console.print(lacking)
+    elif lacking:
+        problems.append(lacking)
+    if problems:
+        raise RunError("\n".join(problems))

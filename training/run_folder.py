@@ -88,6 +88,7 @@ class RunFolder:
         self.picture = self.path / "accuracy_vs_time.png"
         self.page = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
+        self.export = self.path / "export"
         self.checkpoints = self.path / "checkpoints"
         self._workers: int | None = None
         self._schedules: dict[int, Schedule] = {}

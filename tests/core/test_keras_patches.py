@@ -370,3 +370,19 @@ def test_a_group_keeps_its_momentum():
 def test_a_momentum_that_cannot_move_is_refused(optimizer):
     with pytest.raises(ValueError, match=f"Received: {type(optimizer).__name__}, momentum="):
         keras_patches.momentum_setter(optimizer)
+
+
+def captured_arrays(model):
+    """How many tensors, other than variables, a trace of the model takes from outside."""
+    traced = tf.function(model).get_concrete_function(tf.TensorSpec((None, 3), tf.float32))
+    return sum(tensor.dtype != tf.resource for tensor in traced.captured_inputs)
+
+
+def test_keras_holds_given_means_outside_the_graph():
+    layer = keras.layers.Normalization(mean=[1.0, 2.0, 3.0], variance=[4.0, 4.0, 4.0])
+    model = keras.Sequential([keras.Input((3,)), layer])
+    expected = model(X).numpy()
+    assert captured_arrays(model) == 2
+    keras_patches.constants_in_the_graph(model)
+    assert captured_arrays(model) == 0
+    assert model(X).numpy().tolist() == expected.tolist()
