@@ -66,7 +66,7 @@ check: setup
 	mypy
 
 # Environments for tests, which see what is installed in .venv: as in an image for SageMaker.
-OVERLAYS := $(foreach name,sagemaker export,.venv-$(name)/.ready)
+OVERLAYS := $(foreach name,sagemaker export tracking,.venv-$(name)/.ready)
 $(OVERLAYS): .venv-%/.ready: requirements-%.txt | setup
 	@echo "Setting up .venv-$*, for the tests that need $<"
 	@"$(PYTHON)" -m venv --clear --without-pip .venv-$*
@@ -117,4 +117,4 @@ audit: setup .venv-audit/.ready
 	  --path "$$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
 
 clean:
-	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-export .venv-launch .venv-peers .venv-audit
+	rm -rf $(VENV) .venv-backends .venv-sagemaker .venv-export .venv-tracking .venv-launch .venv-peers .venv-audit

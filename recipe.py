@@ -31,8 +31,10 @@ from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
 from launch import elastic, sagemaker, supervisor
-from launch.commands import RECIPE, evaluate, export, plan, predict, report
+from launch.commands import RECIPE, evaluate, export, plan, predict, report, track
 from launch.launcher import launch
+from tracking.beside import Followers
+from tracking.trackers import TRACKERS
 from training.recipes import Policy
 from training.run import Options, start_run
 
@@ -53,6 +55,7 @@ main.add_command(report)
 main.add_command(evaluate)
 main.add_command(predict)
 main.add_command(export)
+main.add_command(track)
 
 
 @main.command()
@@ -61,6 +64,8 @@ main.add_command(export)
 @click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
 @click.option("--policy", type=click.Choice(get_args(Policy)), help="Keras dtype policy.")
 @click.option("--data", type=DATA, default="records", help=SYNTHETIC)
+@click.option("--track", type=click.Choice(TRACKERS), multiple=True, help="Send the run there.")
+@click.option("--profile", metavar="FIRST:END", help="Trace these steps for TensorBoard.")
 @click.option("--resume", is_flag=True, help="Resume the run in --run_dir.")
 @click.option("--overwrite", is_flag=True, help="Delete the run in --run_dir first.")
 def train(**options: Any) -> None:
@@ -70,10 +75,12 @@ def train(**options: Any) -> None:
     options["resume"], options["run_dir"] = elastic.join_those_that_resume(
         options["resume"], options["run_dir"]
     )
+    followers = Followers(options.pop("track"))
     run = start_run(Options(**options), STARTED)  # recipe, data, folder, model, first step
     supervisor.tell_how_to_resume(run.folder.path)
     if run.team.is_first:
         sagemaker.deliver_at_end(run.folder)
+        followers.start(run.folder, run.log.say)
 
     # A mistake in the options was reported before these imports, which take seconds.
     from evaluation.run import evaluate_trained
@@ -88,6 +95,7 @@ def train(**options: Any) -> None:
             fit_stage(run, stage, callbacks)  # switch the data, trace once, train
         problems = evaluate_trained(run)  # every checkpoint, by all workers
     conclude(run)  # model.keras, report and pictures
+    followers.finish()
     if problems:
         raise RunError(problems)
 

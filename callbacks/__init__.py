@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `exports` reads these lines
     from callbacks.heartbeat import Heartbeat as Heartbeat
     from callbacks.input_balance import InputBalance as InputBalance
     from callbacks.phase_scheduler import PhaseScheduler as PhaseScheduler
+    from callbacks.profiler import Profiler as Profiler
     from callbacks.stage_clock import StageClock as StageClock
     from callbacks.step_callback import StepCallback as StepCallback
     from callbacks.step_checkpoint import Journal as Journal

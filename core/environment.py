@@ -1,7 +1,9 @@
-"""What Keras and TensorFlow read from the environment. Imports neither."""
+"""Variables for Keras, TensorFlow and the processes of a run. Imports neither of the two."""
 
 import os
+from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parent.parent
 DEFAULTS = {
     "KERAS_BACKEND": "tensorflow",
     # By itself, TensorFlow uses oneDNN only on processors with AVX512-VNNI or AMX. Others gain,
@@ -21,3 +23,9 @@ def settings() -> dict[str, str]:
     # Where there is no GPU, TensorFlow's warnings about CUDA help nobody.
     warnings = {"TF_CPP_MIN_LOG_LEVEL": "1" if has_gpu_driver() else "3"}
     return {k: os.environ.get(k, value) for k, value in (DEFAULTS | warnings).items()}
+
+
+def for_modules() -> dict[str, str]:
+    """This process's variables, with which `python -m` finds the project from any folder."""
+    paths = [str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}

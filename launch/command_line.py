@@ -9,7 +9,6 @@ from pathlib import Path
 
 from core.workers import launched_size
 
-PROJECT = Path(__file__).resolve().parent.parent
 # `launch` sets it for its workers: the command line that resumes the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
 # How a launcher is shown, by the name in its command line.
@@ -20,12 +19,6 @@ def horovodrun(workers: int, hosts: str | None = None) -> list[str]:
     """The guarded launcher's part of a command line; `hosts` as in `-H`, by default this host."""
     command = [sys.executable, "-m", "launch.horovodrun", "-np", str(workers), "--gloo"]
     return [*command, "-H", hosts] if hosts else command
-
-
-def environment() -> dict[str, str]:
-    """This process's variables, with which that command finds the project from any folder."""
-    paths = [str(PROJECT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def to_resume(run_dir: Path) -> str:

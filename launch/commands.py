@@ -12,6 +12,7 @@ from reports.plan import plan as plan_of
 from reports.plan import print_plan, project
 from reports.reader import read_record
 from reports.throughput import load_throughput, throughput_of_run
+from tracking.trackers import TRACKERS
 from training.inputs import find_data
 from training.liveness import PATIENCE
 from training.recipes import load_recipe, presets
@@ -221,3 +222,15 @@ def export(run: Path, names: str | None, output: Path | None, data_dir: Path | N
         problems.append(lacking)
     if problems:
         raise RunError("\n".join(problems))
+
+
+@click.command()
+@click.argument("run_dir", type=Path, metavar="RUN")
+@click.option("--to", "names", type=click.Choice(TRACKERS), multiple=True, required=True)
+def track(run_dir: Path, names: tuple[str, ...]) -> None:
+    """Sends a run to trackers: what they do not have of it yet."""
+    from tracking.follow import send_once
+    from training.run_folder import RunFolder
+
+    for name in dict.fromkeys(names):
+        click.echo(send_once(RunFolder(run_dir), name))

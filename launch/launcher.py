@@ -23,8 +23,9 @@ from typing import IO
 import click
 import psutil
 
+from core.environment import for_modules
 from core.signals import SIGNALS
-from launch.command_line import RESUMES_WITH, environment, horovodrun, resuming
+from launch.command_line import RESUMES_WITH, horovodrun, resuming
 from launch.commands import RECIPE
 from training.run_folder import RunFolder
 
@@ -82,7 +83,7 @@ def _run(command: Sequence[str]) -> tuple[int, bool]:
     statuses: list[int] = []
     # A session of its own, so that Ctrl-C reaches this process alone.
     job = subprocess.Popen(
-        command, stdout=PIPE, stderr=PIPE, start_new_session=True, env=environment()
+        command, stdout=PIPE, stderr=PIPE, start_new_session=True, env=for_modules()
     )
 
     def pass_on(number: int, frame: object) -> None:

@@ -20,9 +20,10 @@ from typing import Any
 
 import click
 
+from core.environment import for_modules
 from core.errors import UserError
 from core.workers import launched_size
-from launch.command_line import environment, horovodrun
+from launch.command_line import horovodrun
 from training.log_format import EVALUATION, TRAIN, TRAIN_FIELDS
 from training.run_folder import RunFolder
 
@@ -135,7 +136,7 @@ def start() -> dict[str, Any]:
     job = read_job(os.environ)
     found = for_click(sys.argv[1:], job)
     if command := launcher(job, found["args"]):
-        os.execve(command[0], command, environment())
+        os.execve(command[0], command, for_modules())
     return found
 
 
@@ -152,7 +153,12 @@ def deliver(run: RunFolder, job: SageMakerJob) -> None:
         shutil.copy2(run.model, job.model_dir)
     if run.holds_a_run:
         apart = shutil.ignore_patterns(run.model.name, run.checkpoints.name, ".*")
-        shutil.copytree(run.path, job.output_dir, ignore=apart, dirs_exist_ok=True)
+        shutil.copytree(
+            *(run.path, job.output_dir),
+            ignore=apart,
+            ignore_dangling_symlinks=True,  # W&B makes some
+            dirs_exist_ok=True,
+        )
 
 
 def note_failure(message: str) -> None:

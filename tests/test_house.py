@@ -16,7 +16,7 @@ ROWS = [
     {"training"},
     {"evaluation"},
     {"reports"},
-    {"deploy"},
+    {"deploy", "tracking"},
     {"launch"},
     {"recipe"},
 ]

@@ -9,6 +9,7 @@ from callbacks.bad_records import BadRecords
 from callbacks.finite_loss import FiniteLoss
 from callbacks.heartbeat import Board, Heartbeat
 from callbacks.phase_scheduler import PhaseScheduler
+from callbacks.profiler import Profiler
 from callbacks.stage_clock import StageClock
 from callbacks.step_callback import StepCallback
 from callbacks.step_checkpoint import StepCheckpoint
@@ -73,6 +74,9 @@ def callbacks_for(run: Run, watch: SignalWatch, board: Board) -> list[keras.call
         # Last: its sign says that the step itself begins, not the callbacks before it.
         heartbeat,
     ]
+    if run.profiled and run.team.is_first:
+        # After the clock, which waits for the device; a step's trace begins with its callbacks.
+        callbacks.insert(1, Profiler(run.folder.tensorboard, run.profiled, log.say))
     for callback in callbacks:
         if isinstance(callback, StepCallback):
             callback.start_at(run.start.step)

@@ -29,7 +29,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 CODE = (
     "recipe.py",
     *("core", "models", "optimizers", "datasets", "callbacks"),
-    *("training", "evaluation", "reports", "deploy", "launch"),
+    *("training", "evaluation", "reports", "deploy", "tracking", "launch"),
 )
 PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 

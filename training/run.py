@@ -1,5 +1,6 @@
 """The start of a run: what was asked for becomes a `Run`, ready to be fitted."""
 
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ class Options:
     data: Literal["records", "synthetic"] = "records"
     resume: bool = False
     overwrite: bool = False
+    profile: str | None = None  # steps to trace, as in 100:110; by default none
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ class Run:
     log: "RunLog"
     faults: "Faults"  # where this worker's pipelines note bad records
     balance: "InputBalance"  # measures how long training waits for images
+    profiled: range = range(0)  # global steps that rank 0 traces for TensorBoard
 
 
 def start_run(options: Options, started: float) -> Run:
@@ -119,7 +122,11 @@ def start_run(options: Options, started: float) -> Run:
     workers.gather(None)  # no worker reads or writes before the folder is there
     balance = InputBalance(log.note, schedule.total_steps, threads)
     faults = faults_of(recipe, data)
-    return Run(team, recipe, data, schedule, folder, threads, net, start, log, faults, balance)
+    profiled = steps_to_profile(options.profile, schedule.total_steps)
+    return Run(
+        *(team, recipe, data, schedule, folder, threads, net, start, log, faults, balance),
+        profiled=profiled,
+    )
 
 
 def find_run(
@@ -139,9 +146,30 @@ def find_run(
     else:
         data = find_data(options.data_dir or _embedded_data(recipe), recipe)
     schedule = recipe.schedule(workers, data.images)
+    steps_to_profile(options.profile, schedule.total_steps)
     folder = RunFolder(options.run_dir or Path("runs") / f"{recipe.name}-{now}")
     folder.check_free(options.resume, options.overwrite)
     return recipe, data, schedule, folder
+
+
+def steps_to_profile(text: str | None, total: int) -> range:
+    """The global steps of `FIRST:END`, without `END`; none without a text.
+
+    Raises:
+        UserError: the text is none of these, or there are only `total` steps.
+    """
+    if text is None:
+        return range(0)
+    found = re.fullmatch(r"(\d+):(\d+)", text)
+    steps = range(int(found[1]), int(found[2])) if found else range(0)
+    if not steps:
+        raise UserError(
+            f"--profile: received {text!r}; give the first step and the one after the last, as in "
+            "100:110 for ten steps"
+        )
+    if steps.stop > total:
+        raise UserError(f"--profile: received {text!r}; the run's steps are 0 to {total - 1}")
+    return steps
 
 
 def _embedded_data(recipe: Recipe) -> Path:

@@ -89,6 +89,7 @@ class RunFolder:
         self.page = self.path / "report.html"
         self.tensorboard = self.path / "tensorboard"
         self.export = self.path / "export"
+        self.tracking = self.path / "tracking"
         self.checkpoints = self.path / "checkpoints"
         self._workers: int | None = None
         self._schedules: dict[int, Schedule] = {}

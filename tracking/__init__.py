@@ -1,0 +1,1 @@
+"""Sends what a run writes to a tracker, MLflow or W&B. It reads the run folder alone."""
