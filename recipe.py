@@ -1,6 +1,7 @@
 """Trains an image classifier in phases, on one worker or on many.
 
     python recipe.py --recipe demo
+    python recipe.py --recipe finetune --images my_photos --init_from model.keras
     horovodrun -np 8 python recipe.py --recipe imagenet104 --data_dir DIR --run_dir RUN
     horovodrun -np 8 python recipe.py evaluate --run_dir RUN
     python recipe.py plan --recipe imagenet104 --workers 8 --at 0,625
@@ -61,6 +62,8 @@ main.add_command(track)
 @main.command()
 @RECIPE
 @click.option("--data_dir", type=Path, help="Folder of the records (of `160`, `320`, ...).")
+@click.option("--images", type=Path, help="Folder of class folders, made into records beside it.")
+@click.option("--init_from", type=Path, metavar="FILE|RUN", help="Model to start from.")
 @click.option("--run_dir", type=Path, help="Folder for the run; by default a new one in runs/.")
 @click.option("--policy", type=click.Choice(get_args(Policy)), help="Keras dtype policy.")
 @click.option("--data", type=DATA, default="records", help=SYNTHETIC)

@@ -65,7 +65,8 @@ class Phase(Settings):
     momentum: tuple[Momentum, Momentum] | None = None
     # Single keys of the recipe's augmentation that are others in this phase.
     augmentation: Augmentation = Augmentation()
-    # Layers that do not train in this phase, by shell patterns of their names.
+    # Layers that do not train in this phase, by shell patterns of their names; `!head` is all but
+    # the last one.
     freeze: tuple[Annotated[str, Field(min_length=1)], ...] = ()
 
     @field_validator("epoch")

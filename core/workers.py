@@ -9,14 +9,16 @@ import io
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
 from core.environment import has_gpu_driver
-from core.errors import SharedUserError, UserError
+from core.errors import RunError, SharedUserError, UserError
 
 T = TypeVar("T")
 
@@ -185,6 +187,47 @@ def gather_in_time(look: Callable[[float], Any], sign: Callable[[], Any]) -> lis
         sign()
         seconds = MEET_EVERY_SECONDS
     return found
+
+
+def by_first(action: Callable[[], Any]) -> Any:
+    """What `action` returns on rank 0, as JSON, on every worker; a collective, in the main thread.
+
+    The others wait for as long as it takes. All meet every few seconds, so that the wait does
+    not look like a hang; where there are others, `action` runs in a thread.
+
+    Raises:
+        SharedUserError: on every worker, what `action` raised as a `UserError`.
+        RunError: the same, as a `RunError` or an `OSError`.
+    """
+    team = current()
+    if team.size == 1:
+        return action()
+    answer: Future = Future()
+
+    def act() -> None:
+        try:
+            answer.set_result(action())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    def look(seconds: float) -> dict[str, Any] | None:
+        if not team.is_first:
+            return {}
+        try:
+            return {"result": answer.result(seconds)}
+        except (UserError, RunError) as error:
+            return {"error": str(error), "user": isinstance(error, UserError)}
+        except OSError as error:  # a `TimeoutError`, too
+            where = f"'{error.filename}': " if error.filename else ""
+            text = f"{where}{error.strerror or error}"
+            return {"error": text, "user": False} if answer.done() else None
+
+    if team.is_first:
+        threading.Thread(target=act, daemon=True).start()
+    found, *_ = gather_in_time(look, lambda: None)
+    if "error" in found:
+        raise (SharedUserError if found["user"] else RunError)(found["error"])
+    return found["result"]
 
 
 def together(action: Callable[[], T]) -> T:

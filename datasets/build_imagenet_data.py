@@ -8,6 +8,7 @@ pixels; the aspect is kept. `SET` is a folder with
 
     ILSVRC2012_img_train.tar, ...       the official archives, as they were downloaded
     {train,val}/<class>/*               a folder for each class
+    <class>/*                           the same; --split 0.2 takes a fifth to validate on
     {train,val}/.../images/*            Tiny ImageNet as it is released
     ILSVRC/Data/CLS-LOC/                ImageNet from Kaggle
     {160,320}/{train,val}/<class>/*     resized already; the files are kept as they are
@@ -53,27 +54,17 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
     A mistake in the options, the set or the output folder, or too many unreadable images, raise
     a `DataError`. A process that dies raises a `BrokenProcessPool`; the same build resumes.
     """
-    source = read_source(options)
+    return build_source(read_source(options), options)
+
+
+def build_source(source: Source, options: BuildOptions) -> dict[int, Manifest]:
+    """The same, of the images that `read_source` has found."""
     options = replace(options, sizes=source.chosen_sizes(options.sizes))
     output = Path(options.output)
     source.check_output(output, options.sizes)
-    images = {prefix: len(part) for prefix, part in source.images.items()}
-    counts = shard_counts(images, options.shards, options.validation_shards)
-    settings = {"quality": options.quality, "seed": options.seed, "enlarge": options.enlarge}
-    libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
-    versions = {"pillow": PIL.__version__, "libjpeg": str(libjpeg)}
-    boxes = [[prefix, sorted(known.items())] for prefix, known in source.boxes.items() if known]
-    identity = {
-        "format": 2,
-        "sizes": list(options.sizes),
-        "shards": counts,
-        **settings,
-        "resized already": bool(source.sizes),
-        "class names": _digest([source.classes, sorted(source.words.items())]),
-        "bounding boxes": _digest(boxes),
-        "files": source.digest,
-        **versions,
-    }
+    images, counts = _counts(source, options)
+    settings, versions = _settings(options), _versions()
+    identity = identity_of(source, options)
     jobs = make_jobs(source, counts)
     with folder.locked(output):
         shard_names = {job.name for job in jobs}
@@ -99,6 +90,37 @@ def build(options: BuildOptions) -> dict[int, Manifest]:
             write_manifest(output / str(size), manifests[size])
             (output / str(size) / UNFINISHED).unlink()
     return manifests
+
+
+def identity_of(source: Source, options: BuildOptions) -> dict[str, Any]:
+    """All that decides the bytes of the records, as JSON; the options name the sizes."""
+    boxes = [[prefix, sorted(known.items())] for prefix, known in source.boxes.items() if known]
+    return {
+        "format": 2,
+        "sizes": list(options.sizes),
+        "shards": _counts(source, options)[1],
+        **_settings(options),
+        "resized already": bool(source.sizes),
+        "class names": _digest([source.classes, sorted(source.words.items())]),
+        "bounding boxes": _digest(boxes),
+        "files": source.digest,
+        **_versions(),
+    }
+
+
+def _counts(source: Source, options: BuildOptions) -> tuple[dict[str, int], dict[str, int]]:
+    """Images and files of each split."""
+    images = {prefix: len(part) for prefix, part in source.images.items()}
+    return images, shard_counts(images, options.shards, options.validation_shards)
+
+
+def _settings(options: BuildOptions) -> dict[str, Any]:
+    return {"quality": options.quality, "seed": options.seed, "enlarge": options.enlarge}
+
+
+def _versions() -> dict[str, str]:
+    libjpeg = features.version("libjpeg_turbo") or features.version("jpg")
+    return dict(zip(folder.LIBRARIES, (PIL.__version__, str(libjpeg)), strict=True))
 
 
 def _digest(value: Any) -> str:
@@ -144,6 +166,7 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--validation_shards", type=int, help="Validation files.  [default: 1/8 of train]")
 @click.option("--quality", type=int, help="Of the JPEGs, 1 to 100.  [default: 90; to 64 px, 98]")
 @click.option("--seed", type=int, default=0, help="Of the order of the images.")
+@click.option("--split", type=float, default=0.0, help="Part to validate on, where there is none.")
 @click.option("--processes", type=int, default=available, show_default="the CPUs", help="Writers.")
 @click.option("--class_names", help="File with lines of <class><tab><words>.")
 @click.option("--bboxes", multiple=True, help="Folder or tar of annotation XML; may be repeated.")

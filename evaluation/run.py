@@ -133,7 +133,7 @@ def _evaluate(
         if run.own_data not in ("", records.name):
             tqdm.write(f"on other records than the run's own: {folder} ({records.name})")
     began = time.monotonic()
-    evaluator, problems = make_evaluator(recipe, data, threads), []
+    evaluator, problems = make_evaluator(recipe, data, threads, run.architecture()), []
     for task in tasks:
         path = run.checkpoint_of(task.row)
         try:
@@ -197,10 +197,12 @@ def _result_to_predict(run: RunFolder, settings: Evaluation, data: str) -> Row |
     return None if known == predictions.identity(rows[-1]) else rows[-1]
 
 
-def make_evaluator(recipe: Recipe, data: RunData, threads: int) -> Evaluator:
+def make_evaluator(
+    recipe: Recipe, data: RunData, threads: int, architecture: str | None = None
+) -> Evaluator:
     """An evaluator of the recipe's model on these data, under the current policy."""
     settings = recipe.evaluation
-    net = model.build(recipe)
+    net = model.build(recipe, architecture)
     averaged_by = model.averaging_optimizer(recipe, net) if settings.ema else None
 
     @functools.cache

@@ -13,7 +13,7 @@ from reports.plan import print_plan, project
 from reports.reader import read_record
 from reports.throughput import load_throughput, throughput_of_run
 from tracking.trackers import TRACKERS
-from training.inputs import find_data
+from training.inputs import find_data, taken_from
 from training.liveness import PATIENCE
 from training.recipes import load_recipe, presets
 
@@ -55,7 +55,10 @@ def plan(
         raise UserError("--throughput and --from_run: give one of them, not both")
     if price is not None and not (throughput or from_run):
         raise UserError("--price needs rates: --throughput FILE or --from_run RUN")
-    images = find_data(data_dir, recipe).images if data_dir else None
+    images = None
+    if data_dir:
+        recipe = recipe.taking(taken_from(data_dir, recipe, count or recipe.workers, False))
+        images = find_data(data_dir, recipe).images
     schedule = recipe.schedule(count or recipe.workers, images)
     found = plan_of(schedule, steps)
     rates = load_throughput(throughput) if throughput else None

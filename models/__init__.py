@@ -10,6 +10,7 @@ if TYPE_CHECKING:  # `exports` reads these lines
     from models.resnet import imagenet_resnet as imagenet_resnet
     from models.resnet import small_resnet as small_resnet
     from models.speedrun import whitened_cnn as whitened_cnn
+    from models.transfer import transfer_weights as transfer_weights
     from models.whitening import whiten as whiten
     from models.whitening import whitening_kernel as whitening_kernel
 

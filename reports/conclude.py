@@ -26,6 +26,7 @@ def conclude(run: Run) -> None:
         folder.checkpoint_of(folder.checkpoint_rows()[-1]),
         folder.model,
         lambda net: reestimator_of(net, run.recipe, run.data.statistics, run.threads)(),
+        folder.architecture(),
     )
     log.note_time(last_step, "end")
     if problem := log.settle():

@@ -4,15 +4,22 @@ No TensorFlow.
 """
 
 import contextlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from core.errors import DataError
+from core.errors import DataError, UserError
 from datasets.records.manifest import images_by_file, read_manifest, shard_files
 from datasets.records.schema import TFDS_LABEL_OFFSET, DatasetInfo, Records, read_dataset_info
 from datasets.records.survey import Survey, detect_keys, merge, offset_of, survey
 from training.recipes import Recipe
+
+# With `--images`, batches are halved, down to the smallest, until an epoch has so many steps.
+STEPS_PER_EPOCH = 16
+SMALLEST_BATCH = 8
+# With `--images`, about so many checkpoints and log lines, where the recipe names no steps.
+CHECKPOINTS, LOG_LINES = 8, 40
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,86 @@ class RunData:
     root: Path = Path()  # the folder that holds all of them
     synthetic: bool = False  # there are none: the run trains on noise (training/synthetic.py)
     statistics: Records | None = None  # where the evaluation estimates BatchNorm's statistics
+    taken: Mapping[str, Any] = field(default_factory=dict)  # the recipe's keys that they decide
 
     @property
     def images(self) -> dict[str, int]:
         """Training images by `data_dir/prefix`."""
         return {"/".join(key): records.images for key, records in self.training.items()}
+
+
+def sizes_of(recipe: Recipe) -> list[int]:
+    """The short sides, in pixels, of the records that a recipe reads; its folders are named so.
+
+    Raises:
+        UserError: a folder that is named otherwise, or a prefix that the builder does not write.
+    """
+    phases = recipe.training_strategy.root
+    named = {f"phase {n}, key 'data_dir'": p.data_dir for n, p in enumerate(phases, 1)}
+    named["key 'evaluation.data_dir'"] = recipe.evaluation.data_dir
+    for key, folder in named.items():
+        if not (folder.isdecimal() and folder == str(int(folder)) and int(folder)):
+            raise UserError(
+                f"--images with recipe '{recipe.name}', {key}: received {folder!r}; records of "
+                "images are made in folders named by their short side, such as '160'"
+            )
+    prefixes = {p.prefix for p in phases} - {"train"} | {recipe.evaluation.prefix} - {"validation"}
+    if prefixes:
+        raise UserError(
+            f"--images with recipe '{recipe.name}', key 'prefix': received {min(prefixes)!r}; "
+            "records of images are made as 'train', and 'validation' for the evaluation"
+        )
+    return sorted(set(map(int, named.values())))
+
+
+def taken_from(root: Path, recipe: Recipe, workers: int, own_images: bool) -> dict[str, Any]:
+    """The keys of a recipe that its records decide, for `Recipe.taking`.
+
+    They are the number of classes, where the recipe leaves it out; and, where the records were
+    made of the user's own images (`--images`), always that, the number of images, batches that
+    leave an epoch enough steps, and, where they are left out, how often the run is saved and
+    logged.
+    """
+    folder = root / recipe.evaluation.data_dir
+    manifest = read_manifest(folder) if folder.is_dir() else None
+    if manifest is None or len(manifest.classes) < 2:
+        return {}
+    taken: dict[str, Any] = {"classes": len(manifest.classes)}
+    if not own_images:
+        return {} if "classes" in recipe.model_fields_set else taken
+    images = manifest.splits["train"].images
+
+    def fitting(batch_size: int) -> int:
+        while batch_size >= 2 * SMALLEST_BATCH:
+            if images // (batch_size * workers) >= STEPS_PER_EPOCH:
+                break
+            batch_size //= 2
+        return max(1, min(batch_size, images // workers))
+
+    phases = recipe.training_strategy.root
+    taken["images"] = images
+    if (sizes := [fitting(p.batch_size) for p in phases]) != [p.batch_size for p in phases]:
+        taken["batch_sizes"] = sizes
+    steps = recipe.taking(taken).schedule(workers, images).total_steps
+    for key, parts in (("checkpoint_every", CHECKPOINTS), ("log_every", LOG_LINES)):
+        if key not in recipe.model_fields_set:
+            taken[key] = max(1, round(steps / parts))
+    return taken
+
+
+def in_words(taken: Mapping[str, Any]) -> str:
+    """What a run took from its data and its initial model, in a line."""
+    words = {key: f"{key} {_short(value)}" for key, value in taken.items()}
+    if sizes := taken.get("batch_sizes"):
+        in_turn = _short(list(dict.fromkeys(sizes)))
+        words["batch_sizes"] = f"batches of {in_turn}, with rates in proportion"
+    return "; ".join(words.values())
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_short, value))
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"
 
 
 def find_data(root: Path, recipe: Recipe) -> RunData:

@@ -1,18 +1,31 @@
 """The model of a run: built, compiled with loss, decay and optimizer, and saved as a plain one."""
 
+import contextlib
+import hashlib
 import math
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from core import devices, keras_patches
+from core import checkpoints, devices, keras_patches, workers
 from core.checkpoints import load_weights
 from core.errors import UserError
 from core.files import whole
 from models.registry import build_model
+from models.transfer import (
+    architecture_of,
+    from_architecture,
+    frozen_in,
+    load_source,
+    scale_of,
+    transfer_weights,
+)
 from models.whitening import WHITENING, has_whitening
 from optimizers.distributed import DistributedOptimizer
 from optimizers.groups import OF_THE_WHOLE, Group, OptimizerGroups
@@ -20,18 +33,161 @@ from optimizers.lars import LARS
 from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum, add_l2_to_loss
 from training import recipes
+from training.run_folder import RunFolder
 
 # Optimizers of this project, by the names that a recipe uses; Muon goes before Keras's own.
 OURS = {cls.__name__: cls for cls in (TF1Momentum, Muon, LARS)}
 
 
-def build(recipe: recipes.Recipe) -> keras.Model:
-    """The recipe's model for images of any size, under the current dtype policy."""
+@dataclass(frozen=True)
+class Initial:
+    """The model that a run starts from, `init_from`; all empty for a run that starts anew.
+
+    Attributes:
+        digest: of its weights.
+        architecture: the run's own, as JSON, where the recipe says `model: initial`.
+        taken: keys of the recipe that it decides: `mean` and `std`.
+        source: the model itself, on rank 0 of a new run.
+        classes: the names of its classes; empty where they are not known.
+    """
+
+    digest: str | None = None
+    architecture: str | None = None
+    taken: dict[str, Any] = field(default_factory=dict)
+    source: keras.Model | None = None
+    classes: tuple[str, ...] = ()
+
+
+def find_initial(recipe: recipes.Recipe, folder: RunFolder, resume: bool) -> Initial:
+    """The model that a run starts from, as rank 0 finds it; a collective.
+
+    A resumed run has all but the weights in its folder, and these in its checkpoints.
+
+    Raises:
+        SharedUserError: it cannot be read, or trained.
+    """
+    facts = folder.environment().get("facts", {}) if resume else {}
+    if not (recipe.init_from or facts.get("initial")):
+        return Initial()
+
+    def look() -> Initial:
+        if not workers.current().is_first:
+            return Initial()
+        if resume:
+            return Initial(_digest_if_there(recipe) or facts.get("initial"), folder.architecture())
+        path = recipes.initial_file(str(recipe.init_from))
+        try:
+            source = load_source(path)
+            is_own = recipe.model == recipes.INITIAL
+            architecture = architecture_of(source, recipe.classes) if is_own else None
+        except ValueError as error:
+            raise UserError(f"--init_from {path}: {error}") from None
+        scale = scale_of(source)
+        given = {} if scale is None else {"mean": scale[0], "std": scale[1]}
+        # With its own architecture, its own layer normalises.
+        taken = {k: v for k, v in given.items() if is_own or k not in recipe.model_fields_set}
+        classes = _class_names(path, source.output_shape[-1])
+        return Initial(weights_digest(path), architecture, taken, source, classes)
+
+    own = workers.together(look)
+    digest, architecture, taken, classes = workers.from_first(
+        (own.digest, own.architecture, own.taken, own.classes)
+    )
+    return Initial(digest, architecture, taken, own.source, tuple(classes))
+
+
+def _digest_if_there(recipe: recipes.Recipe) -> str | None:
+    """For a resume, which does not need the file, but does not take another one either."""
+    with contextlib.suppress(UserError, OSError, KeyError, zipfile.BadZipFile):
+        return weights_digest(recipes.initial_file(str(recipe.init_from)))
+    return None
+
+
+def _class_names(path: Path, count: int) -> tuple[str, ...]:
+    """The names of a model's classes, from the run in whose folder it lies; else none."""
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    names = RunFolder(folder).classes()
+    return names if len(names) == count else ()
+
+
+def weights_digest(path: Path) -> str:
+    """Hex SHA-256 of the weights in a `.keras` file; of the whole file where it is another one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive, archive.open(checkpoints.WEIGHTS) as weights:
+            return hashlib.file_digest(weights, "sha256").hexdigest()  # type: ignore[arg-type]
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def start_from(
+    net: keras.Model, initial: Initial, recipe: recipes.Recipe, classes: Sequence[str]
+) -> list[str]:
+    """Gives a new model the weights of the initial one, on rank 0; returns lines for the user.
+
+    `BroadcastFromFirst` gives the other workers rank 0's weights.
+
+    Args:
+        classes: of the run's data; where they are others than the initial model's, the head
+            starts anew, even if there are as many. Empty where they are not known.
+
+    Raises:
+        UserError: the names and shapes of the layers that do not fit.
+    """
+    if not workers.current().is_first:
+        return []
+    path = recipes.initial_file(str(recipe.init_from))
+    try:
+        source = initial.source or load_source(path)
+        others = bool(classes and initial.classes) and tuple(classes) != initial.classes
+        fresh = transfer_weights(source, net, new_head=others)
+    except ValueError as error:
+        raise UserError(
+            f"--init_from {path} does not fit model '{recipe.model}' of recipe '{recipe.name}': "
+            f"{error}"
+        ) from None
+    count = sum(bool(layer.weights) for layer in net.layers)
+    line = f"starting from {path}: weights of {count - len(fresh)} of {count} layers"
+    if fresh:
+        there = source.output_shape[-1]
+        differ = f"{there} classes there, {recipe.classes} here"
+        line += f"; new: {', '.join(fresh)} ({differ if there != recipe.classes else 'others'})"
+    elif not (classes and initial.classes):
+        line += ", the head too, though the names of its classes are not known"
+    lines = [line]
+    scale = scale_of(source)
+    if scale and not np.allclose(scale, (recipe.mean, recipe.std), rtol=1e-6):
+        lines.append(
+            f"it was trained with mean {_numbers(scale[0])} and std {_numbers(scale[1])}; the "
+            f"recipe has {_numbers(recipe.mean)} and {_numbers(recipe.std)}"
+        )
+    if recipe.model == recipes.INITIAL:
+        if scale is None:
+            lines.append("it has no Normalization at its input: it gets pixels from 0 to 255")
+        if still := frozen_in(net):
+            more = f" and {len(still) - 3} more" if still[3:] else ""
+            lines.append(f"these of its layers never train: {', '.join(still[:3])}{more}")
+    return lines
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
+
+
+def build(recipe: recipes.Recipe, architecture: str | None = None) -> keras.Model:
+    """The recipe's model for images of any size, under the current dtype policy.
+
+    With `model: initial`, it is of this `architecture` (`architecture_of`).
+    """
     scale = {"mean": recipe.mean, "std": recipe.std}
     try:
-        model = build_model(
-            recipe.model, (None, None), recipe.classes, **scale, **recipe.model_arguments
-        )
+        if recipe.model == recipes.INITIAL:
+            if architecture is None:
+                raise ValueError("'initial' is the model of --init_from; name one")
+            model = from_architecture(architecture)
+        else:
+            model = build_model(
+                recipe.model, (None, None), recipe.classes, **scale, **recipe.model_arguments
+            )
     except (ValueError, TypeError) as error:
         raise UserError(f"recipe '{recipe.name}', key 'model': {error}") from None
     if recipe.whitening_images and not has_whitening(model):
@@ -191,18 +347,19 @@ def save_result(
     checkpoint: Path,
     path: Path,
     finish: Callable[[keras.Model], None] | None = None,
+    architecture: str | None = None,
 ) -> None:
     """Saves a checkpoint's weights as the run's result: a plain float32 `keras.Model`.
 
     They are the weights that the recipe evaluates: with `evaluation.ema`, the average. `finish`
-    may change the model before it is saved.
+    may change the model before it is saved; `architecture` is that of `model: initial`.
     The model is not compiled and has no class of this project, so it loads wherever Keras 3
     is. It takes RGB images of any size, on the scale 0 to 255.
     """
     trained_under = keras.config.dtype_policy()
     try:
         keras.config.set_dtype_policy("float32")
-        result = build(recipe)
+        result = build(recipe, architecture)
     finally:
         keras.config.set_dtype_policy(trained_under)
     averaged_by = averaging_optimizer(recipe, result) if recipe.evaluation.ema else None

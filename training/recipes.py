@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from core.errors import UserError
-from core.schedule import Schedule, Strategy, explain
+from core.schedule import Phase, Schedule, Strategy, explain
 from core.settings import (
     Augmentation,
     Count,
@@ -22,6 +23,8 @@ from core.settings import (
 )
 
 PRESETS = Path(__file__).resolve().parent.parent / "recipes"
+
+INITIAL = "initial"  # as a `model`: the architecture of the model of `init_from`
 
 Policy = Literal["mixed_float16", "mixed_bfloat16", "bfloat16", "float32"]
 Channels = tuple[float, float, float]
@@ -62,9 +65,11 @@ class Recipe(Settings):
 
     # Shown in logs. It becomes part of a folder's name, which must stay inside runs/.
     name: Annotated[str, Field(pattern=r"^[\w][\w.+ -]{0,99}$")] = "strategy"
-    # A model of models/, and arguments of its builder.
+    # A model of models/, and arguments of its builder; or `initial`, that of `init_from`.
     model: str = "resnet50"
     model_arguments: dict[str, Any] = {}
+    # A Keras file, or the folder of a run, with whose weights the run starts.
+    init_from: Annotated[str, Field(min_length=1)] | None = None
     # Training images by which the layer `whitening` is set before the first step; whitened_cnn's.
     whitening_images: Count | None = None
     classes: Annotated[int, Field(gt=1)] = 1000
@@ -118,9 +123,47 @@ class Recipe(Settings):
             )
         return self
 
+    def taking(self, taken: Mapping[str, Any]) -> "Recipe":
+        """The recipe with keys that its data or its initial model decide.
+
+        Args:
+            taken: keys of a recipe, with values as JSON has them. `batch_sizes` has one for each
+                phase, whose learning rates follow in proportion (Goyal et al. 2017,
+                https://arxiv.org/abs/1706.02677, section 2.1).
+        """
+        keys = {k: tuple(v) if isinstance(v, list) else v for k, v in taken.items()}
+        phases, sizes = self.training_strategy.root, keys.pop("batch_sizes", ())
+        if len(sizes) == len(phases):  # others are of an older recipe, as a resume will find
+
+            def sized(phase: Phase, size: int) -> Phase:
+                low, high = (rate * size / phase.batch_size for rate in phase.lr)
+                return phase.model_copy(update={"batch_size": size, "lr": (low, high)})
+
+            keys["training_strategy"] = Strategy(tuple(map(sized, phases, sizes)))
+        return self.model_copy(update=keys)
+
     def schedule(self, workers: int, images: int | dict[str, int] | None = None) -> Schedule:
         """The strategy in steps, for `images` or the recipe's own number of them."""
         return Schedule(self.training_strategy.root, workers, images or self.images)
+
+
+def initial_file(init_from: str) -> Path:
+    """The Keras file of `init_from`, which may name the folder of a run.
+
+    Raises:
+        UserError: there is no such file, or the run has not ended.
+    """
+    path = Path(init_from)
+    if not path.is_dir():
+        if path.exists():
+            return path
+        raise UserError(f"--init_from {path}: there is no such file or folder")
+    if (path / "model.keras").exists():
+        return path / "model.keras"
+    raise UserError(
+        f"--init_from {path}: holds no model.keras, which a run writes when it ends; name a "
+        "Keras file, such as one of the run's checkpoints"
+    )
 
 
 def presets() -> list[str]:

@@ -38,10 +38,11 @@ FREE_TO_CHANGE = frozenset(
     (
         *("name", "images", "workers", "embedded_data", "evaluation", "xla", "deterministic"),
         *("checkpoint_every", "skip_bad_batches", "keep_newest", "keep_every", "log_every"),
+        "init_from",  # its weights count, wherever they are
     )
 )
 # What two starts of a run must have in common; also the keys of `identity`.
-IDENTITY = ("recipe", "data", "policy")
+IDENTITY = ("recipe", "data", "policy", "initial")
 
 
 class Start(Settings):
@@ -71,8 +72,10 @@ class Start(Settings):
     remarks: tuple[str, ...] = ()
 
 
-def identity(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
-    """What makes a run this run, as JSON: recipe, data and policy."""
+def identity(
+    recipe: Recipe, data: RunData, policy: str, initial: str | None = None
+) -> dict[str, Any]:
+    """What makes a run this run, as JSON: recipe, data, policy, and the digest of `init_from`."""
     return {
         "recipe": recipe.model_dump(mode="json"),
         "data": {
@@ -84,6 +87,7 @@ def identity(recipe: Recipe, data: RunData, policy: str) -> dict[str, Any]:
             for (folder, prefix), records in sorted(data.training.items())
         },
         "policy": policy,
+        **({"initial": initial} if initial else {}),
     }
 
 
@@ -133,6 +137,8 @@ def _place(path: tuple[str, ...]) -> str:
     kind, *keys = path
     if kind == "policy":
         return "the policy (--policy)"
+    if kind == "initial":
+        return "the initial weights (--init_from), by their digest"
     if kind == "data":
         return f"the data in '{keys[0]}', {' '.join(keys[1:])}" if keys else "the data"
     phases = [key for key in keys if key.startswith("phase ")]
@@ -201,8 +207,8 @@ def find_start(
 
 def _refuse_other_run(run: RunFolder, asked: Mapping[str, Any]) -> None:
     """Refuses to resume a run that was started with something else."""
-    started = {"recipe": run.recipe(), **run.environment().get("facts", {})}
-    found = differences(started, {name: asked[name] for name in asked if name in started})
+    started = {"recipe": run.recipe(), "initial": None, **run.environment().get("facts", {})}
+    found = differences(started, {name: asked.get(name) for name in started})
     if found:
         more = f" (and {len(found) - 1} more)" if found[1:] else ""
         raise UserError(

@@ -83,6 +83,7 @@ class RunFolder:
         self.predictions_csv = self.path / "predictions.csv"
         self.evaluation_shares = self.path / ".evaluation"
         self.classes_file = self.path / "classes.txt"
+        self.architecture_file = self.path / "architecture.json"
         self.state_file = self.path / "state.json"
         self.model = self.path / "model.keras"
         self.picture = self.path / "accuracy_vs_time.png"
@@ -116,8 +117,17 @@ class RunFolder:
                 f"--run_dir {self.path}: holds files that are not a run's; name an empty folder"
             )
 
-    def start(self, recipe: Recipe, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Creates the folder with the resolved recipe and the settings of the run, as JSON."""
+    def start(
+        self,
+        recipe: Recipe,
+        settings: Mapping[str, Any],
+        overwrite: bool = False,
+        architecture: str | None = None,
+    ) -> None:
+        """Creates the folder with the resolved recipe and the settings of the run, as JSON.
+
+        `architecture`, JSON too, is that of `model: initial`, which no recipe has.
+        """
         if overwrite and self.holds_a_run:
             shutil.rmtree(self.path)
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -132,6 +142,8 @@ class RunFolder:
                 "packages": versions(PACKAGES),
             }
         )
+        if architecture:
+            files.write(self.architecture_file, architecture)
         # Last: a folder with a recipe holds a run.
         text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, width=100)
         files.write(self.recipe_file, text)
@@ -231,6 +243,13 @@ class RunFolder:
         if not self.classes_file.exists():
             return ()
         return tuple(self.classes_file.read_text().splitlines())
+
+    def architecture(self) -> str | None:
+        """The architecture of `model: initial`; None for a model of models/."""
+        try:
+            return self.architecture_file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
 
     def write_state(self, state: str, beat: int = 0) -> None:
         """Says that the run is `"training"` or `"trained"`; a new `beat` shows that it is alive."""

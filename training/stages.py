@@ -21,6 +21,7 @@ from training.inputs import RunData
 from training.recipes import Recipe
 from training.run import Run
 
+HEAD = "head"  # a pattern of `freeze`
 WHITENING_BATCH = 100  # images at once; their number is a multiple of it, or smaller
 
 
@@ -39,7 +40,11 @@ def fit_stage(run: Run, stage: Stage, callbacks: Sequence[keras.callbacks.Callba
 
 
 def frozen_layers(model: keras.Model, patterns: Sequence[str]) -> list[keras.Layer]:
-    """The layers of a model whose names match one of the shell patterns, in the model's order.
+    """The layers of a model that shell patterns of their names freeze, in the model's order.
+
+    They are those that match a pattern, or all where each pattern begins with `!`; without those
+    that match a pattern after its `!`. The pattern `head` is the last layer that trains, where
+    none has that name.
 
     Raises:
         ValueError: a pattern matches no layer with variables that train, or nothing else trains.
@@ -48,16 +53,20 @@ def frozen_layers(model: keras.Model, patterns: Sequence[str]) -> list[keras.Lay
     trained = {
         layer.name: layer for layer in model.layers if any(v.trainable for v in layer.variables)
     }
-    matched: set[str] = set()
+    left_out: set[str] = set()
+    matched = set(trained) if patterns and all(p[0] == "!" for p in patterns) else set()
     for pattern in patterns:
-        found = fnmatch.filter(trained, pattern)
+        found = fnmatch.filter(trained, pattern.removeprefix("!"))
+        if not found and pattern.removeprefix("!") == HEAD:
+            found = [*trained][-1:]
         if not found:
             first = ", ".join([*trained][:6])
             raise ValueError(
                 f"received {pattern!r}, which matches no layer that trains; the first of the "
                 f"{len(trained)} that do are {first}"
             )
-        matched.update(found)
+        (left_out if pattern[0] == "!" else matched).update(found)
+    matched -= left_out
     if matched and matched == set(trained):
         raise ValueError(f"received {list(patterns)}, which leaves no layer that trains")
     return [layer for name, layer in trained.items() if name in matched]

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 BUILD = ".build.json"
 DONE = ".build.done"
+REJECTED = "rejected.csv"
+LIBRARIES = ("pillow", "libjpeg")  # keys of the identity; they decide the last bit of a pixel
 
 _RECORDS = re.compile(r"(?:train|validation)-\d{5,}-of-\d{5,}")
 _TEMPORARY_RECORDS = re.compile(r"\." + _RECORDS.pattern + r"\.\d+")  # see `files.whole`
@@ -55,12 +57,7 @@ def prepare_output(
     the same identity has written is still used.
     """
     folders = [output / str(size) for size in identity["sizes"]]
-    try:
-        before = dict(json.loads((output / BUILD).read_bytes()))
-    except FileNotFoundError:
-        before = None
-    except (ValueError, TypeError):  # no JSON, or no object
-        before = {}
+    before = _noted(output)
     same = before == identity
     foreign = [
         path
@@ -91,6 +88,36 @@ def prepare_output(
     return results
 
 
+def _noted(output: Path) -> dict[str, Any] | None:
+    """The identity of the build in a folder; None without one, empty where it is broken."""
+    try:
+        return dict(json.loads((output / BUILD).read_bytes()))
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError):  # no JSON, or no object
+        return {}
+
+
+def differences(output: Path, identity: dict[str, Any]) -> list[str]:
+    """In what a build in the folder differs from one of this identity; none without a build.
+
+    Libraries of another version do not count where the build is finished.
+    """
+    before = _noted(output)
+    if before is None:
+        return []
+    free = LIBRARIES if is_finished(output, identity["sizes"]) else ()
+    return [key for key in identity if before.get(key) != identity[key] and key not in free]
+
+
+def is_finished(output: Path, sizes: Collection[int]) -> bool:
+    """Whether a build has ended in the folder that made the records of all these sizes."""
+    folders = [output / str(size) for size in sizes]
+    return (output / BUILD).exists() and all(
+        (f / MANIFEST).exists() and not (f / UNFINISHED).exists() for f in folders
+    )
+
+
 def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]]:
     """Results of the shards that are there in all sizes, from the build's own list."""
     results = {}
@@ -106,11 +133,20 @@ def _finished(output: Path, shards: Collection[str]) -> dict[str, dict[str, Any]
     return results
 
 
+def rejected(output: Path) -> dict[str, str]:
+    """The reasons by file, as `report_rejected` has listed them; none without a list."""
+    try:
+        text = (output / REJECTED).read_text("utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return {}
+    return {row["file"]: row["reason"] for row in csv.DictReader(io.StringIO(text, newline=""))}
+
+
 def report_rejected(
     output: Path, results: Collection[dict[str, Any]], total: int, max_rejected: float
 ) -> None:
     """Lists the unreadable images in a table. Too many, or all of a shard, raise a `DataError`."""
-    path = output / "rejected.csv"
+    path = output / REJECTED
     rows = sorted(row for result in results for row in result["rejected"])
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([("file", "reason"), *rows])
@@ -119,7 +155,7 @@ def report_rejected(
         raise DataError(
             f"{len(rows)} of {total} images cannot be read ({len(rows) / total:.2%}; "
             f"--max_rejected is {max_rejected:.2%})\nThey are listed in '{path}'; mend or remove "
-            "them, or run again with a higher --max_rejected"
+            "them, or build with a higher --max_rejected"
         )
     for result in results:
         if not all(shard["images"] for shard in result["sizes"].values()):

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 
 from core.errors import UserError
+from models.registry import build_model
 from optimizers.muon import Muon
 from optimizers.tf1_momentum import TF1Momentum
 from training import model
 from training.model import build_optimizer, cross_entropy, make_optimizer
-from training.recipes import Optimizer, load_recipe
+from training.recipes import Optimizer, Recipe, initial_file, load_recipe
+from training.run_folder import RunFolder
 
 # exp(2) + exp(1) + exp(0) = 11.107338, of which the logarithm is 2.407606: the classes'
 # log-probabilities are -0.407606, -1.407606 and -2.407606.
@@ -109,3 +111,83 @@ def test_a_group_that_is_no_regular_expression_is_named(tmp_path):
     path.write_text("optimizer: {groups: [{variables: 'ker(nel'}]}\ntraining_strategy: []\n")
     with pytest.raises(UserError, match=r"optimizer.*groups.*variables.*'ker\(nel'.*regular"):
         load_recipe(path)
+
+
+def source(path, classes=3, **arguments):
+    net = build_model("resnet8", (None, None), classes, **{"widths": (8, 8, 8), **arguments})
+    path.parent.mkdir(exist_ok=True)
+    net.save(path)
+    return net
+
+
+def started(init_from, classes=("a", "b", "c"), **changes):
+    """A new model that starts from a file, as `start_run` does it; and what is said."""
+    phases = [
+        {"epoch": [0, 1], "lr": [0.1, 0.1], "lr_method": "linear", "batch_size": 4}
+        | {"image_size": 8, "data_dir": "8"}
+    ]
+    asked = {"model": "resnet8", "model_arguments": {"widths": [8, 8, 8]}, "classes": 3}
+    recipe = Recipe(training_strategy=phases, init_from=str(init_from), **{**asked, **changes})
+    initial = model.find_initial(recipe, RunFolder(init_from.parent / "none"), resume=False)
+    recipe = recipe.taking(initial.taken)
+    net = model.build(recipe, initial.architecture)
+    return net, "\n".join(model.start_from(net, initial, recipe, classes)), recipe
+
+
+def test_a_recipes_model_starts_with_the_weights_of_a_run(tmp_path):
+    net = source(tmp_path / "run" / "model.keras", mean=(1, 2, 3), std=(4, 5, 6))
+    found, said, recipe = started(tmp_path / "run")
+    for a, b in zip(net.weights, found.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert "weights of 19 of 19 layers, the head too, though the names of its classes" in said
+    assert (recipe.mean, recipe.std) == ((1, 2, 3), (4, 5, 6))
+    _, said, recipe = started(tmp_path / "run", mean=(9.0, 9.0, 9.0))
+    assert recipe.mean == (9, 9, 9)
+    assert "it was trained with mean 1, 2, 3 and std 4, 5, 6; the recipe has 9, 9, 9 and " in said
+
+
+def test_the_head_is_new_where_the_names_of_the_classes_are_others(tmp_path):
+    net = source(tmp_path / "run" / "model.keras")
+    head = np.array(net.get_layer("logits").kernel)
+    (tmp_path / "run" / "classes.txt").write_text("a\nb\nc\n")
+    same, said, _ = started(tmp_path / "run")
+    assert "new:" not in said
+    assert "not known" not in said
+    np.testing.assert_array_equal(same.get_layer("logits").kernel, head)
+    other, said, _ = started(tmp_path / "run", ("a", "b", "d"))
+    assert "; new: logits (others)" in said
+    assert not np.array_equal(other.get_layer("logits").kernel, head)
+    # A checkpoint of the run knows them, too.
+    (tmp_path / "run" / "checkpoints").mkdir()
+    net.save(tmp_path / "run" / "checkpoints" / "step.keras")
+    _, said, _ = started(tmp_path / "run" / "checkpoints" / "step.keras", ("a", "b", "d"))
+    assert "; new: logits (others)" in said
+
+
+def test_what_does_not_fit_is_refused_with_names_and_shapes(tmp_path):
+    source(tmp_path / "model.keras", widths=(8, 8, 16))
+    with pytest.raises(UserError, match=r"--init_from .*model.keras does not fit.*3x3x8x16 in it"):
+        started(tmp_path / "model.keras")
+    (tmp_path / "words.keras").write_text("404")
+    with pytest.raises(UserError, match=r"--init_from .*words.keras: Keras cannot load it"):
+        started(tmp_path / "words.keras")
+
+
+def test_initial_is_the_architecture_of_the_file(tmp_path):
+    net = source(tmp_path / "model.keras", classes=5, widths=(8, 8, 24))
+    found, said, _ = started(tmp_path / "model.keras", model="initial", model_arguments={})
+    assert "; new: logits (5 classes there, 3 here)" in said
+    kernel = found.get_layer("stage3_block1_conv2").kernel
+    np.testing.assert_array_equal(kernel, net.get_layer("stage3_block1_conv2").kernel)
+    with pytest.raises(UserError, match="'initial' is the model of --init_from"):
+        model.build(load_recipe("finetune"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("nowhere", "there is no such file or folder"), ("run", "holds no model.keras, which a run")],
+)
+def test_a_source_that_is_not_there_is_named(tmp_path, name, message):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(UserError, match=f"--init_from .*{name}: {message}"):
+        initial_file(str(tmp_path / name))

@@ -46,10 +46,23 @@ def net():
         (["stem_*"], ["stem_conv", "stem_bn"]),
         (["logits", "stem_bn", "stem*"], ["stem_conv", "stem_bn", "logits"]),
         (["stage[12]_*_conv1"], ["stage1_block1_conv1", "stage2_block1_conv1"]),
+        (["head"], ["logits"]),
+        (["st[!a]*", "!*bn"], ["stem_conv"]),
+        (["!stage*", "!head"], ["stem_conv", "stem_bn"]),
+        (["stem*", "logits", "!head"], ["stem_conv", "stem_bn"]),
     ],
 )
 def test_patterns_are_those_of_a_shell(net, patterns, names):
     assert [layer.name for layer in frozen_layers(net, patterns)] == names
+
+
+def test_all_but_the_head_is_a_pattern():
+    for model, head in (("resnet8", "logits"), ("whitened_cnn", "head")):
+        net = models.build(recipe({}, model=model, model_arguments={"widths": [8, 8, 8]}))
+        trained = [x.name for x in net.layers if any(v.trainable for v in x.variables)]
+        frozen = [x.name for x in frozen_layers(net, ["!head"])]
+        assert head in trained
+        assert frozen == [name for name in trained if name != head]
 
 
 def test_a_layer_of_which_only_the_bias_trains_can_be_frozen():
@@ -68,6 +81,7 @@ def test_a_layer_of_which_only_the_bias_trains_can_be_frozen():
         (["STEM_*"], "'STEM_.', which matches no layer"),
         (["stem_relu"], "'stem_relu', which matches no layer that trains"),
         (["*"], r"received \['\*'\], which leaves no layer that trains"),
+        (["!logit"], "received '!logit', which matches no layer"),
     ],
 )
 def test_patterns_that_do_not_fit_the_model_are_refused(net, patterns, message):

@@ -7,6 +7,7 @@ both workers, as the collectives need it to be.
 import json
 import os
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -290,6 +291,33 @@ def trouble_of_one():
     return "not raised"
 
 
+def by_first():
+    """What rank 0 does alone, while the other waits: an answer, and its troubles."""
+    met, gather = [], workers.gather
+    workers.gather = lambda value: [met.append(value), gather(value)][1]
+
+    def slowly():
+        while len(met) < 3:  # they meet meanwhile
+            time.sleep(0.001)
+        return {"rank": RANK, "thread": threading.current_thread() is threading.main_thread()}
+
+    def fails(error):
+        def action():
+            raise error
+
+        try:
+            return workers.by_first(action)
+        except (UserError, RunError) as raised:
+            return [type(raised).__name__, str(raised)]
+
+    try:
+        found = workers.by_first(slowly)
+    finally:
+        workers.gather = gather
+    troubles = [UserError("no such folder"), RunError("died"), OSError(28, "No space", "a file")]
+    return [found, [fails(error) for error in troubles], fails(TimeoutError("late"))]
+
+
 def disagreement(recipe=None, data=None, policy="float32", steps=10):
     """The message if worker 1 is about to do something else."""
     asked = {"recipe": {"seed": 0, **(recipe or {})}, "data": data or {}, "policy": policy}
@@ -399,6 +427,7 @@ CHECKS = {
     "two_gathers": two_gathers_at_a_time,
     "slow_checkpoint": slow_checkpoint,
     "slow_names": slow_names,
+    "by_first": by_first,
     "place": lambda: [workers.current().rank, workers.current().size],
 }
 

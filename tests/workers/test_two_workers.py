@@ -44,6 +44,19 @@ def test_groups_of_variables_communicate_together(found):
     assert both(found, "collectives_of_groups") == [[2]] * 2
 
 
+def test_what_rank_0_does_alone_is_known_to_both(found):
+    first, second = both(found, "by_first")
+    assert first == second
+    answer, troubles, late = first
+    assert answer == {"rank": 0, "thread": False}
+    assert troubles == [
+        ["SharedUserError", "no such folder"],
+        ["RunError", "died"],
+        ["RunError", "'a file': No space"],
+    ]
+    assert late == ["RunError", "late"]
+
+
 def test_an_infinity_on_one_worker_makes_both_skip_the_step(found):
     first, second = both(found, "infinity")
     assert first == second

@@ -11,7 +11,6 @@ processes read the archive at once.
 """
 
 import io
-import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -20,8 +19,6 @@ from datasets.build.images import ImageFile
 from datasets.build.sources.boxes import read_boxes
 from datasets.build.sources.source import Progress, Source, check_classes, with_classes
 from datasets.build.sources.tar import read_members, read_small_files
-
-logger = logging.getLogger(__name__)
 
 TRAIN = "ILSVRC2012_img_train.tar"
 VALIDATION = "ILSVRC2012_img_val.tar"
@@ -48,8 +45,6 @@ def read_archives(root: Path, progress: Progress) -> Source:
         labels = {f"ILSVRC2012_val_{i:08d}.JPEG": wnid for i, wnid in enumerate(truth, 1)}
         labelled = with_classes(read_members(validation), labels, validation, root / DEVKIT)
         images["validation"] = list(progress(labelled))
-    else:
-        logger.warning(f"warning: source '{root}' has no '{VALIDATION}'; only train is written")
     words = {name: words[name] for name in classes if name in words}
     places = {prefix: root / BOXES[prefix] for prefix in images}
     boxes = {prefix: read_boxes([p], classes) for prefix, p in places.items() if p.is_file()}

@@ -14,6 +14,7 @@ from datasets.build.sources.source import Progress, Source, check_classes, diges
 
 logger = logging.getLogger(__name__)
 
+VALIDATION = ("val", "validation")  # the names of its folder
 TINY_ANNOTATIONS = "val_annotations.txt"
 TINY_IMAGES = "images"
 CLS_LOC = Path("ILSVRC/Data/CLS-LOC")
@@ -40,6 +41,19 @@ def read_class_folders(
         if not words and file.is_file():
             words = read_class_names(file, classes)
     return Source(root, classes, images, words)
+
+
+def read_classes(root: Path, progress: Progress) -> Source:
+    """`root/<class>/*`: class folders alone, all of them to train on."""
+    return read_class_folders(root, progress, {"train": "."})
+
+
+def has_class_folders(root: Path) -> bool:
+    """Whether folders of images stand in `root` itself, and not in a `train` or a `val`."""
+    folders = [path for path in root.iterdir() if path.is_dir() and path.name[0] != "."]
+    if {path.name for path in folders} & {"train", *VALIDATION}:
+        return False
+    return any(next(_files(root, path.name), None) for path in folders)
 
 
 def read_tiny_imagenet(root: Path, progress: Progress) -> Source:
@@ -134,12 +148,11 @@ def _split_folders(root: Path) -> dict[str, str]:
     """The folder of each split that is there."""
     if not (root / "train").is_dir():
         raise DataError(f"source '{root}' has no folder 'train' with a folder for each class")
-    validation = [name for name in ("val", "validation") if (root / name).is_dir()]
+    validation = [name for name in VALIDATION if (root / name).is_dir()]
     if len(validation) > 1:
         raise DataError(f"source '{root}' has both 'val' and 'validation'; keep one of them")
     if validation:
         return {"train": "train", "validation": validation[0]}
-    logger.warning(f"warning: source '{root}' has no folder 'val'; only train is written")
     return {"train": "train"}
 
 
@@ -157,7 +170,7 @@ def _class_folders(folder: Path) -> tuple[str, ...]:
 def _class_files(root: Path, split: str, inside: str) -> Iterator[ImageFile]:
     """Files of `root/split/<class>/*`, or of the folder `inside` of a class that has it."""
     for name in _class_folders(root / split):
-        place = f"{split}/{name}"
+        place = str(Path(split, name))
         if inside and (root / place / inside).is_dir():
             place += f"/{inside}"
         images = list(_files(root, place, f"{name}/"))

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,13 @@ from datasets.build.images import ImageFile
 from datasets.build.processes import available
 from datasets.build.sources import archives, folders
 from datasets.build.sources.boxes import read_boxes
-from datasets.build.sources.source import Progress, Source, digest
+from datasets.build.sources.source import Progress, Source, digest, hold_out
+
+logger = logging.getLogger(__name__)
 
 LAYOUTS: dict[str, Callable[[Path, Progress], Source]] = {
     "folders": folders.read_class_folders,
+    "classes": folders.read_classes,
     "archives": archives.read_archives,
     "tiny-imagenet": folders.read_tiny_imagenet,
     "cls-loc": folders.read_cls_loc,
@@ -35,7 +39,9 @@ class BuildOptions:
     shards: int | None = None  # files of a split; None: see `shard_counts`
     validation_shards: int | None = None
     quality: int | None = None  # of the JPEGs; None: see `default_quality`
-    seed: int = 0  # of the order of the images
+    seed: int = 0  # of the order of the images, and of which of them `split` takes
+    # Part of each class to validate on, where the set has no images for that; 0 takes none.
+    split: float = 0.0
     processes: int = field(default_factory=available)  # 1 starts none
     layout: str | None = None  # one of `LAYOUTS`; None: what the set looks like
     class_names: str | Path | None = None  # lines of `<class><tab>words`; None: the set's own
@@ -53,6 +59,8 @@ class BuildOptions:
             raise DataError(f"--quality: received {self.quality}; give a number from 1 to 100")
         if self.processes < 1:
             raise DataError(f"--processes: received {self.processes}; give 1 or more")
+        if not 0 <= self.split < 1:
+            raise DataError(f"--split: received {self.split}; give 0 to below 1, like 0.2")
         if not 0 <= self.max_rejected <= 1:
             raise DataError(f"--max_rejected: received {self.max_rejected}; give 0 to 1")
 
@@ -71,6 +79,14 @@ def read_source(options: BuildOptions) -> Source:
     hide = not options.progress
     progress = functools.partial(tqdm, desc="looking", unit=" images", delay=1, disable=hide)
     source = LAYOUTS[layout](root, progress)
+    if "validation" not in source.images:
+        if options.split:
+            source = hold_out(source, options.split, options.seed)
+        else:
+            logger.warning(
+                f"warning: source '{root}' has no folder 'val' or other images to validate on; "
+                "only train is written"
+            )
     for prefix, part in source.images.items():
         if not part:
             raise DataError(f"source '{root}' holds no images for {prefix}")
@@ -107,6 +123,8 @@ def find_layout(root: Path) -> str:
     if len(names) > 1:
         both = " and ".join(names)
         raise DataError(f"source '{root}' looks like {both}; choose one of them with --layout")
+    if not names and folders.has_class_folders(root):
+        return "classes"
     layout = names[0] if names else "folders"
     images_inside = any((root / "train").glob(f"*/{folders.TINY_IMAGES}/"))
     tiny = images_inside or (root / "val" / folders.TINY_ANNOTATIONS).is_file()

@@ -62,6 +62,36 @@ def digest(images: Mapping[str, Iterable[ImageFile]]) -> str:
     return total.hexdigest()
 
 
+def hold_out(source: Source, share: float, seed: int) -> Source:
+    """Takes a part of the training images to validate on.
+
+    Of each class it is the `share`, rounded, but at least one image and never all of them: a
+    class of one image is trained on alone. A hash of seed and name decides, so that images
+    which are added later move few of the others.
+    """
+    by_class: dict[str, list[ImageFile]] = {}
+    for image in source.images["train"]:
+        by_class.setdefault(image.label, []).append(image)
+
+    def drawn(image: ImageFile) -> tuple[bytes, str]:
+        return hashlib.sha256(os.fsencode(f"split {seed}/{image.name}")).digest(), image.name
+
+    train, validation = [], []
+    for part in by_class.values():
+        count = min(max(1, round(share * len(part))), len(part) - 1)
+        ordered = sorted(part, key=drawn)
+        validation += ordered[:count]
+        train += ordered[count:]
+    boxes = {**source.boxes, "validation": source.boxes.get("train", {})}
+    if train and not validation:
+        raise DataError(
+            f"no class of '{source.root}' has two images, so none is left to validate on"
+        )
+    images = {"train": train, "validation": validation}
+    digest = source.digest and f"{source.digest}, split {share:g}"
+    return replace(source, images=images, boxes=boxes, digest=digest)
+
+
 def check_classes(train: Iterable[str], validation: Iterable[str], where: str | Path) -> None:
     """Raises DataError if validation has classes that train does not have."""
     if unknown := sorted(set(validation) - set(train)):

@@ -143,6 +143,10 @@ def test_sizes_are_alike(resized):
         (["160/train/n01/1.JPEG", "320/train/n01/1.JPEG"], "resized"),
         (["ILSVRC/Data/CLS-LOC/train/n01/1.JPEG"], "cls-loc"),
         (["ILSVRC2012_img_train.tar"], "archives"),
+        (["ILSVRC2012_img_train.tar", "devkit/readme.txt"], "archives"),
+        (["cat/1.JPEG", "dog/1.JPEG"], "classes"),
+        (["cat/1.JPEG", "val/cat/1.JPEG"], "folders"),  # an error: there is no train
+        (["cat/.hidden", "1.JPEG"], "folders"),
     ],
 )
 def test_layouts_are_found_out(tmp_path, names, layout):
