@@ -62,7 +62,8 @@ def build() -> Path:
     folder, name = libraries[0].parent, libraries[0].name
     command += [f"-L{folder}", f"-l:{name}", f"-Wl,-rpath,{folder}"]
     made_of = "\n".join([tf.version.GIT_VERSION, *command]).encode()
-    digest = hashlib.sha256(SOURCE.read_bytes() + made_of).hexdigest()
+    sources = b"".join(path.read_bytes() for path in [*sorted(SOURCE.parent.glob("*.h")), SOURCE])
+    digest = hashlib.sha256(sources + made_of).hexdigest()
     library = SOURCE.with_name(f"jpeg_windows-{digest[:16]}.so")
     if library.exists():
         return library

@@ -13,16 +13,13 @@
 #include <string>
 #include <vector>
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 extern "C" {
 #include "jpeglib.h"
 
 #include "jerror.h"
 }
 
+#include "blend.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -39,20 +36,12 @@ using tensorflow::shape_inference::InferenceContext;
 namespace errors = tensorflow::errors;
 
 constexpr int kWindow = 5;  // top, left, height, width, mirrored (0 or 1)
-constexpr int kChannels = 3;
-// libjpeg delivers RGBX: four bytes a pixel fill a vector.
-constexpr int kLanes = 4;
+using blend::kChannels;
+using blend::kLanes;
+constexpr int kRing = 4;  // rows kept: the two that are blended, and those read with them
 
-typedef float Float4 __attribute__((vector_size(16)));
-typedef int32_t Int4 __attribute__((vector_size(16)));
-typedef uint8_t Byte4 __attribute__((vector_size(4)));
-
-// A copy for newer x86 processors, chosen when the library is loaded.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=haswell", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
+// Chosen when the library is loaded.
+const blend::Steps kFast = blend::ForThisProcessor();
 
 // libjpeg ends by calling error_exit, which must not return.
 struct Failure {
@@ -77,62 +66,11 @@ void Note(j_common_ptr info, int level) {
   }
 }
 
-// Where an output row or column is read: between `first` and `second`, `weight` of the latter.
-struct Tap {
-  int first;
-  int second;
-  float weight;
+struct Options {
+  bool exact;   // the decoder of evaluation, instead of the fast one
+  bool scaled;  // let libjpeg decode at 1/2, 1/4 or 1/8 where that is enough
+  bool plain;   // what runs where there is no AVX2; for tests
 };
-
-// Half-pixel centres, no antialiasing: what tf.image.resize does. `begin` and `extent` are
-// the window in pixels of the decoded image, `limit` the last row or column it may read.
-void FillTaps(int count, float begin, float extent, int lowest, int limit,
-              std::vector<Tap>* taps) {
-  taps->resize(count);
-  const float scale = extent / count;
-  for (int i = 0; i < count; ++i) {
-    const float at = std::max(begin + (i + 0.5f) * scale - 0.5f, static_cast<float>(lowest));
-    const int first = std::min(static_cast<int>(at), limit);
-    (*taps)[i] = {first, std::min(first + 1, limit), std::min(at - first, 1.0f)};
-  }
-}
-
-FOR_EACH_PROCESSOR
-void ToFloats(const uint8_t* __restrict row, int values, float* __restrict out) {
-  for (int i = 0; i < values; ++i) out[i] = row[i];
-}
-
-FOR_EACH_PROCESSOR
-void BlendRows(const float* __restrict first, const float* __restrict second, float weight,
-               int values, float* __restrict out) {
-  for (int i = 0; i < values; ++i) out[i] = first[i] + (second[i] - first[i]) * weight;
-}
-
-// Rounds four floats from 0 to 255 to bytes.
-inline int32_t ToBytes(Float4 value) {
-  value += 0.5f;
-#ifdef __SSE2__
-  const __m128i whole = _mm_cvttps_epi32(reinterpret_cast<__m128>(value));
-  const __m128i half = _mm_packs_epi32(whole, whole);
-  return _mm_cvtsi128_si32(_mm_packus_epi16(half, half));
-#else
-  const Byte4 bytes = __builtin_convertvector(__builtin_convertvector(value, Int4), Byte4);
-  int32_t packed;
-  std::memcpy(&packed, &bytes, sizeof(packed));
-  return packed;
-#endif
-}
-
-// Resizes a row of floats across and rounds it to RGB bytes. Writes one byte past its end.
-void BlendColumns(const float* row, const Tap* taps, int width, uint8_t* out) {
-  for (int i = 0; i < width; ++i) {
-    Float4 a, b;
-    std::memcpy(&a, row + taps[i].first, sizeof(a));
-    std::memcpy(&b, row + taps[i].second, sizeof(b));
-    const int32_t bytes = ToBytes(a + (b - a) * taps[i].weight);
-    std::memcpy(out + i * kChannels, &bytes, sizeof(bytes));
-  }
-}
 
 class Decoder {
  public:
@@ -154,8 +92,8 @@ class Decoder {
 
   // Decodes `window` of the image, resized to height x width, into `out`. Returns whether it
   // could; `message()` tells why not.
-  bool Decode(const tstring& data, const int32_t* window, int height, int width, bool exact,
-              bool scaled, uint8_t* out) {
+  bool Decode(const tstring& data, const int32_t* window, int height, int width,
+              const Options& options, uint8_t* out) {
     failure_.truncated = false;
     failure_.message[0] = 0;
     if (setjmp(failure_.jump)) {
@@ -171,10 +109,10 @@ class Decoder {
     }
     const bool cmyk = info_.num_components == 4;
     info_.out_color_space = cmyk ? JCS_CMYK : JCS_EXT_RGBX;
-    info_.dct_method = exact ? JDCT_ISLOW : JDCT_IFAST;
-    info_.do_fancy_upsampling = exact ? TRUE : FALSE;
+    info_.dct_method = options.exact ? JDCT_ISLOW : JDCT_IFAST;
+    info_.do_fancy_upsampling = options.exact ? TRUE : FALSE;
     int ratio = 1;
-    if (scaled) {
+    if (options.scaled) {
       while (ratio < 8 && rows >= 2 * ratio * height && columns >= 2 * ratio * width) ratio *= 2;
     }
     info_.scale_num = 1;
@@ -191,34 +129,33 @@ class Decoder {
     JDIMENSION begin = left_column;
     JDIMENSION across = last_column - left_column + 1;
     if (across < info_.output_width) jpeg_crop_scanline(&info_, &begin, &across);
-    FillTaps(height, top * scale, rows * scale, top_row, last_row, &down_);
-    FillTaps(width, left * scale, columns * scale, left_column, last_column, &right_);
-    for (Tap& tap : right_) {
-      tap.first = (tap.first - begin) * kLanes;
-      tap.second = (tap.second - begin) * kLanes;
-    }
-    if (window[4]) std::reverse(right_.begin(), right_.end());
+    blend::FillRows(height, top * scale, rows * scale, top_row, last_row, &down_);
+    blend::FillColumns(width, left * scale, columns * scale, left_column, last_column,
+                       window[4] != 0, &right_);
 
-    const int values = across * kLanes;
-    // The longest row is an aligned one, which may be wider than asked for.
-    decoded_.resize(values);
-    lines_[0].resize(values);
-    lines_[1].resize(values);
-    blended_.resize(values);
-    line_.resize(width * kChannels + 1);
+    // Only these columns are blended; libjpeg delivers whole blocks.
+    const int needed = last_column - left_column + 1;
+    const int before = (left_column - begin) * kLanes;
+    for (auto& row : ring_) row.resize(across * kLanes);
+    blended_.resize((needed + blend::kRowSlack) * kLanes);
+    line_.resize(width * kChannels + blend::kLineSlack);
+    const blend::Steps& steps = options.plain ? blend::kPlain : kFast;
     if (top_row > 0) jpeg_skip_scanlines(&info_, top_row);
-    int read = top_row - 1;  // the last row that was read
+    int read = top_row;  // rows before this one were read
     for (int y = 0; y < height; ++y) {
-      while (read < down_[y].second) {
-        ++read;
-        uint8_t* target = decoded_.data();
-        if (jpeg_read_scanlines(&info_, &target, 1) != 1) return Refuse("too few rows");
-        if (cmyk) ToRgb(target, across);
-        ToFloats(target, values, lines_[read & 1].data());
+      const blend::Row& row = down_[y];
+      const int second = row.weight ? row.at + 1 : row.at;
+      while (read <= second) {
+        // Where two rows share their colour, libjpeg is faster if it delivers both at once.
+        uint8_t* targets[] = {ring_[read % kRing].data(), ring_[(read + 1) % kRing].data()};
+        const int got = jpeg_read_scanlines(&info_, targets, 2);
+        if (got < 1) return Refuse("too few rows");
+        for (int i = 0; cmyk && i < got; ++i) ToRgb(targets[i], across);
+        read += got;
       }
-      BlendRows(lines_[down_[y].first & 1].data(), lines_[down_[y].second & 1].data(),
-                down_[y].weight, values, blended_.data());
-      BlendColumns(blended_.data(), right_.data(), width, line_.data());
+      steps.rows(ring_[row.at % kRing].data() + before, ring_[second % kRing].data() + before,
+                 row.weight, needed * kLanes, blended_.data());
+      steps.columns(blended_.data(), right_.data(), width, line_.data());
       std::memcpy(out + static_cast<size_t>(y) * width * kChannels, line_.data(),
                   static_cast<size_t>(width) * kChannels);
     }
@@ -271,9 +208,10 @@ class Decoder {
   Failure failure_;
   bool created_;
   // Members, since a jump out of libjpeg would skip the destructors of locals.
-  std::vector<Tap> down_, right_;
-  std::vector<uint8_t> decoded_, line_;
-  std::vector<float> lines_[2], blended_;
+  std::vector<blend::Row> down_;
+  std::vector<blend::Column> right_;
+  std::vector<uint8_t> ring_[kRing], line_;
+  std::vector<int16_t> blended_;
 };
 
 class JpegSizesOp : public OpKernel {
@@ -300,8 +238,9 @@ class DecodeWindowsOp : public OpKernel {
   explicit DecodeWindowsOp(OpKernelConstruction* context) : OpKernel(context) {
     OP_REQUIRES_OK(context, context->GetAttr("height", &height_));
     OP_REQUIRES_OK(context, context->GetAttr("width", &width_));
-    OP_REQUIRES_OK(context, context->GetAttr("exact", &exact_));
-    OP_REQUIRES_OK(context, context->GetAttr("scaled", &scaled_));
+    OP_REQUIRES_OK(context, context->GetAttr("exact", &options_.exact));
+    OP_REQUIRES_OK(context, context->GetAttr("scaled", &options_.scaled));
+    OP_REQUIRES_OK(context, context->GetAttr("plain", &options_.plain));
   }
 
   void Compute(OpKernelContext* context) override {
@@ -324,15 +263,15 @@ class DecodeWindowsOp : public OpKernel {
     OP_REQUIRES(context, decoder.created(), errors::FailedPrecondition(decoder.message()));
     for (int64_t i = 0; i < count; ++i) {
       OP_REQUIRES(context,
-                  decoder.Decode(encoded(i), window + i * kWindow, height_, width_, exact_,
-                                 scaled_, out + i * image),
+                  decoder.Decode(encoded(i), window + i * kWindow, height_, width_, options_,
+                                 out + i * image),
                   errors::InvalidArgument("JPEG ", i, " of the batch: ", decoder.message()));
     }
   }
 
  private:
   int height_, width_;
-  bool exact_, scaled_;
+  Options options_;
 };
 
 REGISTER_OP("JpegSizes")
@@ -350,6 +289,7 @@ REGISTER_OP("DecodeWindows")
     .Attr("width: int >= 1")
     .Attr("exact: bool = false")
     .Attr("scaled: bool = true")
+    .Attr("plain: bool = false")
     .Output("images: uint8")
     .SetShapeFn([](InferenceContext* c) {
       int height, width;

@@ -65,6 +65,46 @@ def test_windows_are_those_of_tensorflow(kind, exact):
         assert np.abs(image - expected).max() <= 1
 
 
+def noise(width, height, mode="RGB"):
+    """Black, white and full colours side by side: where a blend differs most, if it differs."""
+    values = np.random.default_rng(width).integers(0, 2, (height, width, 3)) * 255
+    return Image.fromarray(values.astype("uint8")).convert(mode)
+
+
+def random_cases(rng):
+    """Sizes of the image, of the result, and windows in it: usual ones and odd ones."""
+    for side in (1, 2, 7, 16, 33, 120):
+        shape = (side, int(rng.integers(1, 150)))
+        for height, width in ((1, 1), (5, 3), (64, 71), (17, 224)):
+            rows, columns = (int(rng.integers(1, n + 1)) for n in shape)
+            top, left = (
+                int(rng.integers(n - m + 1)) for n, m in zip(shape, (rows, columns), strict=True)
+            )
+            yield shape, (top, left, rows, columns), (height, width)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_fixed_point_is_within_one_of_floats(mode):
+    """For any window and size; and the vectors of newer processors give the plain code's bits."""
+    rng, differences = np.random.default_rng(len(mode)), []
+    for (tall, wide), window, (height, width) in random_cases(rng):
+        encoded = jpeg(noise(wide, tall, mode), quality=100, subsampling=0)
+        given = tf.constant([encoded]), tf.constant([[*window, int(rng.integers(2))]])
+        sides = {"height": height, "width": width, "scaled": False}
+        found = fused_jpeg.native().decode_windows(*given, **sides)
+        plain = fused_jpeg.native().decode_windows(*given, **sides, plain=True)
+        np.testing.assert_array_equal(found, plain)
+        cropped = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, **FAST)
+        expected = np.rint(tf.image.resize(cropped, (height, width)))
+        mirrored = bool(given[1].numpy()[0, 4])
+        difference = found.numpy()[0] - (expected[:, ::-1] if mirrored else expected)
+        assert np.abs(difference).max() <= 1, (window, height, width)
+        differences.append(difference.ravel())
+    every = np.concatenate(differences)
+    assert np.abs(every).mean() < 0.1
+    assert abs(every.mean()) < 0.02  # rounded, not cut off
+
+
 def test_a_window_is_pillows(ops):
     """Exactly decoded and of the size asked for, so that nothing is resized."""
     (found,) = decode_windows(
