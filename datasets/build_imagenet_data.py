@@ -115,7 +115,8 @@ def _counts(source: Source, options: BuildOptions) -> tuple[dict[str, int], dict
 
 
 def _settings(options: BuildOptions) -> dict[str, Any]:
-    return {"quality": options.quality, "seed": options.seed, "enlarge": options.enlarge}
+    chosen = ("quality", "seed", "enlarge", "restart_markers")
+    return {name: getattr(options, name) for name in chosen}
 
 
 def _versions() -> dict[str, str]:
@@ -171,6 +172,11 @@ def _summary(manifests: Mapping[int, Manifest]) -> str:
 @click.option("--class_names", help="File with lines of <class><tab><words>.")
 @click.option("--bboxes", multiple=True, help="Folder or tar of annotation XML; may be repeated.")
 @click.option("--enlarge", is_flag=True, help="Enlarge images smaller than a size.")
+@click.option(
+    "--restart_markers/--no_restart_markers",
+    default=True,
+    help="In JPEGs above 64 px, so that a crop is decoded alone.",
+)
 @click.option("--max_rejected", type=float, default=0.001, help="Unreadable fraction to accept.")
 @click.option("--overwrite", is_flag=True, help="Replace records in the size folders.")
 @click.option("--plan", is_flag=True, help="Build nothing; try a sample, show time and memory.")

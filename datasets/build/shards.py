@@ -125,11 +125,12 @@ def _jpegs(image: ImageFile, source: Source, options: BuildOptions) -> tuple[lis
     """An image in each size, and a file as it was read."""
     if not source.sizes:
         data = read_bytes(source.root, image)
-        return convert(data, options.sizes, options.quality, options.enlarge), data
+        settings = options.quality, options.enlarge, options.restart_markers
+        return convert(data, options.sizes, *settings), data
     jpegs = []
     for size in options.sizes:
         root = source.root / str(size)
         bytes_now = (root / image.place / image.file).stat().st_size  # each size has its own
         data = read_bytes(root, image._replace(size=bytes_now))
-        jpegs.append(keep(data, options.quality))
+        jpegs.append(keep(data, options.quality, options.restart_markers))
     return jpegs, data

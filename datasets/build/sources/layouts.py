@@ -47,6 +47,7 @@ class BuildOptions:
     class_names: str | Path | None = None  # lines of `<class><tab>words`; None: the set's own
     bboxes: Sequence[str | Path] = ()  # folders and archives of annotation XML, beside the set's
     enlarge: bool = False
+    restart_markers: bool = True  # in the JPEGs; see `convert`
     max_rejected: float = 0.001  # the build fails with a larger fraction of unreadable images
     overwrite: bool = False
     progress: bool = True

@@ -2,8 +2,9 @@
 //
 // JpegSizes reads heights and widths. DecodeWindows decodes a window of each image,
 // resizes it bilinearly and mirrors it, from the bytes to the batch in one pass: rows
-// are blended as libjpeg-turbo delivers them, the rows above the window are skipped
-// and those below are never read. Built and loaded by datasets/fused_jpeg.py.
+// are blended as libjpeg-turbo delivers them (blend.h), the rows above the window are skipped
+// and those below are never read. Where the JPEG has restart markers, what is above and beside
+// the window is cut out before (segments.h). Built and loaded by datasets/input/fused_jpeg.py.
 
 #include <algorithm>
 #include <csetjmp>
@@ -20,6 +21,7 @@ extern "C" {
 }
 
 #include "blend.h"
+#include "segments.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
 #include "tensorflow/core/framework/shape_inference.h"
@@ -100,9 +102,18 @@ class Decoder {
       jpeg_abort_decompress(&info_);
       return false;
     }
-    Read(data);
     const int top = window[0], left = window[1], rows = window[2], columns = window[3];
-    const int tall = info_.image_height, wide = info_.image_width;
+    const uint8_t* bytes = reinterpret_cast<const uint8_t*>(data.data());
+    // With fine colour, a pixel depends on the row of colours above and below it.
+    const int margin = options.exact ? segments::kBlock : 0;
+    int above = 0, beside = 0;  // pixels of the image that are not in the part that is decoded
+    if (segments::Cut(bytes, data.size(), {top, left, rows, columns}, margin, &part_, &above,
+                      &beside)) {
+      Read(part_.data(), part_.size());
+    } else {
+      Read(bytes, data.size());
+    }
+    const int tall = above + info_.image_height, wide = beside + info_.image_width;
     if (top < 0 || left < 0 || rows < 1 || columns < 1 || rows > tall - top ||
         columns > wide - left) {
       return Refuse("the window lies outside the image");
@@ -122,11 +133,10 @@ class Decoder {
     // The window in the decoded image, and the whole pixels that it touches.
     const float scale = 1.0f / ratio;
     const int top_row = top / ratio, left_column = left / ratio;
-    const int last_row =
-        std::min<int>((top + rows + ratio - 1) / ratio, info_.output_height) - 1;
-    const int last_column =
-        std::min<int>((left + columns + ratio - 1) / ratio, info_.output_width) - 1;
-    JDIMENSION begin = left_column;
+    const int last_row = (top + rows + ratio - 1) / ratio - 1;
+    const int last_column = (left + columns + ratio - 1) / ratio - 1;
+    const int first_column = beside / ratio;  // of the part
+    JDIMENSION begin = left_column - first_column;
     JDIMENSION across = last_column - left_column + 1;
     if (across < info_.output_width) jpeg_crop_scanline(&info_, &begin, &across);
     blend::FillRows(height, top * scale, rows * scale, top_row, last_row, &down_);
@@ -135,12 +145,12 @@ class Decoder {
 
     // Only these columns are blended; libjpeg delivers whole blocks.
     const int needed = last_column - left_column + 1;
-    const int before = (left_column - begin) * kLanes;
+    const int before = (left_column - first_column - begin) * kLanes;
     for (auto& row : ring_) row.resize(across * kLanes);
     blended_.resize((needed + blend::kRowSlack) * kLanes);
     line_.resize(width * kChannels + blend::kLineSlack);
     const blend::Steps& steps = options.plain ? blend::kPlain : kFast;
-    if (top_row > 0) jpeg_skip_scanlines(&info_, top_row);
+    if (top_row > above / ratio) jpeg_skip_scanlines(&info_, top_row - above / ratio);
     int read = top_row;  // rows before this one were read
     for (int y = 0; y < height; ++y) {
       const blend::Row& row = down_[y];
@@ -171,7 +181,7 @@ class Decoder {
       jpeg_abort_decompress(&info_);
       return false;
     }
-    Read(data);
+    Read(reinterpret_cast<const uint8_t*>(data.data()), data.size());
     *height = info_.image_height;
     *width = info_.image_width;
     jpeg_abort_decompress(&info_);
@@ -183,8 +193,8 @@ class Decoder {
   const char* message() const { return failure_.message; }
 
  private:
-  void Read(const tstring& data) {
-    jpeg_mem_src(&info_, reinterpret_cast<const unsigned char*>(data.data()), data.size());
+  void Read(const uint8_t* data, size_t size) {
+    jpeg_mem_src(&info_, data, size);
     jpeg_read_header(&info_, TRUE);
   }
 
@@ -210,7 +220,7 @@ class Decoder {
   // Members, since a jump out of libjpeg would skip the destructors of locals.
   std::vector<blend::Row> down_;
   std::vector<blend::Column> right_;
-  std::vector<uint8_t> ring_[kRing], line_;
+  std::vector<uint8_t> part_, ring_[kRing], line_;
   std::vector<int16_t> blended_;
 };
 

@@ -106,8 +106,31 @@ def test_small_images_are_written_at_a_higher_quality(size, quality):
     source = photograph(2, 150, 100)
     [(encoded, width, height)] = convert(file_bytes(source, "PNG"), [size], None)
     small = source.resize((width, height), Image.Resampling.LANCZOS)
-    sampling = "4:4:4" if size <= 64 else "4:2:0"
-    assert encoded == file_bytes(small, quality=quality, subsampling=sampling)
+    if size <= 64:
+        expected = file_bytes(small, quality=quality, subsampling="4:4:4")
+    else:
+        coding = {"optimize": True, "restart_marker_blocks": 1}
+        expected = file_bytes(small, quality=quality, subsampling="4:2:0", **coding)
+    assert encoded == expected
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda data, markers: convert(data, [80], 90, restart_markers=markers)[0],
+        lambda data, markers: keep(data, 90, markers),
+    ],
+    ids=["convert", "keep"],
+)
+def test_restart_markers_change_no_pixel(function):
+    data = file_bytes(photograph(2, 150, 100), "PNG")
+    (one, *size), (other, *same) = (function(data, markers) for markers in (True, False))
+    assert size == same
+    assert (b"\xff\xdd" in one, b"\xff\xdd" in other) == (True, False)
+    pixels, others = (np.asarray(Image.open(io.BytesIO(encoded))) for encoded in (one, other))
+    np.testing.assert_array_equal(pixels, others)
+    plain = Image.fromarray(pixels)
+    assert len(one) < 1.03 * len(file_bytes(plain, quality=90, subsampling="4:2:0"))
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,45 @@ def test_fixed_point_is_within_one_of_floats(mode):
     assert abs(every.mean()) < 0.02  # rounded, not cut off
 
 
+@pytest.mark.parametrize("kind", ["4:2:0", "4:2:2", "4:4:4", "L"])
+@pytest.mark.parametrize("exact", [False, True])
+def test_restart_markers_change_no_pixel(kind, exact):
+    """Whatever they let the reader leave out: single units, parts of a row, rows, two rows."""
+    image = photograph(213, 160, "L" if kind == "L" else "RGB")
+    options = {} if kind == "L" else {"subsampling": kind}
+    row = -(-213 // (16 if "2" in kind else 8))
+    plain = jpeg(image, **options)
+    rng = np.random.default_rng(7)
+    for interval in (1, 3, 7, row, 2 * row, row + 1):
+        marked = jpeg(image, restart_marker_blocks=interval, **options)
+        assert b"\xff\xdd\0\4" in marked
+        rows, columns = rng.integers(1, 161, 12), rng.integers(1, 214, 12)
+        tops, lefts = rng.integers(161 - rows), rng.integers(214 - columns)
+        windows = np.stack([tops, lefts, rows, columns, rng.integers(2, size=12)], 1)
+        for side, scaled in ((40, False), (9, True)):
+            found, expected = (
+                decode_windows(
+                    tf.constant([data] * 12), windows, side, side, exact=exact, scaled=scaled
+                ).numpy()
+                for data in (marked, plain)
+            )
+            np.testing.assert_array_equal(found, expected)
+
+
+def test_damaged_restart_markers_are_as_for_any_other_reader():
+    """Where a marker is missing or wrong, the image is decoded from its beginning."""
+    marked = jpeg(photograph(213, 160), restart_marker_blocks=1)
+    window = tf.constant([[100, 100, 40, 40, 0]])
+    at = marked.index(b"\xff\xd3")
+    gone, wrong = marked[:at] + marked[at + 2 :], marked[:at] + b"\xff\xd6" + marked[at + 2 :]
+    for damaged in (gone, wrong):
+        (found,) = decode_windows(tf.constant([damaged]), window, 40, 40).numpy()
+        expected = tf.image.decode_and_crop_jpeg(damaged, (100, 100, 40, 40), channels=3, **FAST)
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="end too early"):
+        decode_windows(tf.constant([marked[: len(marked) // 3]]), window, 40, 40)
+
+
 def test_a_window_is_pillows(ops):
     """Exactly decoded and of the size asked for, so that nothing is resized."""
     (found,) = decode_windows(
