@@ -4,7 +4,7 @@ import io
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
@@ -228,16 +228,22 @@ def _jpeg(image: Image.Image, quality: int | None, restart_markers: bool) -> byt
     # blurs whole objects, and the bytes saved are few.
     subsampling = "4:4:4" if min(image.size) <= SMALL else "4:2:0"
     quality = quality or default_quality(min(image.size))
-    file = io.BytesIO()
-    # Markers take 3 to 4 % of the bytes and Huffman tables of the image's own save as many. Where
-    # images are small, crops take nearly all of them, and the markers would cost more.
-    if min(image.size) > SMALL:
-        coding = {"optimize": True, "restart_marker_blocks": int(restart_markers)}
-    else:
-        coding = {}
     # Without these two Pillow copies the source's comment and profile.
-    plain = {"comment": b"", "icc_profile": None}
-    image.save(file, "JPEG", quality=quality, subsampling=subsampling, **plain, **coding)
+    options = {"quality": quality, "subsampling": subsampling, "comment": b"", "icc_profile": None}
+    # Where images are small, crops take nearly all of them.
+    if min(image.size) > SMALL:
+        options["restart_marker_blocks"] = int(restart_markers)
+        try:
+            # Huffman tables of the image's own save the 3 to 4 % of the bytes that markers take.
+            return _saved(image, optimize=True, **options)
+        except OSError:
+            pass  # noise: Pillow has room for a byte a pixel here
+    return _saved(image, **options)
+
+
+def _saved(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
     return file.getvalue()
 
 

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,13 @@ class CannotCompile(RuntimeError):
     """The ops cannot be compiled here; the message says why."""
 
 
-def build() -> Path:
-    """Compiles the ops, unless that is done; several processes wait for the one that compiles."""
+def build(into: Path = SOURCE.parent, flags: Sequence[str] = ()) -> Path:
+    """Compiles the ops, unless that is done; several processes wait for the one that compiles.
+
+    Args:
+        into: folder of the library; those of other sources or flags are deleted there.
+        flags: for the compiler, beside the usual ones.
+    """
     import PIL
 
     libraries = sorted((Path(PIL.__file__).parent.parent / "pillow.libs").glob("libjpeg-*.so*"))
@@ -58,19 +64,19 @@ def build() -> Path:
     include = Path(tf.sysconfig.get_include()) / "external" / "libjpeg_turbo"
     command = [compiler, *tf.sysconfig.get_compile_flags(), f"-I{include}", "-std=c++17", "-O3"]
     command += ["-ffp-contract=off"]  # the same bits from every processor
-    command += ["-shared", "-fPIC", "-w", str(SOURCE), *tf.sysconfig.get_link_flags()]
+    command += [*flags, "-shared", "-fPIC", "-w", str(SOURCE), *tf.sysconfig.get_link_flags()]
     folder, name = libraries[0].parent, libraries[0].name
     command += [f"-L{folder}", f"-l:{name}", f"-Wl,-rpath,{folder}"]
     made_of = "\n".join([tf.version.GIT_VERSION, *command]).encode()
     sources = b"".join(path.read_bytes() for path in [*sorted(SOURCE.parent.glob("*.h")), SOURCE])
     digest = hashlib.sha256(sources + made_of).hexdigest()
-    library = SOURCE.with_name(f"jpeg_windows-{digest[:16]}.so")
+    library = into / f"jpeg_windows-{digest[:16]}.so"
     if library.exists():
         return library
-    with filelock.FileLock(SOURCE.with_name(".build.lock")):
+    with filelock.FileLock(into / ".build.lock"):
         if library.exists():
             return library
-        for old in SOURCE.parent.glob("jpeg_windows-*.so*"):
+        for old in into.glob("jpeg_windows-*.so*"):
             old.unlink()
         with files.whole(library) as unfinished:
             ran = subprocess.run([*command, "-o", unfinished], capture_output=True, text=True)

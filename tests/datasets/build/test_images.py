@@ -133,6 +133,15 @@ def test_restart_markers_change_no_pixel(function):
     assert len(one) < 1.03 * len(file_bytes(plain, quality=90, subsampling="4:2:0"))
 
 
+def test_noise_is_written_although_it_takes_more_than_a_byte_a_pixel():
+    """Pillow cannot optimise the Huffman tables of such an image."""
+    values = np.random.default_rng(0).integers(0, 2, (320, 320, 3), np.uint8) * 255
+    noise = file_bytes(Image.fromarray(values), "PNG")
+    [(encoded, _, _)] = convert(noise, [320], quality=93)
+    assert len(encoded) > 320 * 320
+    assert Image.open(io.BytesIO(encoded)).size == (320, 320)
+
+
 @pytest.mark.parametrize(
     ("width", "height", "size", "enlarge", "expected"),
     [
