@@ -37,6 +37,7 @@ class WandbTracker:
         wandb = self._wandb
         about.folder.mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
+            quiet=True,
             console="off",  # this process's own output; the run's log is sent as a file
             init_timeout=INIT_SECONDS,
             symlink=False,  # a run folder may be copied to another place
@@ -52,7 +53,7 @@ class WandbTracker:
             dir=about.folder,
             settings=settings,
         )
-        self._started, self.rows = about.started, sent.rows
+        self._started, self._step, self.rows = about.started, sent.step, sent.rows
         self.leftovers = shlex.join(["wandb", "sync", str(Path(self._run.dir).parent)])
         self._run.define_metric("step", hidden=True)
         self._run.define_metric("*", step_metric="step")
@@ -67,6 +68,7 @@ class WandbTracker:
 
     def send_points(self, points: Sequence[Point]) -> None:
         for point in points:
+            self._step = max(self._step, point.step)
             time = {"step": point.step, "seconds": point.seconds}
             self._log({**time, "_timestamp": self._started + point.seconds, **point.figures})
 
@@ -77,7 +79,7 @@ class WandbTracker:
             artifact.add_file(str(path), policy="immutable")
             run.log_artifact(artifact)
         elif path.suffix == ".png":
-            self._log({f"pictures/{path.stem}": wandb.Image(str(path))})
+            self._log({f"pictures/{path.stem}": wandb.Image(str(path)), "step": self._step})
         else:
             run.save(path, base_path=path.parent, policy="now", glob=False)
 

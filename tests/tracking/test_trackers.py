@@ -289,7 +289,7 @@ def test_a_resumed_run_is_the_same_run(server, tracked, sent, tmp_path):
 
 def test_wandb_gets_the_run_and_a_server_that_is_not_there_is_one_message(tracked, tmp_path):
     folder = shutil.copytree(tracked[0], tmp_path / "run")
-    variables = {"WANDB_MODE": "offline", "WANDB_DATA_DIR": str(tmp_path / "data")}
+    variables = {"WANDB_MODE": "offline"}
     variables |= {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     variables |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
     ran = python("recipe.py", "track", folder, "--to", "wandb", "--to", "mlflow", **variables)
@@ -303,5 +303,32 @@ def test_wandb_gets_the_run_and_a_server_that_is_not_there_is_one_message(tracke
     (local,) = (folder / "tracking" / "wandb").glob("offline-run-*")
     read = python("-m", "wandb", "leet", "inspect", "--json", local)  # W&B's own reader
     assert read.returncode == 0, read.stderr
-    (tmp_path / "records.json").write_text(read.stdout)
-    assert read.stdout == ""
+    records = [json.loads(line) for line in read.stdout.splitlines()]
+
+    def of(kind):
+        return [record[kind] for record in records if record["type"] == kind]
+
+    config = of("config")[-1]["update"]
+    assert config["training_strategy"][1]["image_size"] == [16, 16]
+    assert config["environment"]["workers"] == 2
+    history = [record["item"] for record in of("history")]
+    assert [row["_step"] for row in history] == list(range(len(history)))
+    for name, group in (("train.csv", "train"), ("evaluation.csv", "validation")):
+        found = [
+            (r["step"], r["seconds"], r[f"{group}/loss"]) for r in history if f"{group}/loss" in r
+        ]
+        assert found == [
+            (int(row["step"]), float(row["seconds"]), float(row["loss"]))
+            for row in table(folder / name)
+        ]
+    pictures = [row for row in history if "pictures/accuracy_vs_time.path" in row]
+    assert [(row["step"], row["pictures/accuracy_vs_time.format"]) for row in pictures] == [
+        (20, "png")
+    ]
+    (model,) = of("artifact")
+    (content,) = model["manifest"]["contents"]
+    assert (model["type"], content["path"]) == ("model", "model.keras")
+    assert int(content["size"]) == (folder / "model.keras").stat().st_size
+    files = {file["path"] for record in of("files") for file in record["files"]}
+    assert {"recipe.yaml", "train.csv", "train.log", "report.json"} <= files
+    assert of("exit")[0].get("exit_code", 0) == 0
