@@ -104,17 +104,22 @@ class Job:
         self.run = RunFolder(folder)
         self.data = data
         self.recipe = recipe
-        self.output = ""
+        self.said_before = ""  # by what was started before
         self._process: subprocess.Popen[bytes] | None = None
         self._known: list[psutil.Process] = []
 
-    def start(self, resume: bool, workers: int = 2) -> None:
+    def start(self, resume: bool, workers: int = 2, restarts: int = 0) -> None:
+        """Starts the workers; with `restarts`, by `recipe.py launch` and from another folder."""
         command = [*horovodrun(workers), sys.executable, ROOT / "recipe.py"]
+        if restarts:
+            command = [sys.executable, ROOT / "recipe.py", "launch", "-np", workers]
+            command += ["--restarts", restarts]
         command += ["--recipe", self.recipe, "--data_dir", self.data, "--run_dir", self.run.path]
+        self.said_before += self.said() if self._process else ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [*map(str, command), *(["--resume"] if resume else [])],
-            cwd=ROOT,
+            cwd=self.run.path.parent if restarts else ROOT,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -158,8 +163,14 @@ class Job:
             if time.monotonic() - began > PATIENCE:
                 self.kill()
                 raise click.ClickException(f"not within {PATIENCE:g} s: {what}\n{self.said()}")
-            time.sleep(0.05)
+            time.sleep(0.1)  # looking through all processes takes 10 ms
         return time.monotonic() - began
+
+    def finish(self) -> None:
+        """Waits for the end of the run, which has to be a good one."""
+        self.wait(lambda: self.ended() is not None, "the run's end")
+        if self.ended():
+            raise click.ClickException(f"the run failed at its end:\n{self.said()}")
 
     def kill(self) -> None:
         for process in self.processes():
@@ -351,17 +362,14 @@ def main(
     rows = [Row(**json.loads(line)) for line in earlier]
     with tempfile.TemporaryDirectory(prefix="chaos-") as name, _disk(Path(name) / "disk") as disk:
         data = prepare_digits(Path(name) / "data")
-        recipe = _recipe(Path(name) / "chaos.yaml")
+        recipe = small_recipe(Path(name) / "chaos.yaml")
         possible = [kind for kind in kinds.split(",") if disk or kind != "disk_full"]
         planned = plan(seed, faults, possible)
         last = last or len(planned)
         print(f"undisturbed run of {STEPS} steps", flush=True)
         whole = Job(Path(name) / "undisturbed", data, recipe)
         whole.start(resume=False)
-        whole.wait(lambda: whole.ended() is not None, "the undisturbed run's end")
-        if whole.ended():
-            raise click.ClickException(f"the undisturbed run failed:\n{whole.said()}")
-        expected = final_state(whole.run)
+        whole.finish()
         for begin in range(first - 1, last, FAULTS_A_RUN):
             folder = (disk or Path(name)) / f"run-{begin}"
             job = Job(folder, data, recipe)
@@ -370,10 +378,8 @@ def main(
             for number in range(begin, min(begin + FAULTS_A_RUN, last)):
                 found.append(strike(job, number + 1, *planned[number]))
                 print(_line(found[-1]), flush=True)
-            job.wait(lambda job=job: job.ended() is not None, "the run's end")
-            if job.ended():
-                raise click.ClickException(f"the run failed at its end:\n{job.said()}")
-            equal = final_state(job.run) == expected and _same_log(job.run, whole.run)
+            job.finish()
+            equal = same_end(job.run, whole.run)
             print(f"run {found[0].run}: {'equal' if equal else 'NOT EQUAL'}", flush=True)
             for row in found:
                 row.equal = equal
@@ -387,14 +393,14 @@ def main(
     sys.exit(0 if all(row.equal for row in rows) else 1)
 
 
-def _same_log(run: RunFolder, whole: RunFolder) -> bool:
-    """Whether train.csv has each row once, with the same figures but for the times."""
+def same_end(run: RunFolder, whole: RunFolder) -> bool:
+    """Whether the weights, the optimizer's state and train.csv are the same, but for the times."""
 
     def rows(folder: RunFolder) -> list[dict[str, float]]:
         timed = ("seconds", "images_per_second")
         return [{k: v for k, v in r.items() if k not in timed} for r in folder.train_rows()]
 
-    return rows(run) == rows(whole)
+    return final_state(run) == final_state(whole) and rows(run) == rows(whole)
 
 
 # All kinds of state that an optimizer may have, beside the demo's.
@@ -404,7 +410,7 @@ GROUPS = [
 ]
 
 
-def _recipe(path: Path) -> Path:
+def small_recipe(path: Path) -> Path:
     recipe = yaml.safe_load((ROOT / "recipes" / "demo.yaml").read_text())
     recipe |= {
         "name": "chaos",
