@@ -1,5 +1,7 @@
 """Weights out of checkpoint files, whole and not."""
 
+import shutil
+
 import keras
 import numpy as np
 import pytest
@@ -30,6 +32,14 @@ def trained(recipe, policy="float32", steps=0, path=None):
         seen.append([v.numpy() for v in net.trainable_variables])
     net.save(path)
     return net, seen
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    """The checkpoint of a model that no step has trained."""
+    path = tmp_path_factory.mktemp("new") / "a.keras"
+    trained(recipe(), path=path)
+    return path
 
 
 def test_the_weights_are_those_that_were_saved(tmp_path):
@@ -99,9 +109,8 @@ def altered(path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, emptied, altered])
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    path = tmp_path / "step-00000345.keras"
-    trained(recipe(), path=path)
+def test_a_damaged_checkpoint_is_named(new, tmp_path, damage):
+    path = shutil.copy(new, tmp_path / "step-00000345.keras")
     damage(path)
     with pytest.raises(BadCheckpoint, match=r"step-00000345\.keras': cut short or damaged"):
         load_weights(model.build(recipe()), path)
@@ -115,17 +124,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path, damage):
         {"classes": 11},
     ],
 )
-def test_a_checkpoint_of_another_model_is_named(tmp_path, other):
-    trained(recipe(), path=tmp_path / "a.keras")
+def test_a_checkpoint_of_another_model_is_named(new, other):
     with pytest.raises(BadCheckpoint, match=r"a\.keras': of another model than the run's recipe"):
-        load_weights(model.build(recipe(**other)), tmp_path / "a.keras")
+        load_weights(model.build(recipe(**other)), new)
 
 
-def test_a_checkpoint_without_an_average_is_named(tmp_path):
-    trained(recipe(), path=tmp_path / "a.keras")
+def test_a_checkpoint_without_an_average_is_named(new):
     net = model.build(recipe())
     with pytest.raises(BadCheckpoint, match=r"optimizer has \d+ variables"):
-        load_weights(net, tmp_path / "a.keras", model.averaging_optimizer(recipe(ema=0.9), net))
+        load_weights(net, new, model.averaging_optimizer(recipe(ema=0.9), net))
 
 
 def test_a_missing_checkpoint_is_told_apart(tmp_path):

