@@ -50,9 +50,9 @@ from training.recipes import Recipe, load_recipe
 )
 def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
     """Writes the rates of a recipe's sizes and batches on this machine."""
+    recipe = load_recipe(recipe_name)
     team = workers.join()
     devices.prepare_devices(team)
-    recipe = load_recipe(recipe_name)
     policy, _ = devices.choose_policy(recipe.policy)
     devices.set_numerics(policy, recipe.seed, recipe.xla)
     net = model.build(recipe)

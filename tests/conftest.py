@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from core import environment
@@ -56,13 +57,39 @@ def run_process():
     return run
 
 
-@pytest.fixture(scope="session")
-def digits(tmp_path_factory):
-    """The demo's records, built once for all processes of a session."""
-    from datasets.build.digits import prepare_digits
+@pytest.fixture
+def run_command(monkeypatch, capsys):
+    """Runs `recipe.py` in this process, for a command that starts no workers; as `run_process`.
 
+    The start of a Python process takes longer than such a command.
+    """
+    import recipe
+    from launch.supervisor import exit_status
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["recipe.py", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            status = exit_status(recipe.main)
+        except SystemExit as ended:  # click's, at its end and at a mistake in the options
+            status = ended.code
+        return subprocess.CompletedProcess(sys.argv, status, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory, run_process):
+    """The demo's records, built once for all processes of a session: by two that begin at once."""
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         folder = folder.parent
+    root, built = folder / "digits", folder / "digits.built"
+    code = f"from datasets.build.digits import prepare_digits; prepare_digits({str(root)!r})"
     with filelock.FileLock(folder / "digits.lock"):
-        return prepare_digits(folder / "digits")
+        if not built.exists():
+            with ThreadPoolExecutor() as threads:
+                both = [*threads.map(lambda _: run_process("-c", code), range(2))]
+            assert [ran.returncode for ran in both] == [0, 0], both
+            built.touch()
+    return root

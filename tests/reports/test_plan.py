@@ -11,9 +11,9 @@ from reports.plan import plan, print_plan
 from training.recipes import load_recipe
 
 
-def test_the_json_has_the_published_schedule(run_process):
-    ran = run_process(
-        "recipe.py", "plan", "--recipe", "imagenet104", "--workers", 8, "--at", "0,1,625", "--json"
+def test_the_json_has_the_published_schedule(run_command):
+    ran = run_command(
+        "plan", "--recipe", "imagenet104", "--workers", 8, "--at", "0,1,625", "--json"
     )
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
@@ -38,8 +38,8 @@ def test_records_of_other_lengths_are_told_apart():
     assert plan(load_recipe("demo").schedule(1, dict.fromkeys(images, 4000)))["images"] == 4000
 
 
-def test_the_table_names_all_phases(run_process):
-    ran = run_process("recipe.py", "plan", "--recipe", "demo")
+def test_the_table_names_all_phases(run_command):
+    ran = run_command("plan", "--recipe", "demo")
     assert ran.returncode == 0, ran.stderr
     for words in ("0 to 2", "2 to 9", "linear", "exp", "28 x 28", "20/train"):
         assert words in ran.stdout
@@ -90,8 +90,8 @@ def test_a_step_outside_the_run_is_refused():
         (["--recipe", "demo", "--workers", "0"], "Invalid value for '--workers'"),
     ],
 )
-def test_mistakes_get_a_line_and_a_status(run_process, arguments, message):
-    ran = run_process("recipe.py", "plan", *arguments)
+def test_mistakes_get_a_line_and_a_status(run_command, arguments, message):
+    ran = run_command("plan", *arguments)
     assert ran.returncode == 2
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -22,10 +22,10 @@ def table(**more):
     return Throughput.model_validate({"workers": 8, "rates": rates, **more})
 
 
-def test_the_originals_rates_give_its_time_within_2_percent(run_process, root):
+def test_the_originals_rates_give_its_time_within_2_percent(run_command, root):
     rates = root / "benchmarks" / "rates" / "v100x8.yaml"
     options = ("--price", 24.48, "--at", "15000", "--json", "--throughput", rates)
-    ran = run_process("recipe.py", "plan", "--recipe", "imagenet104", *options)
+    ran = run_command("plan", "--recipe", "imagenet104", *options)
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)["projection"]
     assert found["totals"]["dawnbench"] == pytest.approx(8109, rel=0.02)
@@ -154,7 +154,7 @@ def test_what_a_stage_needs_before_its_first_step_is_not_in_the_time_to_its_boun
     assert found["at"][-1]["seconds"] == pytest.approx(found["totals"]["everything"])
 
 
-def test_rates_come_from_a_run(root, run_process):
+def test_rates_come_from_a_run(root, run_command):
     path = root / "benchmarks" / "published" / "gehc_resnet50.tsv"
     found = throughput_of_run(read_record(path))
     # The original's four, as its curve has them between checkpoints; the last phase with
@@ -162,7 +162,7 @@ def test_rates_come_from_a_run(root, run_process):
     for rate, (size, batch, images_per_second) in zip(found.rates, FOUR_RATES, strict=True):
         assert (rate.image_size, rate.batch_size) == (size, batch)
         assert rate.images_per_second == pytest.approx(images_per_second, rel=0.015)
-    ran = run_process("recipe.py", "plan", "--recipe", "imagenet104", "--from_run", path)
+    ran = run_command("plan", "--recipe", "imagenet104", "--from_run", path)
     assert ran.returncode == 0, ran.stderr
     assert "A projection, not a run: 8 worker(s), rates of gehc_resnet50" in ran.stdout
 

@@ -64,10 +64,8 @@ def original(curve, tmp_path):
     )
 
 
-def test_the_first_crossing_is_the_one_read_by_hand(curve, run_process):
-    ran = run_process(
-        "recipe.py", "report", curve, "--target", "top5=93", "--price", 24.48, "--json"
-    )
+def test_the_first_crossing_is_the_one_read_by_hand(curve, run_command):
+    ran = run_command("report", curve, "--target", "top5=93", "--price", 24.48, "--json")
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)["runs"][0]["target"]
     assert found["step"] == 15000
@@ -185,9 +183,9 @@ def test_a_target_that_was_lost_again_says_so(tmp_path):
     assert "did not stay above (lowest after it 92.00%)" in target_words(found)
 
 
-def test_a_target_never_reached_is_said_and_is_no_error(tmp_path, run_process):
+def test_a_target_never_reached_is_said_and_is_no_error(tmp_path, run_command):
     run = write_run(tmp_path / "r", POINTS)
-    ran = run_process("recipe.py", "report", run.path, "--target", "top1=75")
+    ran = run_command("report", run.path, "--target", "top1=75")
     assert ran.returncode == 0, ran.stderr
     assert "top-1 75 %: not reached; the best checkpoint has 62.00%" in ran.stdout
     # It has no clock.csv, and says so in place of figures that it cannot know.
@@ -509,9 +507,9 @@ def test_a_mistake_gets_a_line_and_a_status(tmp_path, run_process):
     ]
 
 
-def test_a_run_that_is_not_evaluated_yet_reports_what_there_is(tmp_path, run_process):
+def test_a_run_that_is_not_evaluated_yet_reports_what_there_is(tmp_path, run_command):
     run = write_run(tmp_path / "r", POINTS, evaluated=False)
-    ran = run_process("recipe.py", "report", run.path, "--target", "top5=93")
+    ran = run_command("report", run.path, "--target", "top5=93")
     assert ran.returncode == 0, ran.stderr
     assert "no checkpoint is evaluated yet" in ran.stdout
     assert "1,875 of its 19,683 steps" in ran.stdout
