@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,6 +17,7 @@ import yaml
 from core import devices
 from core.errors import UserError
 from evaluation.run import evaluate_run
+from launch.command_line import horovodrun
 from launch.launcher import below, that_work
 from reports.reader import read_record
 from tests.waiting import HANG_SECONDS, until
@@ -78,14 +78,15 @@ def kill_one_worker(command, run, root):
     held_up, kept = run.checkpoint(40), run.path / "kept"
     held_up.rename(kept)
     os.mkfifo(held_up)
-    launcher = Path(sys.executable).parent / "horovodrun"
-    launched = [str(launcher), "-np", "2", "--gloo", sys.executable, *map(str, command)]
+    launched = [*horovodrun(2), sys.executable, *map(str, command)]
     output = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     process = subprocess.Popen(launched, cwd=root, **output)
     try:
         until(run.evaluation_rows)
         os.kill(that_work(below(process.pid), str(run.path))[-1], signal.SIGKILL)
-        return process.communicate(timeout=HANG_SECONDS)[1]
+        said = process.communicate(timeout=HANG_SECONDS)[1]
+        assert process.returncode != 0
+        return said
     finally:
         process.kill()
         kept.rename(held_up)
@@ -109,7 +110,8 @@ def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
     command = ("recipe.py", "evaluate", "--run_dir", two.path)
     said = kill_one_worker(command, two, root)
     assert said.count("was ended by SIGKILL") == 1
-    launched = f"horovodrun -np 2 --gloo python {' '.join(map(str, command))}"
+    words = " ".join(map(str, command))
+    launched = f"python -m launch.horovodrun -np 2 --gloo python {words}"
     # Each line begins with the worker's rank: [0]<stderr>:
     assert f"; to resume, run\n  {launched}\n" in re.sub(r"^\[\d\]<std...>:", "", said, flags=re.M)
     assert 1 <= len(rows(two)) < len(STEPS)

@@ -29,7 +29,18 @@ def test_the_same_command_again(monkeypatch):
     assert command_line.to_repeat() == "python recipe.py evaluate --run_dir 'a run'"
 
 
+SHOW = "import sys; from launch import command_line; print(command_line.to_repeat())"
+
+
 def test_the_launchers_part_is_shown_as_it_was_given(run_process):
-    code = "import sys; from launch import command_line; print(command_line.to_repeat())"
-    ran = run_process("-c", code, "an argument", workers=2)
+    ran = run_process("-c", SHOW, "an argument", workers=2)
     assert "python -m launch.horovodrun -np 2 --gloo python -c 'an argument'" in ran.stdout
+
+
+def test_horovods_own_launcher_is_shown_by_its_name(run_process, tmp_path):
+    """A stand-in of its name: it starts as Horovod's does, a Python script, and launches one."""
+    launcher = tmp_path / "horovodrun"
+    launcher.write_text("import subprocess, sys\nsys.exit(subprocess.call(sys.argv[4:]))\n")
+    command = ["-np", "2", "--gloo", sys.executable, "-c", SHOW, "an argument"]
+    ran = run_process(launcher, *command, HOROVOD_SIZE="2")
+    assert ran.stdout == "horovodrun -np 2 --gloo python -c 'an argument'\n"
