@@ -4,11 +4,13 @@ import csv
 import re
 import shutil
 
+import numpy as np
 import pytest
 import tensorflow as tf
 import yaml
 
 from core.errors import DataError, UserError
+from datasets.input.validation import evaluation_pipeline
 from tests.foreign import write_classic, write_tfds, write_tfds_notes
 from training.inputs import find_data
 from training.recipes import PRESETS, load_recipe
@@ -69,22 +71,25 @@ def changed(recipe, path, **changes):
     return write_recipe(path, yaml.safe_load(recipe.read_text()) | changes)
 
 
-@pytest.mark.parametrize(
-    ("records", "workers", "steps"),
-    [("classic", 1, ["2", "4"]), ("tfds", 2, ["2"])],
-    indirect=["records"],
-)
-def test_recipe_py_trains_on_them(run_process, records, recipe, tmp_path, workers, steps):
-    """Two workers count the records of a folder once."""
-    options = ("--recipe", recipe, "--data_dir", records, "--run_dir", tmp_path / "run")
+def test_recipe_py_trains_on_them(run_process, images, recipe, tmp_path):
+    """Two workers, with a phase on each kind; they count the records of a folder once."""
+    for kind, write in WRITERS.items():
+        for split, examples in images.items():
+            write(tmp_path / "data" / kind, split, examples)
+    fields = yaml.safe_load(recipe.read_text())
+    (phase,) = fields["training_strategy"]
+    phases = [phase | {"data_dir": "classic"}, phase | {"data_dir": "tfds", "epoch": [1, 2]}]
+    evaluation = fields["evaluation"] | {"data_dir": "tfds"}
+    both = changed(recipe, tmp_path / "r.yaml", training_strategy=phases, evaluation=evaluation)
+    options = ("--recipe", both, "--data_dir", tmp_path / "data", "--run_dir", tmp_path / "run")
     own = str(tmp_path / "own")
-    ran = run_process("recipe.py", *options, workers=workers, XDG_CACHE_HOME=own)
+    ran = run_process("recipe.py", *options, workers=2, XDG_CACHE_HOME=own)
     assert ran.returncode == 0, ran.stderr
     with open(tmp_path / "run" / "train.csv", newline="") as file:
-        assert [row["step"] for row in csv.DictReader(file)] == steps
+        assert [row["step"] for row in csv.DictReader(file)] == ["2", "4"]
     with open(tmp_path / "run" / "evaluation.csv", newline="") as file:
         assert {row["images"] for row in csv.DictReader(file)} == {"100"}
-    assert len(list((tmp_path / "own").rglob("records/*.json"))) == 1
+    assert len(list((tmp_path / "own").rglob("records/*.json"))) == 2
 
 
 def test_the_labels_that_reach_the_model_are_those_written(records, recipe, images):
@@ -107,6 +112,10 @@ def test_the_labels_that_reach_the_model_are_those_written(records, recipe, imag
                 seen.append(label)
     assert len(seen) == 400
     assert set(seen) == set(range(10))
+    digits = [digit for _, digit, _ in images["validation"]]
+    evaluated = evaluation_pipeline(data.validation, loaded.evaluation, loaded.classes)
+    found = np.concatenate([labels.numpy() for _, labels in evaluated])
+    assert sorted(found[found >= 0]) == sorted(digits)
 
 
 def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
@@ -132,10 +141,8 @@ def test_two_workers_share_files_of_unequal_length(images, recipe, tmp_path):
     assert len(seen) == 40
 
 
-def test_plan_counts_the_images_of_a_folder(run_process, records, recipe):
-    ran = run_process(
-        "recipe.py", "plan", "--recipe", recipe, "--workers", 1, "--data_dir", records
-    )
+def test_plan_counts_the_images_of_a_folder(run_command, records, recipe):
+    ran = run_command("plan", "--recipe", recipe, "--workers", 1, "--data_dir", records)
     assert ran.returncode == 0, ran.stderr
     assert "4 steps with 1 worker(s) on 400 images" in ran.stdout
 

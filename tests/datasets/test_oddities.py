@@ -9,6 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from core.workers import Workers
+from datasets.input.faults import Faults
+from datasets.input.validation import evaluation_pipeline
 from tests.datasets.build.test_images import swapped_profile, ycck
 from tests.datasets.samples import (
     BLUE,
@@ -20,6 +23,10 @@ from tests.datasets.samples import (
     read,
     write_tree,
 )
+from training import model
+from training.inputs import find_data
+from training.recipes import Recipe
+from training.stages import stage_pipeline
 
 
 def _exif(image, orientation):
@@ -118,9 +125,8 @@ def test_what_can_be_read_is_an_rgb_jpeg_of_its_class(corpus):
     np.testing.assert_allclose(colours["a/grey.JPEG"], [[200] * 3, [100] * 3], atol=3)
 
 
-def test_it_trains(corpus, run_process, tmp_path, root):
-    phase = {"epoch": [0, 1], "lr": [0.01, 0.01], "lr_method": "linear", "batch_size": 9}
-    phase |= {"image_size": [32, 32], "data_dir": "32", "prefix": "train"}
+def test_a_model_trains_on_it(corpus, root):
+    """On the batches of a run, and of its evaluation."""
     recipe = yaml.safe_load((root / "recipes" / "demo.yaml").read_text())
     recipe.pop("embedded_data")
     recipe |= {
@@ -144,13 +150,14 @@ def test_it_trains(corpus, run_process, tmp_path, root):
             }
         ],
     }
-    path = tmp_path / "oddities.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    ran = run_process(
-        "recipe.py", "--recipe", path, "--data_dir", corpus, "--run_dir", tmp_path / "run"
-    )
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    with open(tmp_path / "run" / "train.csv", newline="") as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
+    recipe = Recipe.model_validate(recipe)
+    data = find_data(corpus, recipe)
+    (stage,) = recipe.schedule(1, data.images).stages()
+    net = model.build(recipe)
+    model.compile_for_training(net, recipe, recipe.policy)
+    batches = stage_pipeline(stage, recipe, data, Workers(), threads=2, faults=Faults(0))
+    losses = [net.train_on_batch(images, labels)[0] for images, labels in batches]
     assert len(losses) == len(GOOD) // 9
     assert np.isfinite(losses).all()
+    (evaluated,) = evaluation_pipeline(data.validation, recipe.evaluation, recipe.classes)
+    assert np.isfinite(net.predict_on_batch(evaluated[0])).all()
