@@ -32,6 +32,13 @@ SAID = {
         # 135.15 / 26.76 minutes to 93.11 %, which 32 epochs of FFCV reach with their last.
         r"FFCV, 8 A100, 32 epochs +26\.8 +5\.05",
     ],
+    # 4 parts of 12 x 10, 15 x 10, 10 x 26 and 29 x 13 tiles, a fifth of each to validate on.
+    "your_own_images": [
+        r"starting from first-run.*weights of 18 of 19 layers; new: logits",
+        r"\d\d\.\d% of 196 right",
+        r"onnx .*100 of 100 images",
+        r"petals is petals with",
+    ],
     "reuse_the_callbacks": [
         r"280 steps; (9\d|100)\.\d%",  # 3 epochs of 40 steps and 2 of 80
         r"'SGD', 0\.9",
