@@ -4,6 +4,7 @@ import base64
 import os
 import re
 import shutil
+import sys
 
 import nbformat
 import pytest
@@ -45,6 +46,8 @@ SAID = {
         r"this one: largest difference between the workers' weights 0\.0000",
     ],
 }
+
+NEEDS_EXPORT = ("your_own_images",)  # of requirements-export.txt
 
 # With a run of one's own: the run (None: a copy of the demo's in a folder `mine`), what each
 # then has to say, and what not.
@@ -120,8 +123,13 @@ def run(path, again=None):
 
 
 def test_it_runs(path, root, tmp_path, monkeypatch):
-    for name in ("PYTHONPATH", "RUN_DIR"):
+    for name in ("PYTHONPATH", "RUN_DIR", "PHOTOS", "MODEL"):
         monkeypatch.delenv(name, raising=False)
+    if path.stem in NEEDS_EXPORT:
+        python = root / ".venv-export" / "bin" / "python"
+        if not python.exists():
+            pytest.skip("no runtimes; `make .venv-export/.ready` installs them")
+        monkeypatch.setattr(sys, "executable", str(python))  # of the kernel, too
     shutil.copytree(root / "notebooks" / "demo_run", tmp_path / "mine")
     own, said, unsaid = OWN.get(path.stem, (None, [], []))
     again = {"RUN_DIR": str(root / own if own else tmp_path / "mine")} if said else None
