@@ -1,7 +1,7 @@
 """Starting from a trained model: its weights by layer, and its architecture for other classes.
 
 Both take functional models whose layers stand side by side, as those of this package do, and
-most of `keras.applications`.
+many of `keras.applications`.
 """
 
 import json

@@ -19,6 +19,7 @@ from core.errors import UserError
 from core.files import whole
 from models.registry import build_model
 from models.transfer import (
+    SCALING,
     architecture_of,
     from_architecture,
     frozen_in,
@@ -161,8 +162,8 @@ def start_from(
             f"recipe has {_numbers(recipe.mean)} and {_numbers(recipe.std)}"
         )
     if recipe.model == recipes.INITIAL:
-        if scale is None:
-            lines.append("it has no Normalization at its input: it gets pixels from 0 to 255")
+        if not any(type(layer).__name__ in SCALING for layer in net.layers):
+            lines.append("it has no layer that scales pixels: it gets them from 0 to 255")
         if still := frozen_in(net):
             more = f" and {len(still) - 3} more" if still[3:] else ""
             lines.append(f"these of its layers never train: {', '.join(still[:3])}{more}")
