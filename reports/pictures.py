@@ -6,6 +6,7 @@ and a marker of its own, every bar a hatch.
 
 import io
 import itertools
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def save(figure: Figure, png: Path, svg: Path) -> bytes | None:
         texts = [text.get_text() for text in legend.get_texts()]
         legend.remove()
         figure.legend(handles, texts, **LEGEND | {"ncols": 3 if max(map(len, texts)) < 13 else 1})
+    for axes in figure.axes:
+        axes.set_title(textwrap.fill(axes.get_title("left"), 42), loc="left")
     figure.set_size_inches(NARROW, NARROW if width == height else min(height, 6))
     figure.set_layout_engine("constrained")
     drawn = io.BytesIO()
