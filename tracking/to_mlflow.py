@@ -15,10 +15,11 @@ from tracking.trackers import PROJECT, About
 
 KEY = "run_folder"  # the tag that identifies a run folder
 # By itself, MLflow tries for minutes. What follows a run tries again anyway.
-PATIENCE = {
+DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it is said here, too
 }
 
 
@@ -33,7 +34,7 @@ class MLflowTracker:
     leftovers = ""
 
     def __init__(self) -> None:
-        for name, value in PATIENCE.items():
+        for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         import mlflow
 
@@ -46,16 +47,16 @@ class MLflowTracker:
         name = None if number else os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
         experiment = self._mlflow.set_experiment(name, number).experiment_id
         self._started = about.started
-        found = self._client.search_runs([experiment], f"tags.{KEY} = '{sent.key}'")
-        if found:
-            self._run = found[0].info.run_id
+        runs = self._client.search_runs([experiment], f"tags.{KEY} = '{sent.key}'")
+        if runs:
+            self._run = runs[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
         else:
             tags, begun = {KEY: sent.key}, self._time(0)
             made = self._client.create_run(experiment, begun, tags, about.name)
             self._run = made.info.run_id
         self._page = f"experiments/{experiment}/runs/{self._run}"
-        return not found
+        return not runs
 
     def address(self) -> str:
         if self.place.startswith("http"):
@@ -66,7 +67,7 @@ class MLflowTracker:
         # Parameters are written once; of the environment, a resume may change something.
         entities = self._mlflow.entities
         params = [entities.Param(*pair) for pair in flat("", recipe)]
-        tags = [entities.RunTag(*pair) for pair in flat("environment", environment)]
+        tags = [entities.RunTag(*pair) for pair in flat("", environment)]
         self._client.log_batch(self._run, params=params, tags=tags)
 
     def send_points(self, points: Sequence[Point]) -> None:

@@ -209,8 +209,8 @@ def test_a_run_at_mlflow_is_the_run(server, tracked, sent):
     assert params["training_strategy.2.image_size"] == "[16, 16]"
     assert params["optimizer.arguments.momentum"] == "0.9"
     tags = {pair["key"]: pair["value"] for pair in sent["data"]["tags"]}
-    assert tags["environment.workers"] == "2"
-    assert tags["environment.packages.keras"].startswith("3.")
+    assert tags["workers"] == "2"
+    assert tags["packages.keras"].startswith("3.")
     for name, group, columns in (
         ("train.csv", "train", ("loss", "total_loss", "learning_rate", "top5", "seconds")),
         ("evaluation.csv", "validation", ("top1", "top5", "loss")),
