@@ -130,8 +130,8 @@ def print_export(written: Sequence[Checked], output: Path, console: "Console") -
     }
     console.print(table((one.figures() for one in written), columns))
     for one in written:
-        console.print(f"{one.format.name} {one.format.cannot}.")
-    console.print(f"saved in {output}; {CARD} there is the model card")
+        console.print(f"{one.format.name} {one.format.cannot}.", soft_wrap=True)
+    console.print(f"saved in {output}; {CARD} there is the model card", soft_wrap=True)
 
 
 def load_model(source: Source) -> "keras.Model":

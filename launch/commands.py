@@ -205,9 +205,12 @@ def export(run: Path, names: str | None, output: Path | None, data_dir: Path | N
     """Writes a run's model for other runtimes, checks each file there, and adds a model card."""
     from rich.console import Console
 
+    from core.workers import launched_rank
     from deploy import export as exports
     from deploy.source import find_source
 
+    if launched_rank() > 0:
+        return  # the first worker does it alone
     wanted = parse_formats(names) if names is not None else [*FORMATS.values()]
     formats = [format for format in wanted if not missing_packages(format)]
     lacking = what_to_install(wanted)
@@ -220,7 +223,7 @@ def export(run: Path, names: str | None, output: Path | None, data_dir: Path | N
     console = Console(width=120, highlight=False)
     exports.print_export(written, output, console)
     if lacking and names is None:
-        console.print(lacking)
+        console.print(lacking, soft_wrap=True)
     elif lacking:
         problems.append(lacking)
     if problems:

@@ -72,12 +72,12 @@ def test_the_metadata_are_those_that_the_hub_documents(source_of):
 
 
 def test_the_times_are_those_of_the_clocks_by_hand(source_of):
-    """Of 70 s in steps, 10 s before them, and 3 s for the checkpoints."""
+    """Of 70 s in steps, 10 s before them, 4 s for the checkpoints. One was worse than before it."""
     _, sections = parts(model_card(source_of(), []))
     assert rows_of(sections["Accuracy, and the time to it"]) == [
         ["0", "10.00%", "50.00%", "0.0 s", "10.0 s", "11.0 s"],
         ["360", "90.00%", "99.00%", "30.0 s", "40.0 s", "42.0 s"],
-        ["810", "95.00%", "100.00%", "70.0 s", "80.0 s", "83.0 s"],
+        ["810", "95.00%", "100.00%", "70.0 s", "80.0 s", "84.0 s"],
     ]
 
 

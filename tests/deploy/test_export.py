@@ -17,6 +17,7 @@ import tensorflow as tf
 from click.testing import CliRunner
 from PIL import Image
 
+from core import workers
 from core.errors import RunError, UserError
 from deploy import export as exports
 from deploy import runtimes, writers
@@ -195,6 +196,12 @@ def fake(name, monkeypatch, predict=None, fail=False):
     monkeypatch.setitem(runtimes.RUNTIMES, name, lambda path: answer)
 
 
+def batches_of_one(images):
+    if len(images) > 1:
+        raise ValueError(f"{len(images)} images")
+    return np.eye(10, dtype="float32")[:1]
+
+
 def invoke(*arguments):
     return CliRunner().invoke(commands.export, [str(a) for a in arguments])
 
@@ -206,6 +213,10 @@ def invoke(*arguments):
         (
             {"predict": lambda images: np.eye(10, dtype="float32")[np.arange(len(images)) % 10]},
             r"litert: differs from the Keras model: the same class first on \d+ of",
+        ),
+        (
+            {"predict": batches_of_one},
+            r"litert: cannot be written and loaded: ValueError: 99 images",
         ),
         ({"predict": lambda images: np.zeros((len(images), 9))}, r"returns \[100, 9\], not \[100,"),
     ],
@@ -252,6 +263,12 @@ def test_an_export_that_is_broken_off_leaves_the_old_one(run, quick, monkeypatch
     assert not (run.path / "new").exists()
 
 
+def test_of_several_workers_one_exports(run, monkeypatch):
+    monkeypatch.setenv(workers.LAUNCHED_RANK, "1")
+    assert invoke(run.path, "--format", "saved_model").exit_code == 0
+    assert not run.export.exists()
+
+
 def test_where_keras_does_not_load_it_nothing_is_exported(run, quick, monkeypatch):
     def damage(model, folder):
         model.save(str(folder), zipped=False)
@@ -276,6 +293,17 @@ def test_what_is_missing_is_said_and_ends_badly_only_where_it_was_asked_for(
     result = invoke(run.path, "--format", "litert,onnx")
     assert isinstance(result.exception, RunError)
     assert isinstance(invoke(run.path, "--format", "onnx").exception, UserError)
+
+
+@pytest.mark.parametrize("before", [None, "1"])
+def test_openvino_reports_nothing_to_its_makers(monkeypatch, before):
+    """Its converter is silent where the variable CI is "true"; the user's own comes back."""
+    monkeypatch.delenv("CI", raising=False)
+    if before:
+        monkeypatch.setenv("CI", before)
+    with writers._no_reports():
+        assert os.environ["CI"] == "true"
+    assert os.environ.get("CI") == before
 
 
 @pytest.mark.parametrize("binary", [False, True])
