@@ -153,7 +153,12 @@ def deliver(run: RunFolder, job: SageMakerJob) -> None:
         shutil.copy2(run.model, job.model_dir)
     if run.holds_a_run:
         apart = shutil.ignore_patterns(run.model.name, run.checkpoints.name, ".*")
-        shutil.copytree(run.path, job.output_dir, ignore=apart, dirs_exist_ok=True)
+        shutil.copytree(
+            *(run.path, job.output_dir),
+            ignore=apart,
+            ignore_dangling_symlinks=True,  # in `tracking`: a link to a log of W&B's in the home
+            dirs_exist_ok=True,
+        )
 
 
 def note_failure(message: str) -> None:

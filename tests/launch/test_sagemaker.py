@@ -159,6 +159,7 @@ def test_the_files_of_a_failed_run_are_delivered(tmp_path):
     run.checkpoints.mkdir(parents=True)
     for path in (run.recipe_file, run.log, run.checkpoint(60), run.path / ".train.csv"):
         path.write_text(path.name)
+    (run.path / "gone.log").symlink_to(tmp_path / "nowhere")
     out = tmp_path / "out"
     sagemaker.deliver(run, job(SM_MODEL_DIR=str(tmp_path / "model"), SM_OUTPUT_DATA_DIR=str(out)))
     assert sorted(p.name for p in out.iterdir()) == ["recipe.yaml", "train.log"]
