@@ -128,7 +128,7 @@ def _bleed(source: Source) -> float:
 
 
 def _to_probabilities(source: Source) -> str:
-    if source.classes_apart:
+    if source.recipe.classes_apart:
         return "a sigmoid for each class, as in the loss of the training,"
     return "a softmax"
 
@@ -274,7 +274,7 @@ def _limits(source: Source, rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             f"- The accuracies are those of `{evaluation.crop}` views. The code above and the "
             "exported files take one central square, whose accuracy was not measured."
         )
-    if source.classes_apart:
+    if source.recipe.classes_apart:
         yield "- The probabilities of an image do not add up to 1: each class is one of its own."
     yield (
         "- The licences of the images and of the model are not recorded. Add `license:` to the "

@@ -68,12 +68,14 @@ def export(
     from deploy.runtimes import RUNTIMES
 
     model, images = load_model(source), validation_images(source)
-    whole = writers.classifier(model, source.size, source.classes_apart)
+    whole = writers.classifier(model, source.size, source.recipe.classes_apart)
     expected = _predict(whole, images)
 
     def load_keras(path: Path) -> "Predict":
         loaded = keras.saving.load_model(path.parent, compile=False)
-        return partial(_predict, writers.classifier(loaded, source.size, source.classes_apart))
+        return partial(
+            _predict, writers.classifier(loaded, source.size, source.recipe.classes_apart)
+        )
 
     steps: list[tuple[Format, Callable[[Path], None], Callable[[Path], Predict]]] = [
         (KERAS, partial(writers.write_keras, model), load_keras),

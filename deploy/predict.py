@@ -32,6 +32,7 @@ class Trained:
     evaluation: Evaluation
     short_side: int | None  # pixels of the images in the records; None: their own size
     quality: int | None  # of the JPEGs in the records; None: the builder's default
+    apart: bool  # whether each class is a question of its own, with a sigmoid
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def find_trained(run: Path) -> Trained:
         )
     recipe = load_recipe(folder.recipe_file)
     names = folder.classes() or tuple(map(str, range(recipe.classes)))
-    return Trained(model, names, recipe.evaluation, *_size_of_records(folder, recipe))
+    size, quality = _size_of_records(folder, recipe)
+    return Trained(model, names, recipe.evaluation, size, quality, recipe.classes_apart)
 
 
 def _size_of_records(folder: RunFolder, recipe: Recipe) -> tuple[int | None, int | None]:
@@ -153,7 +155,8 @@ def predict(trained: Trained, images: Iterable[Path], most: int) -> Iterator[Pre
 
     @tf.function(reduce_retracing=True)
     def step(batch: Any) -> Any:
-        return likeliest(averaged_logits(model, batch, settings.flip, settings.shift), most)
+        logits = averaged_logits(model, batch, settings.flip, settings.shift)
+        return likeliest(logits, most, trained.apart)
 
     rest = iter(images)
     with ThreadPoolExecutor(THREADS) as pool:

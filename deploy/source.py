@@ -30,11 +30,6 @@ class Source:
         """Height and width of the images that the exported files take, in pixels."""
         return self.recipe.evaluation.image_size
 
-    @property
-    def classes_apart(self) -> bool:
-        """Whether each class is a question of its own, with a sigmoid, by the recipe's loss."""
-        return self.recipe.loss == "binary_cross_entropy"
-
 
 def find_source(run_dir: Path, data_dir: Path | None) -> Source:
     """Reads and checks the run and its validation records.

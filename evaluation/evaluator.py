@@ -62,20 +62,22 @@ def count(logits: Any, labels: Any) -> Any:
     return tf.reduce_sum(tf.stack(found) * tf.cast(labels >= 0, tf.int64), axis=1)
 
 
-def likeliest(logits: Any, most: int = LIKELIEST) -> tuple[Any, Any]:
+def likeliest(logits: Any, most: int = LIKELIEST, apart: bool = False) -> tuple[Any, Any]:
     """The likeliest classes of each image, in their order, and their probabilities.
 
     The order is that of `count`. Usable in a graph.
 
     Args:
         logits: `[batch, classes]`.
+        apart: whether each class is a question of its own.
 
     Returns:
         int32 and float64 `[batch, min(most, classes)]`. The probabilities are the softmax of all
-        logits. An image with a logit that is not finite has the classes -1, of probability 0.
+        logits, or the sigmoid of each where the classes are `apart`. An image with a logit that is
+        not finite has the classes -1, of probability 0.
     """
     _, classes = tf.math.top_k(logits, min(most, logits.shape[-1]))
-    probabilities = tf.nn.softmax(tf.cast(logits, tf.float64))
+    probabilities = (tf.sigmoid if apart else tf.nn.softmax)(tf.cast(logits, tf.float64))
     own = tf.gather(probabilities, classes, batch_dims=1)
     finite = tf.reduce_all(tf.math.is_finite(logits), axis=1, keepdims=True)
     return tf.where(finite, classes, -1), tf.where(finite, own, tf.zeros_like(own))
@@ -109,7 +111,7 @@ class Evaluator:
     The model returns logits; `load` loads a checkpoint's weights into it. `batches` returns the
     batches of share `k` of `n`: uint8 images and int32 labels, which are -1 where an image only
     fills up the batch; and, where a third argument is true, the images' numbers and file names.
-    `flip` and `shift` choose the views, as for `averaged_logits`.
+    `flip` and `shift` choose the views, as for `averaged_logits`; `apart` is that of `likeliest`.
     """
 
     def __init__(
@@ -119,13 +121,14 @@ class Evaluator:
         batches: Callable[..., tf.data.Dataset],
         flip: bool = False,
         shift: int = 0,
+        apart: bool = False,
     ):
         self.load = load
         self.batches = batches
 
         def step(total: Any, images: Any, labels: Any) -> Any:
             logits = averaged_logits(model, images, flip, shift)
-            return total + count(logits, labels), *likeliest(logits)
+            return total + count(logits, labels), *likeliest(logits, apart=apart)
 
         self.step = tf.function(step)
 

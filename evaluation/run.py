@@ -217,4 +217,4 @@ def make_evaluator(
         load_weights(net, path, averaged_by)
         reestimate()
 
-    return Evaluator(net, load, batches, settings.flip, settings.shift)
+    return Evaluator(net, load, batches, settings.flip, settings.shift, recipe.classes_apart)

@@ -142,6 +142,11 @@ class Recipe(Settings):
             keys["training_strategy"] = Strategy(tuple(map(sized, phases, sizes)))
         return self.model_copy(update=keys)
 
+    @property
+    def classes_apart(self) -> bool:
+        """Whether each class is a question of its own, with a sigmoid; else one softmax."""
+        return self.loss == "binary_cross_entropy"
+
     def schedule(self, workers: int, images: int | dict[str, int] | None = None) -> Schedule:
         """The strategy in steps, for `images` or the recipe's own number of them."""
         return Schedule(self.training_strategy.root, workers, images or self.images)

@@ -323,7 +323,7 @@ def test_the_loss_of_the_recipe_chooses_the_probabilities(tmp_path, digits):
     for loss, apart in (("cross_entropy", False), ("binary_cross_entropy", True)):
         run = write_run(tmp_path / loss, digits, loss=loss)
         run.model.touch()
-        assert find_source(run.path, None).classes_apart == apart
+        assert find_source(run.path, None).recipe.classes_apart == apart
 
 
 def test_mistakes_are_said_before_tensorflow_is_imported(run_process, tmp_path, digits):

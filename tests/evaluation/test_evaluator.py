@@ -137,6 +137,9 @@ def test_the_likeliest_by_hand():
     assert classes.numpy().tolist() == [[1, 0], [1, 0], [-1, -1]]
     assert probabilities.numpy() == pytest.approx(np.array([[0.5, 0.25], [1, 0], [0, 0]]))
     assert likeliest(logits)[0].shape == (3, 3)
+    # Each a question of its own: 1 / (1 + e^-x) of log 2, of 0 and of a large number.
+    _, apart = likeliest(logits[:2], 2, apart=True)
+    assert apart.numpy() == pytest.approx(np.array([[2 / 3, 1 / 2], [1 / 2, 0]]))
 
 
 def test_flip_averages_the_logits_with_the_mirror_images(recipe, digits, checkpoints, pixels):
