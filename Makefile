@@ -78,8 +78,9 @@ $(OVERLAYS): .venv-%/.ready: requirements-%.txt | setup
 
 test: setup check
 	@-$(MAKE) --no-print-directory --keep-going $(OVERLAYS)
-	@# Most of a run's test is waiting for processes to start: two at a time, a file each.
-	python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# Much of a run's test is waiting for processes to start and to end: a file each, and on two
+	@# cores three at a time.
+	python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .venv-backends/.ready: requirements-backends.txt
 	"$(PYTHON)" -m venv .venv-backends

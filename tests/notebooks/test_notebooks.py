@@ -38,7 +38,7 @@ SAID = {
         r"starting from first-run.*weights of 18 of 19 layers; new: logits",
         r"\d\d\.\d% of 196 right",
         r"onnx .*100 of 100 images",
-        r"petals is petals with",
+        r"(\w+) is \1 with \d",
     ],
     "reuse_the_callbacks": [
         r"280 steps; (9\d|100)\.\d%",  # 3 epochs of 40 steps and 2 of 80
