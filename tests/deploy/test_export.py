@@ -28,7 +28,7 @@ from tests.deploy.conftest import PYTHON, write_run
 from tests.waiting import HANG_SECONDS
 
 needs_runtimes = pytest.mark.skipif(
-    not PYTHON.exists(), reason="no runtimes; `make .venv-export/.ready` installs them"
+    not PYTHON.exists(), reason="no runtimes; `make test-extras` installs them"
 )
 KERAS_FILES = {"config.json", "metadata.json", "model.weights.h5"}
 ALWAYS = KERAS_FILES | {"classes.txt", "export.json", "recipe.yaml", "README.md"}

@@ -128,7 +128,7 @@ def test_it_runs(path, root, tmp_path, monkeypatch):
     if path.stem in NEEDS_EXPORT:
         python = root / ".venv-export" / "bin" / "python"
         if not python.exists():
-            pytest.skip("no runtimes; `make .venv-export/.ready` installs them")
+            pytest.skip("no runtimes; `make test-extras` installs them")
         monkeypatch.setattr(sys, "executable", str(python))  # of the kernel, too
     shutil.copytree(root / "notebooks" / "demo_run", tmp_path / "mine")
     own, said, unsaid = OWN.get(path.stem, (None, [], []))

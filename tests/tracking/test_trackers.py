@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-tracking" / "bin" / "python"
 
 pytestmark = pytest.mark.skipif(
-    not PYTHON.exists(), reason="no trackers here; `make .venv-tracking/.ready` installs them"
+    not PYTHON.exists(), reason="no trackers here; `make test-extras` installs them"
 )
 
 SMALL = {"batch_size": 50, "image_size": [20, 20], "data_dir": "20", "lr_method": "linear"}
