@@ -33,7 +33,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.race import mean_and_interval, ran, read
+from benchmarks.race import mean_and_interval, means, ran, read
 from core.errors import UserError
 from training.run_folder import RunFolder
 
@@ -154,10 +154,7 @@ def show(rows: list[dict[str, Any]], console: Console) -> None:
     table = Table("who", "seeds", *(head for head, _ in COLUMNS.values()))
     for who in RACERS:
         own = [row for row in rows if row["who"] == who]
-        cells = [
-            mean_and_interval([r[key] for r in own], form) for key, (_, form) in COLUMNS.items()
-        ]
-        table.add_row(who, str(len(own)), *cells)
+        table.add_row(who, str(len(own)), *means(own, COLUMNS))
     console.print(table)
     top1 = {(row["who"], row["seed"]): row["top1"] for row in rows}
     seeds = [s for who, s in top1 if who == FROM_MODEL and (FROM_NOTHING, s) in top1]

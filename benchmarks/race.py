@@ -236,14 +236,19 @@ def mean_and_interval(values: list[float], form: str) -> str:
     return f"{text} ± {form.format(interval(values))}" if len(values) > 1 else text
 
 
+def means(rows: list[dict[str, Any]], columns: dict[str, tuple[str, str]]) -> list[str]:
+    """The cells of a table's row: the mean of each of the columns, with its interval."""
+    return [
+        mean_and_interval([row[key] for row in rows], form) for key, (_, form) in columns.items()
+    ]
+
+
 def show(rows: list[dict[str, Any]], console: Console) -> None:
     """Prints the table, and the ratio of the times of each seed that both ran."""
     table = Table("who", "seeds", *(head for head, _ in COLUMNS.values()), "images", "PFLOP")
     for who in dict.fromkeys(row["who"] for row in rows):
         own = [row for row in rows if row["who"] == who]
-        cells = [
-            mean_and_interval([row[key] for row in own], form) for key, (_, form) in COLUMNS.items()
-        ]
+        cells = means(own, COLUMNS)
         work = f"{own[0]['images']:,}", f"{own[0]['pflop']:.3f}"
         table.add_row(who, str(len(own)), *cells, *work)
     console.print(table)

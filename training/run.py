@@ -146,7 +146,7 @@ def make_records(options: Options, now: str) -> list[str]:
     """Makes the records of `--images` on rank 0, while the others wait; a collective.
 
     Returns:
-        Lines for the user, on every worker. None for a run that is resumed: it has its records.
+        Lines for the user, on every worker; an empty list for a run that is resumed.
     """
     images = options.images
     if images is None or options.resume:
