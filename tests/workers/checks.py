@@ -42,7 +42,10 @@ from training import resume
 workers.MEET_EVERY_SECONDS = 0.01
 FIRST_ONLY = hvd.ProcessSet([0])
 os.environ["HOROVOD_DYNAMIC_PROCESS_SETS"] = "1"
+LOOKED, look = [], workers.check_gpus
+workers.check_gpus = lambda: [LOOKED.append("for GPUs"), look()]
 workers.join()
+workers.check_gpus = look
 hvd.add_process_set(FIRST_ONLY)
 RANK = hvd.rank()
 
@@ -344,6 +347,50 @@ def two_gathers_at_a_time():
         return [gathered, beside.result()]
 
 
+def refused(action):
+    """The name of the error that an action raises, and its message; or that it raises none."""
+    try:
+        action()
+    except (UserError, RunError) as error:
+        return [type(error).__name__, str(error)]
+    return "nothing"
+
+
+def checked_with(all_reduce):
+    """What the check says with another all-reduce of groups."""
+    real, hvd.grouped_allreduce = hvd.grouped_allreduce, all_reduce
+    try:
+        return refused(workers.check_all_reduce)
+    finally:
+        hvd.grouped_allreduce = real
+
+
+def all_reduce_where(change):
+    """What the check says where worker 1 gets something else in float16."""
+    real = hvd.grouped_allreduce
+
+    def all_reduce(tensors, **options):
+        found = real(tensors, **options)
+        return change(found) if RANK == 1 and tensors[0].dtype == tf.float16 else found
+
+    return checked_with(all_reduce)
+
+
+def failing_all_reduce(tensors, **options):
+    raise tf.errors.InternalError(None, None, "ncclAllReduce failed\nat a line")
+
+
+def gpus_on(*ranks):
+    """Whether the check runs, and what is said, where only some workers see a GPU."""
+    checked, see, check = [], tf.config.get_visible_devices, workers.check_all_reduce
+    tf.config.get_visible_devices = lambda kind: [kind] if RANK in ranks else []
+    workers.check_all_reduce = lambda: checked.append("checked")
+    try:
+        return [refused(workers.check_gpus), *checked]
+    finally:
+        tf.config.get_visible_devices, workers.check_all_reduce = see, check
+
+
 def until_the_other_has_waited(name, waits_first):
     """A `sign` for both workers, and a function that returns after three of `waits_first`'s."""
     waited = Path(sys.argv[1]).with_name(name)
@@ -429,6 +476,12 @@ CHECKS = {
     "slow_names": slow_names,
     "by_first": by_first,
     "place": lambda: [workers.current().rank, workers.current().size],
+    "joined": lambda: [LOOKED, os.environ["HOROVOD_BATCH_D2D_MEMCOPIES"]],
+    "all_reduce": lambda: refused(workers.check_all_reduce),
+    "all_reduce_wrong": lambda: all_reduce_where(lambda found: [*found[:-1], found[-1] + 1]),
+    "all_reduce_nan": lambda: all_reduce_where(lambda found: [found[0] * np.nan, *found[1:]]),
+    "all_reduce_fails": lambda: checked_with(failing_all_reduce),
+    "gpus": lambda: [gpus_on(), gpus_on(1), gpus_on(0, 1)],
 }
 
 if __name__ == "__main__":

@@ -189,3 +189,44 @@ def test_all_workers_give_signs_while_one_waits_for_its_disk(found):
 
 def test_a_thread_gathers_at_the_same_time_as_the_main_thread(found):
     assert both(found, "two_gathers") == [[[0, 1], [[0.0, 0.5], [1.0, 1.5]]]] * 2
+
+
+def test_workers_that_join_look_for_gpus_and_leave_copies_to_cuda(found):
+    assert both(found, "joined") == [[["for GPUs"], "0"]] * 2
+
+
+def test_the_check_of_the_all_reduce_accepts_right_means(found):
+    assert both(found, "all_reduce") == ["nothing"] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        # The first number that is wrong: of 1,281 the 257th, worker 0's 5 and worker 1's 10.
+        ("all_reduce_wrong", "float16: 8.5 for a mean of 7.5"),
+        # Worker 0's 1 and worker 1's 2.
+        ("all_reduce_nan", "float16: nan for a mean of 1.5"),
+    ],
+)
+def test_a_wrong_mean_on_one_worker_ends_both(found, name, wrong):
+    first, second = both(found, name)
+    assert first == second
+    error, message = first
+    assert error == "RunError"
+    text = f"the all-reduce gives wrong numbers on worker 1 (worker 1, {wrong}); look with"
+    assert message.startswith(text)
+
+
+def test_an_all_reduce_that_fails_says_why(found):
+    for error, message in both(found, "all_reduce_fails"):
+        assert error == "UserError"
+        assert message.startswith("the first all-reduce failed: ncclAllReduce failed; look with")
+
+
+def test_gpus_are_checked_where_all_workers_have_one(found):
+    mixed = "worker 0: no GPU was found, but other workers have one; run nvidia-smi on that host"
+    for nowhere, some, everywhere in both(found, "gpus"):
+        assert nowhere == ["nothing"]
+        assert some[0][0] == "SharedUserError"
+        assert some[0][1].startswith(mixed)
+        assert everywhere == ["nothing", "checked"]
