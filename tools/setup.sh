@@ -53,7 +53,8 @@ find_python() {
   done
   if [ -z "${PYTHON:-}" ] && command -v uv >/dev/null; then
     export UV_PYTHON_PREFERENCE=only-managed
-    if uv python install 3.11 >&2 && uv python find --system 3.11; then return; fi
+    if uv python install --quiet 3.11 >/dev/null 2>&1 && uv python find --system 3.11; then return; fi
+    found="$found and 'uv python install 3.11' failed"
   fi
   if [ -n "$without" ]; then
     fail "Python $without has no venv module; install python$without-venv"
