@@ -50,10 +50,55 @@ def stop_noting_losses(model: keras.Model, note: Callable[[Any], Any]) -> None:
         model.train_function = None
 
 
+def jit_gradients(model: keras.Model) -> None:
+    """Has XLA compile the loss and the gradients of a compiled model's training steps.
+
+    XLA cannot compile Horovod's all-reduce, so Keras's own `jit_compile` has to be False. What
+    the optimizer does, the metrics and the `note` of `note_losses` stay outside of what is
+    compiled: on a GPU, XLA cannot assign int32 variables, which are the host's.
+
+    Each trace of a step compiles anew, for its static shapes and the layers that train in it.
+
+    Example:
+        >>> model.compile(DistributedOptimizer(SGD(0.1)), "mse", jit_compile=False)
+        >>> jit_gradients(model)
+    """
+    import tensorflow as tf
+
+    def train_step(data: Any) -> Any:
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        note = getattr(model.compute_loss, "note", None)
+        compute_loss = getattr(model.compute_loss, "plain", model.compute_loss)
+        weights = model.trainable_weights
+
+        # Made in each trace: its own cache knows the shapes, but not which layers are frozen.
+        @tf.function(jit_compile=True, autograph=False)
+        def loss_and_gradients(x: Any, y: Any, sample_weight: Any) -> tuple[Any, ...]:
+            with tf.GradientTape() as tape:
+                y_pred = model(x, training=True)
+                loss = compute_loss(x, y, y_pred, sample_weight, training=True)
+                scaled = model.optimizer.scale_loss(loss)
+            return loss, y_pred, tape.gradient(scaled, weights)
+
+        loss, y_pred, gradients = loss_and_gradients(x, y, sample_weight)
+        if note is not None:
+            note(loss)
+        model._loss_tracker.update_state(loss, sample_weight=tf.shape(x)[0])
+        model.optimizer.apply_gradients(zip(gradients, weights, strict=True))
+        return model.compute_metrics(x, y, y_pred, sample_weight=sample_weight)
+
+    model.train_step, model.train_function = train_step, None
+
+
 def train_on_one_batch(model: keras.Model, batch: tuple[Any, ...]) -> None:
     """Has each training step use `batch`, without the copy to the device of a dataset's batch."""
-    step = type(model).train_step
-    model.train_step = lambda _: step(model, batch)
+    step = getattr(model.train_step, "of_any_batch", model.train_step)
+
+    def train_step(_: Any) -> Any:
+        return step(batch)
+
+    train_step.of_any_batch = step  # type: ignore[attr-defined]  # for the next batch
+    model.train_step = train_step
 
 
 def constants_in_the_graph(model: keras.Model) -> None:
