@@ -54,7 +54,7 @@ def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
     team = workers.join()
     devices.prepare_devices(team)
     policy, _ = devices.choose_policy(recipe.policy)
-    devices.set_numerics(policy, recipe.seed, recipe.xla)
+    devices.set_numerics(policy, recipe.seed)
     net = model.build(recipe)
     model.compile_for_training(net, recipe, policy)
     workers.broadcast_variables([*net.variables, *net.optimizer.variables])

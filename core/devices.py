@@ -74,11 +74,19 @@ def choose_policy(recipes: str, asked: str | None = None) -> tuple[str, str | No
     return recipes, None
 
 
-def set_numerics(policy: str, seed: int, xla: bool, deterministic: bool = False) -> None:
+def fuses_batch_norm(choice: str, xla: bool, deterministic: bool) -> bool:
+    """Whether BatchNorm trains by TensorFlow's fused op, by a recipe's three keys.
+
+    With `auto` it does on a GPU. XLA fuses Keras's own ops, and `deterministic` promises bits.
+    """
+    if choice != "auto":
+        return choice == "fused"
+    return not (xla or deterministic) and bool(tf.config.list_physical_devices("GPU"))
+
+
+def set_numerics(policy: str, seed: int, deterministic: bool = False) -> None:
     """Sets Keras's dtype policy and random seed, and how TensorFlow computes."""
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(seed)
     if deterministic:  # somewhat slower; the bits still depend on the workers and threads
-        tf.config.experimental.enable_op_determinism()
-    if xla:  # with `jit_compile`, XLA would have to compile Horovod's all-reduce, and cannot
-        tf.config.optimizer.set_jit("autoclustering")
+        tf.config.experimental.enable_op_determinism()  # TensorFlow tells XLA, too

@@ -149,7 +149,7 @@ def load_model(source: Source) -> "keras.Model":
 
     with contextlib.suppress(RuntimeError):  # where this process has used the GPU before
         tf.config.set_visible_devices([], "GPU")
-    devices.set_numerics("float32", source.recipe.seed, xla=False)
+    devices.set_numerics("float32", source.recipe.seed)
     net = model.build(source.recipe, source.run.architecture())
     load_weights(net, source.run.model)
     return net

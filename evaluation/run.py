@@ -48,7 +48,7 @@ def evaluate_run(
     )
     threads = devices.prepare_devices(team)
     policy, _ = devices.choose_policy(run.environment().get("policy", recipe.policy))
-    devices.set_numerics(policy, recipe.seed, recipe.xla)
+    devices.set_numerics(policy, recipe.seed)
     probe = LivenessProbe(run, patience) if follow else None
     with translated_errors():
         return _evaluate(run, recipe, data, threads, probe)

@@ -17,6 +17,7 @@ from core import checkpoints, devices, keras_patches, workers
 from core.checkpoints import load_weights
 from core.errors import UserError
 from core.files import whole
+from models.fused_batch_norm import fuse_batch_norm
 from models.registry import build_model
 from models.transfer import (
     SCALING,
@@ -262,11 +263,17 @@ def build_optimizer(optimizer: keras.optimizers.Optimizer, model: keras.Model) -
         raise UserError(f"key 'optimizer': {error}") from None
 
 
-def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> None:
+def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str) -> list[str]:
     """Compiles the model with the recipe's loss, decay, optimizer and loss scale.
 
     The optimizer averages gradients over the workers. It and the metrics are built here, so
     that the first step is traced once and a checkpoint's state can be loaded.
+
+    Returns:
+        Lines for the user: how it trains otherwise than by Keras's own ops.
+
+    Raises:
+        UserError: the optimizer or the key `batch_norm` does not fit the model.
     """
     optimizer = make_optimizer(recipe.optimizer, recipe.ema)
     if policy == "mixed_float16":
@@ -290,6 +297,24 @@ def compile_for_training(model: keras.Model, recipe: recipes.Recipe, policy: str
     model.compute_metrics(None, ops.zeros((1,), "int32"), ops.zeros((1, recipe.classes)))
     model.reset_metrics()
     keras_patches.keep_weights_after_fit(optimizer)
+    return _faster(model, recipe)
+
+
+def _faster(model: keras.Model, recipe: recipes.Recipe) -> list[str]:
+    """Has a compiled model train by XLA or the fused BatchNorm, and says so in lines."""
+    lines = []
+    if devices.fuses_batch_norm(recipe.batch_norm, recipe.xla, recipe.deterministic):
+        fused = fuse_batch_norm(model)
+        if not fused and recipe.batch_norm == "fused":
+            raise UserError(
+                f"recipe '{recipe.name}', key 'batch_norm': received 'fused', but '{model.name}' "
+                "has no BatchNormalization that TensorFlow's op can replace; use auto or keras"
+            )
+        lines += [f"BatchNorm: {fused} layers train by TensorFlow's fused op"] if fused else []
+    if recipe.xla:
+        keras_patches.jit_gradients(model)
+        lines.append("XLA compiles loss and gradients, at the first step of each stage")
+    return lines
 
 
 def accuracy_metrics() -> list[keras.metrics.Metric]:

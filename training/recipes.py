@@ -92,7 +92,10 @@ class Recipe(Settings):
     # Decay per step of a moving average of the weights, such as 0.999; kept in checkpoints.
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     policy: Policy = "mixed_float16"  # on a GPU; a CPU falls back to float32
-    xla: bool = False  # let XLA cluster and compile what it can; for a GPU, not measured here
+    xla: bool = False  # loss and gradients are compiled by XLA; for a GPU, not measured there
+    # Keras's own layers, or TensorFlow's fused op in them. `auto`: the op on a GPU, without `xla`
+    # and without `deterministic`.
+    batch_norm: Literal["auto", "fused", "keras"] = "auto"
     augmentation: Augmentation = Augmentation()
     evaluation: Evaluation = Evaluation()
     checkpoint_every: Count = 625  # steps

@@ -36,7 +36,8 @@ PACKAGES = ("keras", "tensorflow", "horovod", "numpy")
 # Keys of a recipe that do not change what the training computes.
 FREE_TO_CHANGE = frozenset(
     (
-        *("name", "images", "workers", "embedded_data", "evaluation", "xla", "deterministic"),
+        *("name", "images", "workers", "embedded_data", "evaluation"),
+        *("xla", "batch_norm", "deterministic"),
         *("checkpoint_every", "skip_bad_batches", "keep_newest", "keep_every", "log_every"),
         "init_from",  # its weights count, wherever they are
     )

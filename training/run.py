@@ -87,9 +87,9 @@ def start_run(options: Options, started: float) -> Run:
     initial = model.find_initial(recipe, folder, options.resume)
     taken = {**data.taken, **initial.taken}
     recipe = recipe.taking(initial.taken)
-    devices.set_numerics(policy, recipe.seed, recipe.xla, recipe.deterministic)
+    devices.set_numerics(policy, recipe.seed, recipe.deterministic)
     net = workers.together(lambda: model.build(recipe, initial.architecture))
-    workers.together(lambda: model.compile_for_training(net, recipe, policy))
+    said += workers.together(lambda: model.compile_for_training(net, recipe, policy))
     workers.together(lambda: check_phases(net, schedule))
 
     identity = resume.identity(recipe, data, policy, initial.digest)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import tensorflow as tf
 
-from core.errors import OtherWorkerEnded, UserError
+from core.errors import OtherWorkerEnded, SharedUserError, UserError
 from datasets.input.faults import Faults
 from datasets.input.pipeline import LABEL_OUTSIDE
 
@@ -17,6 +17,7 @@ def translated_errors(faults: Faults | None = None) -> Iterator[None]:
 
     Raises:
         UserError: this worker read a record that cannot be used.
+        SharedUserError: XLA cannot compile the model.
         OtherWorkerEnded: Horovod stopped.
     """
     try:
@@ -25,6 +26,12 @@ def translated_errors(faults: Faults | None = None) -> Iterator[None]:
         problem = _problem(error, faults)
         if problem:
             raise UserError(problem) from None
+        # Such as "on XLA_CPU_JIT: PyFunc (No registered ... with node {{node odd/PyFunc}})".
+        if found := re.search(r" on XLA_\w+: (\w+) \(.*?{{node (.*?)}}", error.message, re.DOTALL):
+            raise SharedUserError(
+                f"recipe key 'xla': XLA cannot compile the operation {found[1]} of the model, "
+                f"'{found[2]}'; train with xla: false"
+            ) from None
         # An all-reduce that is cut off raises the error of Gloo, by the file in which it arose.
         if re.search("Horovod|/gloo/", error.message):
             raise OtherWorkerEnded(error.message) from None

@@ -4,8 +4,9 @@ import os
 
 import keras
 import pytest
+import tensorflow as tf
 
-from core.devices import avoid_overrun
+from core.devices import avoid_overrun, fuses_batch_norm
 from models.registry import build_model
 
 NAME = "ONEDNN_MAX_CPU_ISA"
@@ -33,3 +34,21 @@ def test_a_users_setting_and_half_precision_stay_unchanged(unset, monkeypatch):
     monkeypatch.setenv(NAME, "SSE41")
     avoid_overrun(build_model("resnet8", (28, 28), 10, widths=(4, 8, 16)))
     assert os.environ[NAME] == "SSE41"
+
+
+@pytest.mark.parametrize(
+    ("choice", "gpus", "xla", "deterministic", "fused"),
+    [
+        ("auto", 1, False, False, True),
+        ("auto", 0, False, False, False),
+        ("auto", 1, True, False, False),
+        ("auto", 1, False, True, False),
+        ("keras", 1, False, False, False),
+        ("fused", 0, True, True, True),
+    ],
+)
+def test_batch_norm_is_fused_on_a_gpu_unless_that_changes_promised_bits(
+    monkeypatch, choice, gpus, xla, deterministic, fused
+):
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind] * gpus)
+    assert fuses_batch_norm(choice, xla, deterministic) is fused

@@ -56,6 +56,29 @@ def test_the_recipes_loss_is_trained_on_and_begins_with_rare_classes():
     assert net.evaluate(images, labels, verbose=0)[0] == pytest.approx(expected, rel=1e-4)
 
 
+def compiled(*layers, **changes):
+    """A model compiled as a recipe says, and what the user is told."""
+    recipe = load_recipe("demo").model_copy(update=changes)
+    net = keras.Sequential([keras.Input((8, 8, 3)), *layers, keras.layers.Dense(10)])
+    return net, model.compile_for_training(net, recipe, "float32")
+
+
+def test_a_run_says_how_it_trains_otherwise_than_by_kerass_own_ops():
+    bn = keras.layers.BatchNormalization()
+    net, said = compiled(bn, xla=True, batch_norm="fused")
+    assert said == [
+        "BatchNorm: 1 layers train by TensorFlow's fused op",
+        "XLA compiles loss and gradients, at the first step of each stage",
+    ]
+    assert net.jit_compile is False  # Keras would have XLA compile Horovod's all-reduce, too
+    assert compiled(keras.layers.BatchNormalization())[1] == []
+
+
+def test_a_fused_op_that_nothing_could_use_is_refused():
+    with pytest.raises(UserError, match=r"key 'batch_norm': received 'fused', but 'sequential"):
+        compiled(batch_norm="fused")
+
+
 def optimizer(groups, **settings):
     return make_optimizer(Optimizer.model_validate({"groups": groups, **settings}))
 

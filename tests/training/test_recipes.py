@@ -96,6 +96,7 @@ REFUSALS = {
     "unknown key within": ({"optimizer": {"nam": 1}}, "key 'optimizer.nam' is not known"),
     "one class": ({"classes": 1}, "key 'classes': received 1"),
     "policy": ({"policy": "float8"}, "key 'policy': received 'float8'.*mixed_float16"),
+    "batch norm": ({"batch_norm": True}, "key 'batch_norm': received True.*'fused'"),
     "smoothing": ({"label_smoothing": 1.0}, "key 'label_smoothing': received 1.0"),
     "crop": ({"augmentation": {"crop": "centre"}}, "key 'augmentation.crop'.*'centre'.*'pad'"),
     "area": ({"augmentation": {"area": [-1, 1]}}, ": key 'augmentation.area': received -1"),

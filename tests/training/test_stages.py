@@ -114,18 +114,24 @@ def changed(before, after):
     return {path.split("/")[0] for path in before if not np.array_equal(before[path], after[path])}
 
 
-def test_the_layers_of_a_phase_stay_to_the_bit_and_train_in_the_next():
-    """Three stages of two steps on noise, as a run does them; the second stage is resumed."""
-    keras.utils.set_random_seed(1)
-    asked = recipe({}, {"freeze": ["stem_*", "stage1_*"]}, {})
+def small_run(asked):
+    """What `fit_stage` needs of a run, which trains on noise."""
     net = models.build(asked)
     models.compile_for_training(net, asked, "float32")
-    run = SimpleNamespace(
+    return SimpleNamespace(
         recipe=asked,
         model=net,
         data=synthetic.data_for(asked),
         log=SimpleNamespace(clock=SimpleNamespace(switch=lambda bucket: None)),
     )
+
+
+def test_the_layers_of_a_phase_stay_to_the_bit_and_train_in_the_next():
+    """Three stages of two steps on noise, as a run does them; the second stage is resumed."""
+    keras.utils.set_random_seed(1)
+    asked = recipe({}, {"freeze": ["stem_*", "stage1_*"]}, {})
+    run = small_run(asked)
+    net = run.model
     everything = {layer.name for layer in net.layers if layer.weights} - {"normalise"}
     frozen = {"stem_conv", "stem_bn"}
     frozen |= {f"stage1_block1_{kind}{number}" for kind in ("conv", "bn") for number in (1, 2)}
@@ -138,6 +144,33 @@ def test_the_layers_of_a_phase_stay_to_the_bit_and_train_in_the_next():
             before, *_, after = weights.seen[-1 - stage.steps :]
             is_second = stage.first == 2
             assert changed(before, after) == everything - (frozen if is_second else set())
+
+
+def test_stages_by_xla_are_those_without_it():
+    """The second freezes layers, at the same size; with all that a recipe has, on noise."""
+    settings = {"label_smoothing": 0.1, "l2": 0.01, "ema": 0.9}
+    moves = {"momentum": [0.9, 0.8]}
+    phases = [moves, moves | {"freeze": ["stem_*", "stage1_*"]}]
+    states, traces = [], []
+    for xla in (False, True):
+        keras.utils.set_random_seed(1)
+        asked = recipe(*phases, xla=xla, **settings)
+        run = small_run(asked)
+        compute_loss = run.model.compute_loss
+
+        def traced(x, *others, compute_loss=compute_loss, **options):
+            traces.append(tuple(x.shape))
+            return compute_loss(x, *others, **options)
+
+        run.model.compute_loss = traced
+        schedule = asked.schedule(1, 8)
+        for stage in schedule.stages():
+            fit_stage(run, stage, [PhaseScheduler(schedule)])
+        variables = [*run.model.variables, *run.model.optimizer.variables]
+        states.append([v.numpy() for v in variables])
+    assert traces == [(4, 8, 8, 3)] * 4  # one for each stage
+    for plain, ours in zip(*states, strict=True):
+        np.testing.assert_allclose(ours, plain, rtol=1e-3, atol=1e-4)
 
 
 def test_the_pipeline_gets_the_augmentation_of_the_phase(monkeypatch):
