@@ -31,6 +31,7 @@ from callbacks.finite_loss import FiniteLoss
 from callbacks.step_checkpoint import Journal, StepCheckpoint, mean_moving_statistics
 from core import workers
 from core.errors import RunError, UserError
+from core.keras_patches import jit_gradients
 from models.registry import build_model
 from models.whitening import whiten
 from optimizers.distributed import DistributedOptimizer
@@ -118,7 +119,25 @@ def half_a_batch_each(make=lambda: TF1Momentum(0.3)):
     return [apart, digest([*model.trainable_variables, *model.optimizer.variables])]
 
 
-def infinity_on_one_worker(gradient_accumulation_steps=None):
+def by_xla():
+    """How far steps by XLA end from those without it, and a digest of what both workers share.
+
+    Each worker has its own half of a batch, and BatchNorm its own statistics.
+    """
+    models = [small_model(batch_norm=True) for _ in range(2)]
+    for model in models:
+        model.compile(DistributedOptimizer(TF1Momentum(0.3)), loss(), jit_compile=False)
+    jit_gradients(models[1])
+    x, y = images(seed=7, count=64)
+    for begin in range(8 * RANK, 64, 16):
+        for model in models:
+            model.train_on_batch(x[begin : begin + 8], y[begin : begin + 8])
+    state = [[*model.variables, *model.optimizer.variables] for model in models]
+    apart = max(float(np.abs(a.numpy() - b.numpy()).max()) for a, b in zip(*state, strict=True))
+    return [apart, digest([*models[1].trainable_variables, *models[1].optimizer.variables])]
+
+
+def infinity_on_one_worker(gradient_accumulation_steps=None, xla=False):
     keras.config.set_dtype_policy("mixed_float16")
     try:
         model = small_model()
@@ -126,6 +145,8 @@ def infinity_on_one_worker(gradient_accumulation_steps=None):
         model.compile(DistributedOptimizer(inner), loss(), jit_compile=False)
     finally:
         keras.config.set_dtype_policy("float32")
+    if xla:
+        jit_gradients(model)
     x, y = images(seed=RANK, count=16)
     before = digest(model.trainable_variables)
     bad = x.copy()
@@ -447,6 +468,8 @@ CHECKS = {
     "collectives_of_groups": collectives_of_groups,
     "infinity": infinity_on_one_worker,
     "infinity_while_accumulating": lambda: infinity_on_one_worker(2),
+    "by_xla": by_xla,
+    "infinity_by_xla": lambda: infinity_on_one_worker(xla=True),
     "clipping": clipping,
     "clipping_while_accumulating": clipping_while_accumulating,
     "clipping_in_a_loss_scale": lambda: clipping_while_accumulating(in_a_loss_scale=True),

@@ -40,6 +40,12 @@ def test_half_a_batch_each_is_one_whole_batch(found, name):
     assert first == second
 
 
+def test_steps_by_xla_are_those_without_it(found):
+    (apart, first), (also_apart, second) = both(found, "by_xla")
+    assert max(apart, also_apart) < 1e-5
+    assert first == second
+
+
 def test_groups_of_variables_communicate_together(found):
     assert both(found, "collectives_of_groups") == [[2]] * 2
 
@@ -57,8 +63,9 @@ def test_what_rank_0_does_alone_is_known_to_both(found):
     assert late == ["RunError", "late"]
 
 
-def test_an_infinity_on_one_worker_makes_both_skip_the_step(found):
-    first, second = both(found, "infinity")
+@pytest.mark.parametrize("name", ["infinity", "infinity_by_xla"])
+def test_an_infinity_on_one_worker_makes_both_skip_the_step(found, name):
+    first, second = both(found, name)
     assert first == second
     assert [s["moved"] for s in first["steps"]] == [False, True, True]
     # Keras starts at 2 ** 15 and halves at each skip.
