@@ -7,6 +7,8 @@ These have to stand elsewhere:
   accumulated gradients can be averaged, and looks for a loss scale among the running functions.
 - `optimizers/groups.py` overrides the private `_backend_update_step` and `_apply_weight_decay`, and
   gives the optimizers of its groups its own `_iterations`.
+- `models/fused_batch_norm.py` replaces the `call` of `BatchNormalization` layers, which it finds by
+  the private `_flatten_layers`.
 - `core/checkpoints.py` reads `_model_variables_moving_average` and the layout of `.keras` files.
 - `callbacks/input_balance.py` asks a private module of TensorFlow whether ops are deterministic.
 """
