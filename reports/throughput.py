@@ -40,7 +40,7 @@ class AllReduce(Settings):
     bytes: Positive  # of the gradients; 4 a parameter, or 2 with fp16 compression
     workers_per_host: Count = 8  # the maximum number of workers that share a host
     host_bandwidth: Positive  # from a worker to another on its host
-    network_bandwidth: Positive  # from a host to another
+    network_bandwidth: Positive | None = None  # from a host to another; None if not known
     latency: NotNegative = 5e-5  # seconds of a message between hosts
     # The share that is not hidden behind the computation; 1 is the worst case.
     exposed: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -54,6 +54,13 @@ class AllReduce(Settings):
         hosts = -(-workers // self.workers_per_host)
         local = min(workers, self.workers_per_host)
         inside = 2 * (local - 1) / local * self.bytes / self.host_bandwidth
+        if hosts == 1:
+            return self.exposed * inside
+        if self.network_bandwidth is None:
+            raise UserError(
+                f"{workers} workers are on {hosts} hosts, and 'all_reduce' has no "
+                f"'network_bandwidth'; give at most --workers {self.workers_per_host}"
+            )
         between = 2 * (hosts - 1) / hosts * self.bytes / self.network_bandwidth
         return self.exposed * (inside + between + 2 * (hosts - 1) * self.latency)
 

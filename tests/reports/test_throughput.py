@@ -74,6 +74,13 @@ def test_an_all_reduce_by_hand():
     assert half.seconds(2) == pytest.approx(0.5e-3)
 
 
+def test_without_a_bandwidth_between_hosts_there_is_one_host():
+    costs = AllReduce(bytes=100e6, workers_per_host=8, host_bandwidth=100e9)
+    assert costs.seconds(8) == pytest.approx(1.75e-3)  # 2 * 7/8 of 1 ms
+    with pytest.raises(UserError, match=r"9 workers are on 2 hosts.* give at most --workers 8"):
+        costs.seconds(9)
+
+
 def test_another_number_of_workers_changes_a_step_by_its_all_reduce():
     costs = {"bytes": 1e9, "host_bandwidth": 100e9, "network_bandwidth": 10e9, "latency": 0}
     table = TABLE.model_copy(update={"all_reduce": AllReduce(**costs)})
