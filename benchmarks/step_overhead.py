@@ -13,6 +13,7 @@ import os
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +83,31 @@ class EveryOtherBlock(keras.callbacks.Callback):
         self.inside.append(time.perf_counter() - now)
 
 
-@click.command()
-@click.option("--pairs", default=150, help="Blocks with the callbacks, and without.")
-@click.option("--block", default=25, help="Steps of a block, and between two reports.")
-@click.option("--batch_size", default=32, help="Sets the length of a step.")
-def main(pairs: int, block: int, batch_size: int) -> None:
-    """Prints milliseconds a step with and without the callbacks, and their ratio."""
+@dataclass(frozen=True)
+class Overhead:
+    """Milliseconds a step, a block each: shape (pairs + 1,) of bare ones, else (pairs,).
+
+    Attributes:
+        bare, ours: without and with the callbacks.
+        inside: what the callbacks took themselves.
+        added, ratios: of `ours` to the bare blocks on both sides.
+    """
+
+    bare: np.ndarray
+    ours: np.ndarray
+    inside: np.ndarray
+
+    @property
+    def added(self) -> np.ndarray:
+        return self.ours - (self.bare[:-1] + self.bare[1:]) / 2
+
+    @property
+    def ratios(self) -> np.ndarray:
+        return self.ours / ((self.bare[:-1] + self.bare[1:]) / 2)
+
+
+def overhead(pairs: int, block: int, batch_size: int) -> Overhead:
+    """Measures `pairs` of blocks of `block` steps of the demo's model, in float32; a collective."""
     team = workers.current()
     threads = devices.prepare_devices(team)
     images = tf.random.uniform((batch_size, 28, 28, 3), maxval=256, dtype=tf.int32)
@@ -129,8 +149,17 @@ def main(pairs: int, block: int, batch_size: int) -> None:
 
     blocks = milliseconds(np.diff(watch.began), block)[2:]
     inside = milliseconds(np.array(watch.inside[:-1]), block)[3::2]
-    bare, ours = blocks[::2], blocks[1::2]
-    ratios = ours / ((bare[:-1] + bare[1:]) / 2)
+    return Overhead(blocks[::2], blocks[1::2], inside)
+
+
+@click.command()
+@click.option("--pairs", default=150, help="Blocks with the callbacks, and without.")
+@click.option("--block", default=25, help="Steps of a block, and between two reports.")
+@click.option("--batch_size", default=32, help="Sets the length of a step.")
+def main(pairs: int, block: int, batch_size: int) -> None:
+    """Prints milliseconds a step with and without the callbacks, and their ratio."""
+    found = overhead(pairs, block, batch_size)
+    bare, ours, inside, ratios = found.bare, found.ours, found.inside, found.ratios
     low, high = spread_of_median(ratios)
     table = Table("milliseconds a step", "median", "fastest", "slowest")
     for name, values in (("bare", bare), ("with callbacks", ours), ("inside callbacks", inside)):

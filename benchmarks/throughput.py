@@ -4,10 +4,11 @@
     horovodrun -np 2 python benchmarks/throughput.py --recipe cifar10 --output rates.yaml
 
 For each image size and batch of a recipe, the real compiled step with the real
-all-reduce runs on one synthetic batch that stays on the device. So the rates leave out the
-input pipeline: if it is slower than the step, a run is slower.
+all-reduce runs on one synthetic batch that lies ready in memory, and is copied to the device at
+each step. So the rates leave out the input pipeline: if that is slower than the step, so is a run.
 """
 
+import math
 import os
 import platform
 import sys
@@ -79,7 +80,7 @@ def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
             "rates": rates,
             "start_up_seconds": round(start_up, 2),
             "tracing_seconds": round(float(np.mean(traces)), 2),
-            "checkpoint_seconds": round(_seconds_to_save(net), 3),
+            "checkpoint_seconds": round(seconds_to_save(net), 3),
         }
         rates_as_text = yaml.safe_dump(found, sort_keys=False, default_flow_style=None, width=100)
         files.write(output, "# Measured; an input pipeline may be slower.\n" + rates_as_text)
@@ -102,9 +103,19 @@ def _settings(recipe: Recipe) -> list[tuple[int, int]]:
 
 
 def measure(
-    net: keras.Model, size: int, batch: int, classes: int, steps: int, repeats: int
+    net: keras.Model,
+    size: int,
+    batch: int,
+    classes: int,
+    steps: int,
+    repeats: int,
+    seconds: float = math.inf,
 ) -> tuple[float, float]:
-    """Seconds of a stage's first step beyond a normal one, and seconds of a normal step."""
+    """Seconds of a stage's first step beyond a normal one, and seconds of a normal step.
+
+    A collective. Each of the `repeats` takes `steps` steps, or fewer where they would take longer
+    than `seconds`.
+    """
     rng = np.random.default_rng(workers.current().rank)
     images = tf.constant(rng.integers(0, 256, (batch, size, size, 3), np.uint8))
     labels = tf.constant(rng.integers(0, classes, batch, np.int32))
@@ -121,12 +132,14 @@ def measure(
         return time.perf_counter() - began
 
     first = run(1)
-    run(2)  # the second step still allocates memory
+    warm = run(2) / 2  # the second step still allocates memory
+    steps = workers.from_first(max(2, int(min(steps, seconds / warm))))  # all take as many
     step = float(np.median([run(steps) / steps for _ in range(repeats)]))
     return max(first - step, 0.0), step
 
 
-def _seconds_to_save(net: keras.Model) -> float:
+def seconds_to_save(net: keras.Model) -> float:
+    """Seconds of writing a checkpoint, while nothing else happens."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.monotonic()
         with files.whole(Path(folder) / "model.keras") as unfinished:
