@@ -31,7 +31,7 @@ from core import environment, workers
 from core.board import board
 from core.errors import RunError
 from core.signals import SignalWatch
-from launch import elastic, sagemaker, supervisor
+from launch import elastic, rendezvous, sagemaker, supervisor
 from launch.commands import RECIPE, evaluate, export, plan, predict, report, track
 from launch.launcher import launch
 from tracking.beside import Followers
@@ -74,6 +74,7 @@ main.add_command(track)
 def train(**options: Any) -> None:
     """Trains a recipe's model and evaluates its checkpoints."""
     watch = SignalWatch().install()
+    rendezvous.meet()
     workers.join()
     options["resume"], options["run_dir"] = elastic.join_those_that_resume(
         options["resume"], options["run_dir"]

@@ -32,6 +32,7 @@ import yaml
 from callbacks.stage_clock import wait_for_device
 from core import devices, files, workers
 from core.errors import UserError
+from launch import rendezvous
 from launch.commands import RECIPE
 from training import model
 from training.recipes import Recipe, load_recipe
@@ -52,6 +53,7 @@ from training.recipes import Recipe, load_recipe
 def main(recipe_name: str, output: Path, steps: int, repeats: int) -> None:
     """Writes the rates of a recipe's sizes and batches on this machine."""
     recipe = load_recipe(recipe_name)
+    rendezvous.meet()
     team = workers.join()
     devices.prepare_devices(team)
     policy, _ = devices.choose_policy(recipe.policy)

@@ -7,7 +7,7 @@ import os
 import keras
 import tensorflow as tf
 
-from core.workers import Workers
+from core.workers import OWN_CORES, Workers
 
 
 @functools.cache
@@ -17,7 +17,8 @@ def prepare_devices(workers: Workers) -> int:
     TensorFlow gives every process all cores, and several workers would fight for them. It
     returns the number of threads for the computation; the pipeline gets as many.
     """
-    threads = max(1, len(os.sched_getaffinity(0)) // workers.local_size)
+    share = len(os.sched_getaffinity(0)) // workers.local_size
+    threads = max(1, int(os.environ.get(OWN_CORES, share)))
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         own = gpus[workers.local_rank % len(gpus)]

@@ -23,6 +23,9 @@ from core.errors import OtherWorkerEnded, RunError, SharedUserError, UserError
 T = TypeVar("T")
 
 LAUNCHED_RANK = "HOROVOD_RANK"  # horovodrun sets it for each process that it launches
+LAUNCHED_SIZE = "HOROVOD_SIZE"
+# How many cores are this worker's own, if that is known: `launch/rendezvous.py` sets it.
+OWN_CORES = "RECIPE_OWN_CORES"
 
 # Horovod warns when the others have waited this long for a worker. After its default, 60,
 # a run that hangs has already been ended.
@@ -63,7 +66,7 @@ class Workers:
 
 def launched_size() -> int:
     """Number of workers that horovodrun or mpirun launched; 1 without them."""
-    return max(int(os.environ.get(name, "1")) for name in ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE"))
+    return max(int(os.environ.get(name, "1")) for name in (LAUNCHED_SIZE, "OMPI_COMM_WORLD_SIZE"))
 
 
 def launched_rank() -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from core.workers import launched_size
+from launch.environment import JOINS_BY
 
 # `launch` sets it for its workers: the command line that resumes the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
@@ -46,7 +47,7 @@ def resuming(arguments: Sequence[str], run_dir: Path) -> list[str]:
 
 def _launcher() -> list[str]:
     """The launcher's part of this job's command line; empty if there is no launcher."""
-    if launched_size() == 1:
+    if launched_size() == 1 or JOINS_BY in os.environ:
         return []
     import psutil
 

@@ -138,11 +138,12 @@ def evaluate(
     from core import workers
     from core.board import board
     from evaluation.run import evaluate_run
-    from launch import command_line
+    from launch import command_line, rendezvous
     from reports.report import report as write_report
     from training.run_folder import RunFolder
 
     board.note(command=command_line.to_repeat())  # an error's message says to rerun it
+    rendezvous.meet()
     problems = evaluate_run(run_dir, data_dir, follow, patience, choices)
     board.note(command="")
     if workers.current().is_first and RunFolder(run_dir).evaluation_rows():

@@ -1,6 +1,6 @@
 """The end of a worker: its message, its exit status, and the process beside it.
 
-A worker that is killed, or that hangs, prints nothing. Under horovodrun each worker is
+A worker that is killed, or that hangs, prints nothing. One of several workers is
 therefore the child of a supervisor, which
 
 - prints one message when the worker dies or hangs, with the command to resume the run;
@@ -29,7 +29,7 @@ from core import workers
 from core.board import board
 from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
 from core.signals import SIGNALS
-from launch import command_line, elastic, sagemaker
+from launch import command_line, elastic, environment, sagemaker
 
 STOPPED = 75  # exit status of a run that stopped on a signal: EX_TEMPFAIL of sysexits.h
 # Of a worker that has lost another one (EX_PROTOCOL); its supervisor's is 1.
@@ -41,6 +41,9 @@ STOPPED_SECONDS = 25.0
 # A worker that Horovod has cut off, or that leaves the message to rank 0, waits this long
 # for the launcher to end it: on busy cores, another worker may need time to end.
 SILENCE_SECONDS = 20.0
+# The same where workers have joined by their environment: whatever started them may not end
+# them, and a scheduler that has sent a signal does not wait long.
+UNATTENDED_SECONDS = 5.0
 LOOK_EVERY_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -53,7 +56,30 @@ def tell_how_to_resume(run_dir: Path) -> None:
 def how_to_resume() -> str:
     """The end of a message: how to resume; empty if there is nothing to resume yet."""
     command = board.read("command")
-    return f"; to resume, run\n  {command}" if command else ""
+    if not command:
+        return ""
+    # What started each worker is not known.
+    how = "start each worker of the job again with" if joins_by_environment() else "run"
+    return f"; to resume, {how}\n  {command}"
+
+
+def joins_by_environment() -> bool:
+    """Whether this worker joins others that nothing but its environment names."""
+    return environment.JOINS_BY in os.environ
+
+
+def place() -> workers.Workers:
+    """This worker's place; where it has not joined the others, as its environment says it."""
+    team = workers.current()
+    if team.size == 1 and joins_by_environment():
+        return workers.Workers(workers.launched_rank(), workers.launched_size())
+    return team
+
+
+def silence() -> float:
+    """Seconds in which a launcher ends this process, if it does."""
+    longest = UNATTENDED_SECONDS if joins_by_environment() else math.inf
+    return min(SILENCE_SECONDS, longest)
 
 
 def exit_status(main: click.Command) -> int:
@@ -65,11 +91,13 @@ def exit_status(main: click.Command) -> int:
     except RunError as error:
         return speak(str(error) + how_to_resume(), 1, shared=True)
     except Preempted as error:
-        if error.shared or workers.current().is_first:
+        if error.shared or place().is_first:
             speak(str(error) + how_to_resume(), STOPPED, shared=True, kind="")
         return STOPPED
     except OtherWorkerEnded as error:
-        board.note(reason=str(error))
+        # Where nothing ends the others, they all get here: one on each host speaks.
+        if not joins_by_environment() or os.environ.get("HOROVOD_LOCAL_RANK") == "0":
+            board.note(reason=str(error))
         return OTHER_ENDED
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""
@@ -84,11 +112,11 @@ def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> int
     """
     from tqdm.auto import tqdm
 
-    team = workers.current()
+    team = place()
     if not shared and team.size > 1:
         message = f"worker {team.rank}: {message}"
     if not team.is_first:  # rank 0 may not have the same error, and may not end
-        wait_to_be_ended(SILENCE_SECONDS if shared else 4.0, status)
+        wait_to_be_ended(silence() if shared else 4.0, status)
     if team.is_first or not shared:
         tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
         if kind:
@@ -110,7 +138,8 @@ def wait_to_be_ended(seconds: float, status: int) -> None:
 
 
 def supervise(run: Callable[[], int]) -> int:
-    """Runs `run` in a child process and watches it; without horovodrun, in this process."""
+    """Runs `run` in a child process and watches it; the only worker runs in this process."""
+    os.environ.update(environment.announced(os.environ))
     if workers.LAUNCHED_RANK not in os.environ:
         status = run()
         return 1 if status == OTHER_ENDED else status
@@ -129,8 +158,9 @@ def supervise(run: Callable[[], int]) -> int:
     elif not asked:
         # If another worker has ended, it has said why, and the launcher ends this process
         # during the wait. If several were cut off, rank 0 speaks and ends before the others.
-        wait_to_be_ended(SILENCE_SECONDS * (1 if workers.launched_rank() == 0 else 2), 1)
-        _speak_for_it(f"was cut off by Horovod: {board.read('reason')}")
+        wait_to_be_ended(silence() * (1 if workers.launched_rank() == 0 else 2), 1)
+        if reason := board.read("reason"):
+            _speak_for_it(f"was cut off by Horovod: {reason}")
     return 1
 
 
