@@ -95,9 +95,14 @@ def join(place: Place, own: Member) -> dict[str, str]:
 
     On rank 0, Horovod's rendezvous runs in a thread from then on.
     """
+    chosen = os.environ.get("HOROVOD_GLOO_IFACE")
+    if chosen and chosen not in (there := own_addresses().values()):
+        raise UserError(
+            f"HOROVOD_GLOO_IFACE: received {chosen!r}; interfaces with an IPv4 address are here "
+            f"{', '.join(sorted({*there}))}"
+        )
     variables = (_receive if place.rank == 0 else _visit)(place, own)
-    found = interface_to(variables[RENDEZVOUS[0]])
-    if interface := os.environ.get("HOROVOD_GLOO_IFACE", found):
+    if interface := chosen or interface_to(variables[RENDEZVOUS[0]]):
         variables["HOROVOD_GLOO_IFACE"] = interface
         # "=" stands for this very name; without it, NCCL takes the names that begin so.
         variables["NCCL_SOCKET_IFNAME"] = os.environ.get("NCCL_SOCKET_IFNAME", f"={interface}")

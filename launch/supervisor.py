@@ -187,6 +187,13 @@ def _watch(child: int) -> tuple[int, bool]:
                 name = signal.Signals(-status).name
                 if name == "SIGKILL":
                     name += ", which the kernel also sends when memory runs out"
+                if name == "SIGABRT":
+                    name += "; the reason stands above"
+                    if joins_by_environment() and not board.read("command"):
+                        name += (
+                            ". If the workers could not connect, set HOROVOD_GLOO_IFACE to the "
+                            "network interface between them"
+                        )
                 _speak_for_it(f"(process {child}) was ended by {name}")
             return 128 - status, bool(asked)
         time.sleep(LOOK_EVERY_SECONDS)

@@ -34,8 +34,14 @@ def translated_errors(faults: Faults | None = None) -> Iterator[None]:
             ) from None
         # An all-reduce that is cut off raises the error of Gloo, by the file in which it arose.
         if re.search("Horovod|/gloo/", error.message):
-            raise OtherWorkerEnded(error.message) from None
+            raise OtherWorkerEnded(_in_one_line(error.message)) from None
         raise
+
+
+def _in_one_line(message: str) -> str:
+    """Horovod's or Gloo's own line of an error; TensorFlow puts a trace before it."""
+    lines = [line for line in message.splitlines() if re.search("Horovod|/gloo/", line)]
+    return [message, *lines][-1].strip()
 
 
 def _problem(error: tf.errors.OpError, faults: Faults | None) -> str | None:

@@ -134,10 +134,23 @@ def test_horovods_rendezvous_listens_on_one_address_and_knows_its_workers(place)
 
 
 def test_the_interface_that_the_user_chose_stays(place, monkeypatch):
+    monkeypatch.setattr(rendezvous, "own_addresses", lambda: {HOST: "lo", "10.0.0.5": "ib0"})
     monkeypatch.setenv("HOROVOD_GLOO_IFACE", "ib0")
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib")
     for found in all_of(place, replace(place, rank=1)):
         assert (found["HOROVOD_GLOO_IFACE"], found["NCCL_SOCKET_IFNAME"]) == ("ib0", "ib")
+
+
+def test_an_interface_that_is_not_there(place, monkeypatch):
+    """Horovod would abort: it throws where nobody catches."""
+    monkeypatch.setattr(rendezvous, "own_addresses", lambda: {HOST: "lo", "10.0.0.5": "eth0"})
+    monkeypatch.setenv("HOROVOD_GLOO_IFACE", "ib0")
+    (found,) = all_of(place)
+    assert type(found) is UserError
+    message = (
+        "HOROVOD_GLOO_IFACE: received 'ib0'; interfaces with an IPv4 address are here eth0, lo"
+    )
+    assert str(found) == message
 
 
 def test_a_worker_that_is_not_one_of_several_does_nothing(monkeypatch):

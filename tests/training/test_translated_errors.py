@@ -23,6 +23,15 @@ def test_horovod_stops_where_another_worker_has_ended(message):
         raise tf.errors.UnknownError(None, None, message)
 
 
+def test_the_reason_is_one_line():
+    """TensorFlow puts the trace of the op before it, in which Horovod's files are named."""
+    trace = "Graph execution error:\n\nDetected at node gradients defined at\n"
+    trace += '  File "/site-packages/horovod/tensorflow/mpi_ops.py", line 176, in _grouped\n\n'
+    with pytest.raises(OtherWorkerEnded) as found, translated_errors():
+        raise tf.errors.UnknownError(None, None, f"{trace}{SHUT_DOWN}\n\t [[{{node gradients}}]]")
+    assert str(found.value) == SHUT_DOWN
+
+
 def test_an_error_of_the_program_stays_as_it_is():
     with pytest.raises(tf.errors.UnknownError), translated_errors():
         raise tf.errors.UnknownError(None, None, "Graph execution error: out of range")
