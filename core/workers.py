@@ -65,12 +65,12 @@ class Workers:
 
 
 def launched_size() -> int:
-    """Number of workers that horovodrun or mpirun launched; 1 without them."""
+    """Number of workers that a launcher started together; 1 without one."""
     return max(int(os.environ.get(name, "1")) for name in (LAUNCHED_SIZE, "OMPI_COMM_WORLD_SIZE"))
 
 
 def launched_rank() -> int:
-    """The rank that horovodrun gave this process; 0 without horovodrun."""
+    """The rank that the launcher gave this process; 0 without one, and under mpirun."""
     return int(os.environ.get(LAUNCHED_RANK, "0"))
 
 

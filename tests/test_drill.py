@@ -1,7 +1,8 @@
 """A short drill: two real workers of `recipe.py launch`, real damage, and the same bits at the end.
 
 A worker is killed, and the launcher starts the workers again; later one gets a signal, and the
-run is resumed by hand, under horovodrun.
+run is resumed by hand, under horovodrun. The workers of the undisturbed run, to which all is
+compared, have met by their environment alone.
 """
 
 import os
@@ -14,6 +15,8 @@ import psutil
 import pytest
 
 from benchmarks.chaos import EVERY, STEPS, Job, runs, same_end, small_recipe, strike
+from tests import by_environment
+from training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -21,9 +24,10 @@ def drill(digits, tmp_path_factory):
     """The damaged run, after its end, and observations of it."""
     folder = tmp_path_factory.mktemp("drill")
     recipe = small_recipe(folder / "recipe.yaml")
-    whole = Job(folder / "undisturbed", digits, recipe)
-    whole.start(resume=False)
-    whole.finish()
+    whole = RunFolder(folder / "undisturbed")
+    arguments = ["--recipe", recipe, "--data_dir", digits, "--run_dir", whole.path]
+    statuses = by_environment.wait(by_environment.start(arguments, folder))
+    assert statuses == [0, 0], [(folder / f"said-{rank}").read_text() for rank in (0, 1)]
 
     job = Job(folder / "run", digits, recipe)
     launched = time.monotonic()
@@ -44,7 +48,7 @@ def drill(digits, tmp_path_factory):
     job.finish()
     return SimpleNamespace(
         job=job,
-        equal=same_end(job.run, whole.run),
+        equal=same_end(job.run, whole),
         launched=job.said_before,  # by both of the launcher's jobs
         killed_at=killed_at,
         ended=ended,

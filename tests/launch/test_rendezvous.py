@@ -19,6 +19,7 @@ from core.errors import RunError, SharedUserError, UserError
 from launch import rendezvous
 from launch.environment import Place
 from launch.rendezvous import describe, join, seal, unseal
+from tests import by_environment
 from tests.waiting import HANG_SECONDS, until
 
 HOST = "127.0.0.1"
@@ -26,10 +27,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture
 def port():
-    """A port on which nobody listens, below those that Linux gives away."""
-    for number in range(21000 + os.getpid() % 8000, 32000):
-        with contextlib.suppress(OSError), socket.create_server((HOST, number)):
-            return number
+    return by_environment.free_port()
 
 
 @pytest.fixture
