@@ -81,7 +81,8 @@ def join() -> Workers:
 
     Raises:
         UserError: no Horovod, or one that does not find the other workers: each worker
-            would train a model alone; or GPUs on some workers only.
+            would train a model alone; GPUs on some workers only; or a host whose name stands
+            for no address.
         RunError: GPUs that do not average correctly.
     """
     if launched_size() > 1:
@@ -97,6 +98,11 @@ def join() -> Workers:
         # Copies on a GPU by CUDA itself, which reports errors; Horovod does not ask whether its
         # own kernel for them ran. With a driver that is too old it would not.
         os.environ.setdefault("HOROVOD_BATCH_D2D_MEMCOPIES", "0")
+        if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
+            from core.network.own_name import check_own_name
+
+            local_size = os.environ.get("HOROVOD_LOCAL_SIZE")
+            check_own_name(several_hosts=local_size != str(launched_size()))
         hvd.init()
         if hvd.size() != launched_size():
             raise UserError(
@@ -105,8 +111,10 @@ def join() -> Workers:
             )
         # The first collective starts TensorFlow, and then it is too late for this.
         from core.devices import prepare_devices
+        from core.network.links import links
 
-        prepare_devices(current())
+        prepare_devices(team := current())
+        links.place(team.rank, team.local_rank, gather(links.watch()))
         check_gpus()
     return current()
 

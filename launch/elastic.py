@@ -13,6 +13,7 @@ import urllib.request
 from pathlib import Path
 
 from core import workers
+from core.network.links import answers
 from launch import command_line
 
 # What Horovod reads when it starts, in the order in which its driver answers
@@ -31,6 +32,9 @@ def new_place() -> dict[str, str] | None:
     server = "http://{HOROVOD_GLOO_RENDEZVOUS_ADDR}:{HOROVOD_GLOO_RENDEZVOUS_PORT}"
     slot = "rank_and_size/{HOROVOD_HOSTNAME}:{HOROVOD_LOCAL_RANK}"
     try:
+        driver = os.environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"]
+        if not answers(driver, int(os.environ["HOROVOD_GLOO_RENDEZVOUS_PORT"])):
+            return None  # the network is broken, and a request would wait for minutes
         url = f"{server}/{slot}".format_map(os.environ)
         # Horovod's driver answers when all processes have asked for their places.
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:

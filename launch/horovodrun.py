@@ -12,6 +12,8 @@ from typing import Any
 
 # Options of horovodrun with which workers may be on other hosts.
 HOSTS_ELSEWHERE = frozenset({"-H", "--hosts", "-hostfile", "--hostfile", "--host-discovery-script"})
+# ssh ends within a minute when the other host is gone. The workers notice it sooner, and say it.
+SSH_NOTICES = " -o ServerAliveInterval=15 -o ServerAliveCountMax=3"
 
 
 def main() -> None:
@@ -20,6 +22,7 @@ def main() -> None:
     from horovod.runner.common.util import network
     from horovod.runner.elastic import rendezvous
     from horovod.runner.http import http_server
+    from horovod.runner.util import remote
 
     find_port = http_server.find_port
 
@@ -31,6 +34,7 @@ def main() -> None:
 
     if not HOSTS_ELSEWHERE.intersection(word.partition("=")[0] for word in sys.argv):
         http_server.find_port = network.find_port = find_port_here
+    remote.SSH_COMMAND_PREFIX += SSH_NOTICES
     rendezvous.codec = SimpleNamespace(loads_base64=refuse)
     launch.gloo_built = lambda verbose: True  # Horovod imports TensorFlow to find out
     try:

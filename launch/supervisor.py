@@ -5,6 +5,7 @@ therefore the child of a supervisor, which
 
 - prints one message when the worker dies or hangs, with the command to resume the run;
 - kills a worker that hangs, so that the launcher ends the others;
+- says which host does not answer any more, on each side of a broken network;
 - ends when the worker ends, as the worker does when it ends: no process stays behind;
 - asks for a new place when another worker has ended and Horovod runs elastic;
 - passes signals on. If the shell that horovodrun starts has replaced itself by the worker,
@@ -28,12 +29,14 @@ import psutil
 from core import workers
 from core.board import board
 from core.errors import OtherWorkerEnded, Preempted, RunError, UserError
+from core.network.links import links
 from core.signals import SIGNALS
 from launch import command_line, elastic, environment, sagemaker
 
 STOPPED = 75  # exit status of a run that stopped on a signal: EX_TEMPFAIL of sysexits.h
-# Of a worker that has lost another one (EX_PROTOCOL); its supervisor's is 1.
-OTHER_ENDED = 76
+# Of a worker that has lost another one (EX_PROTOCOL), or a whole host (EX_UNAVAILABLE); its
+# supervisor's is 1.
+OTHER_ENDED, HOST_LOST = 76, 69
 
 # A worker that was stopped (SIGSTOP) has this long to be continued. Horovod's Gloo gives up
 # on it after 30 s, and would not say on which worker.
@@ -41,8 +44,8 @@ STOPPED_SECONDS = 25.0
 # A worker that Horovod has cut off, or that leaves the message to rank 0, waits this long
 # for the launcher to end it: on busy cores, another worker may need time to end.
 SILENCE_SECONDS = 20.0
-# The same where workers have joined by their environment: whatever started them may not end
-# them, and a scheduler that has sent a signal does not wait long.
+# The same where workers have joined by their environment, or where a host is lost: whatever
+# started them may not end them, and a scheduler that has sent a signal does not wait long.
 UNATTENDED_SECONDS = 5.0
 LOOK_EVERY_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -95,6 +98,9 @@ def exit_status(main: click.Command) -> int:
             speak(str(error) + how_to_resume(), STOPPED, shared=True, kind="")
         return STOPPED
     except OtherWorkerEnded as error:
+        if silent := links.silent_hosts():
+            board.note(reason=links.report(silent))
+            return HOST_LOST
         # Where nothing ends the others, they all get here: one on each host speaks.
         if not joins_by_environment() or os.environ.get("HOROVOD_LOCAL_RANK") == "0":
             board.note(reason=str(error))
@@ -142,7 +148,7 @@ def supervise(run: Callable[[], int]) -> int:
     os.environ.update(environment.announced(os.environ))
     if workers.LAUNCHED_RANK not in os.environ:
         status = run()
-        return 1 if status == OTHER_ENDED else status
+        return 1 if status in (OTHER_ENDED, HOST_LOST) else status
     parent = os.getpid()
     child = os.fork()
     if child == 0:
@@ -151,15 +157,21 @@ def supervise(run: Callable[[], int]) -> int:
             os._exit(1)
         return run()
     status, asked = _watch(child)
-    if status != OTHER_ENDED:
+    if status not in (OTHER_ENDED, HOST_LOST):
         return status
+    reason = board.read("reason")
+    speaks = status == HOST_LOST and reason and not asked
+    if speaks:
+        _speak_for_it(reason)
     if elastic.is_elastic() and board.read("run_dir"):
         elastic.rejoin(Path(board.read("run_dir")))
-    elif not asked:
+    elif not (asked or speaks):
         # If another worker has ended, it has said why, and the launcher ends this process
         # during the wait. If several were cut off, rank 0 speaks and ends before the others.
-        wait_to_be_ended(silence() * (1 if workers.launched_rank() == 0 else 2), 1)
-        if reason := board.read("reason"):
+        # Where a host is lost, another worker of this host speaks, or rank 0.
+        seconds = silence() * (1 if workers.launched_rank() == 0 else 2)
+        wait_to_be_ended(UNATTENDED_SECONDS if status == HOST_LOST else seconds, 1)
+        if status == OTHER_ENDED and reason:
             _speak_for_it(f"was cut off by Horovod: {reason}")
     return 1
 
@@ -220,4 +232,5 @@ def _watch(child: int) -> tuple[int, bool]:
 def _speak_for_it(text: str) -> None:
     # The message starts on a new line: a progress bar may be in the current one.
     message = f"\nrecipe.py: error: worker {workers.launched_rank()} {text}{how_to_resume()}"
-    print(message, file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # ssh, which would carry it, may be cut off, too
+        print(message, file=sys.stderr, flush=True)

@@ -3,7 +3,14 @@
 import pytest
 
 from core import workers
-from core.errors import Preempted, RunError, SharedPreempted, SharedUserError, UserError
+from core.errors import (
+    OtherWorkerEnded,
+    Preempted,
+    RunError,
+    SharedPreempted,
+    SharedUserError,
+    UserError,
+)
 from launch import supervisor
 from launch.supervisor import exit_status
 
@@ -44,3 +51,18 @@ def test_a_worker_prints_its_own_error_unless_rank_0_ends_first(said):
 
 def test_a_worker_that_alone_gets_a_signal_ends_at_once(said):
     assert said(1, Preempted("stopped")) == (75, [], "")
+
+
+@pytest.mark.parametrize(
+    ("silent", "status", "reason"),
+    [([], 76, "Gloo's"), (["10.0.0.2"], 69, "has lost the connection to 10.0.0.2 (rank 1), ")],
+)
+def test_a_worker_that_is_cut_off_looks_which_hosts_are_silent(monkeypatch, silent, status, reason):
+    monkeypatch.setattr(supervisor.links, "silent_hosts", lambda: silent)
+    supervisor.links.place(0, 0, [["10.0.0.1"], ["10.0.0.2"]])
+
+    def fail(**_):
+        raise OtherWorkerEnded("Gloo's")
+
+    assert exit_status(fail) == status
+    assert supervisor.board.read("reason").startswith(reason)
