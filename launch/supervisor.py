@@ -93,10 +93,6 @@ def exit_status(main: click.Command) -> int:
         return speak(str(error), 2, shared=error.shared)
     except RunError as error:
         return speak(str(error) + how_to_resume(), 1, shared=True)
-    except Preempted as error:
-        if error.shared or place().is_first:
-            speak(str(error) + how_to_resume(), STOPPED, shared=True, kind="")
-        return STOPPED
     except OtherWorkerEnded as error:
         if silent := links.silent_hosts():
             board.note(reason=links.report(silent))
@@ -108,7 +104,23 @@ def exit_status(main: click.Command) -> int:
     except OSError as error:  # a disk or a network file system
         where = f"'{error.filename}': " if error.filename else ""
         return speak(f"{where}{error.strerror or error}{how_to_resume()}", 1, shared=False)
+    except Exception as error:
+        if (stop := stopped_by(error)) is None:
+            raise
+        if stop.shared or place().is_first:
+            speak(str(stop) + how_to_resume(), STOPPED, shared=True, kind="")
+        return STOPPED
     return 0
+
+
+def stopped_by(error: BaseException | None) -> Preempted | None:
+    """The stop by a signal that is the reason of an error, if it is.
+
+    A signal may come while TensorFlow traces a function, which then raises an error of its own.
+    """
+    while error and not isinstance(error, Preempted):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> int:

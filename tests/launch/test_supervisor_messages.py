@@ -1,6 +1,7 @@
 """The message of an error, the worker that prints it, and the exit status."""
 
 import pytest
+import tensorflow as tf
 
 from core import workers
 from core.errors import (
@@ -51,6 +52,24 @@ def test_a_worker_prints_its_own_error_unless_rank_0_ends_first(said):
 
 def test_a_worker_that_alone_gets_a_signal_ends_at_once(said):
     assert said(1, Preempted("stopped")) == (75, [], "")
+
+
+def test_a_signal_may_come_while_tensorflow_traces_a_function(said):
+    """TensorFlow raises an error of another class, with its own text."""
+
+    @tf.function
+    def traced():
+        raise Preempted("stopped by SIGUSR1")
+
+    with pytest.raises(Exception, match="in user code") as raised:
+        traced()
+    assert not isinstance(raised.value, Preempted)
+    assert said(0, raised.value) == (75, [], "recipe.py: stopped by SIGUSR1\n")
+
+
+def test_any_other_error_keeps_its_traceback(said):
+    with pytest.raises(ZeroDivisionError):
+        said(0, ZeroDivisionError())
 
 
 @pytest.mark.parametrize(
