@@ -99,10 +99,9 @@ def join() -> Workers:
         # own kernel for them ran. With a driver that is too old it would not.
         os.environ.setdefault("HOROVOD_BATCH_D2D_MEMCOPIES", "0")
         if "HOROVOD_GLOO_RENDEZVOUS_ADDR" in os.environ:
-            from core.network.own_name import check_own_name
+            from core.network.own_name import check_own_name, spans_hosts
 
-            local_size = os.environ.get("HOROVOD_LOCAL_SIZE")
-            check_own_name(several_hosts=local_size != str(launched_size()))
+            check_own_name(spans_hosts(os.environ))
         hvd.init()
         if hvd.size() != launched_size():
             raise UserError(

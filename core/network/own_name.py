@@ -8,8 +8,18 @@ the process crashes. Debian's installer makes it 127.0.1.1, which no other host 
 
 import contextlib
 import socket
+from collections.abc import Mapping
 
 from core.errors import UserError
+
+
+def spans_hosts(environ: Mapping[str, str]) -> bool:
+    """Whether there are workers on other hosts, by what Horovod's launcher has set.
+
+    Two names of one host are none: then the workers meet at its loopback address.
+    """
+    here, all_of_them = environ.get("HOROVOD_LOCAL_SIZE"), environ.get("HOROVOD_SIZE")
+    return here != all_of_them and not is_loopback(environ["HOROVOD_GLOO_RENDEZVOUS_ADDR"])
 
 
 def check_own_name(several_hosts: bool) -> None:

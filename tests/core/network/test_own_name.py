@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from core.errors import UserError
-from core.network.own_name import address_of, check_own_name
+from core.network.own_name import address_of, check_own_name, spans_hosts
 
 HOST = "host-a"
 FOREIGN = "192.0.2.1"  # of no host (RFC 5737)
@@ -60,3 +60,16 @@ def test_a_name_with_which_horovod_would_crash_is_refused(named, addresses, seve
     named(*addresses)
     with pytest.raises(UserError, match=message):
         check_own_name(several_hosts)
+
+
+@pytest.mark.parametrize(
+    ("size", "local_size", "rendezvous", "spans"),
+    [
+        ("4", "2", "10.0.0.1", True),
+        ("4", "4", "10.0.0.1", False),
+        ("2", "1", "127.0.0.1", False),  # `localhost:1,127.0.0.1:1`, as in tests/test_elastic.py
+    ],
+)
+def test_two_names_of_one_host_are_one_host(size, local_size, rendezvous, spans):
+    given = {"HOROVOD_SIZE": size, "HOROVOD_LOCAL_SIZE": local_size}
+    assert spans_hosts(given | {"HOROVOD_GLOO_RENDEZVOUS_ADDR": rendezvous}) == spans
