@@ -19,7 +19,6 @@ import time
 
 STARTED = time.monotonic()  # the clock counts imports, data loading and tracing
 
-import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -39,7 +38,7 @@ from tracking.trackers import TRACKERS
 from training.recipes import Policy
 from training.run import Options, start_run
 
-os.environ.update(environment.settings())  # before Keras and TensorFlow are imported
+environment.prepare()  # before Keras and TensorFlow are imported
 
 DATA = click.Choice(["records", "synthetic"])
 SYNTHETIC = "synthetic: the same batch of noise at every step, already on the device."

@@ -21,7 +21,7 @@ STARTED = time.monotonic()
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from core import environment
 
-os.environ.update(environment.settings())
+environment.prepare()
 
 import click
 import keras

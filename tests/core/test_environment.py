@@ -4,9 +4,30 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from core import environment
 
 NAMES = ("KERAS_BACKEND", "TF_ENABLE_ONEDNN_OPTS", "TF_CPP_MIN_LOG_LEVEL")
+
+# In a process of its own. oneDNN names each primitive that it runs where ONEDNN_VERBOSE is set.
+PREPARED = """
+import sys
+from core import environment
+environment.prepare()
+environment.prepare()
+assert len([f for f in sys.meta_path if type(f).__module__ == "core.environment"]) == 1
+assert "tensorflow" not in sys.modules
+import keras
+import tensorflow as tf
+tf.nn.conv2d(tf.ones((1, 8, 8, 16)), tf.ones((3, 3, 16, 16)), 1, "SAME")
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+model.compile("sgd", "mse")
+model.fit(tf.ones((1, 2)), tf.ones((1, 1)), verbose=0)
+print("there:", sorted({"IPython", "matplotlib", "pandas", "sklearn"} & set(sys.modules)))
+import matplotlib
+print(matplotlib.__name__)
+"""
 
 
 def test_a_users_own_values_stay(monkeypatch):
@@ -21,23 +42,23 @@ def test_a_users_own_values_stay(monkeypatch):
     assert environment.settings()["TF_ENABLE_ONEDNN_OPTS"] == "0"
 
 
-def test_convolutions_run_on_onednn(root):
-    """oneDNN names each primitive that it runs where ONEDNN_VERBOSE is set."""
-    code = """
-import os, sys
-from core import environment
-os.environ.update(environment.settings())
-assert "tensorflow" not in sys.modules
-import tensorflow as tf
-tf.nn.conv2d(tf.ones((1, 8, 8, 16)), tf.ones((3, 3, 16, 16)), 1, "SAME")
-"""
+@pytest.fixture(scope="module")
+def prepared(root):
     variables = {k: v for k, v in os.environ.items() if k not in NAMES}
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", PREPARED],
         cwd=root,
         env={**variables, "ONEDNN_VERBOSE": "1", "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )
     assert ran.returncode == 0, ran.stderr
-    assert "exec,cpu,convolution" in ran.stdout
+    return ran.stdout
+
+
+def test_convolutions_run_on_onednn(prepared):
+    assert "exec,cpu,convolution" in prepared
+
+
+def test_keras_starts_without_what_it_is_not_used_for_and_others_can_import_it(prepared):
+    assert "there: []\nmatplotlib\n" in prepared

@@ -12,7 +12,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "tensorflow"
+from core import environment
+
+environment.prepare()
 
 import horovod.tensorflow as hvd
 import keras
