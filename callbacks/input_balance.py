@@ -50,6 +50,7 @@ class InputBalance(StepCallback):
         super().start_at(step)
         self._begin_at = self._look_at = step + LEFT_OUT
 
+    @tf.autograph.experimental.do_not_convert
     def watched(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         """The same dataset, which adds up the seconds that its batches are waited for."""
         if config.is_op_determinism_enabled():  # such ops cannot read the clock

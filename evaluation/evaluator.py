@@ -130,7 +130,7 @@ class Evaluator:
             logits = averaged_logits(model, images, flip, shift)
             return total + count(logits, labels), *likeliest(logits, apart=apart)
 
-        self.step = tf.function(step)
+        self.step = tf.function(step, autograph=False)
 
     def evaluate(self, checkpoint: Path, share: int = 0, shares: int = 1) -> tuple[Counts, float]:
         """The counts of one checkpoint, and the seconds that it took, with loading."""

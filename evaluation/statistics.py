@@ -36,7 +36,7 @@ def reestimator(model: keras.Model, batches: Iterable[Any]) -> Callable[[], None
     ]
     places = [id(variable) for variable in model.non_trainable_variables]
 
-    @tf.function
+    @tf.function(autograph=False)
     def add_moments(total: list[Any], images: Any) -> list[Any]:
         # From 0, a moving statistic becomes its batch's times (1 - momentum).
         empty = {id(variable): tf.zeros_like(variable.value) for variable, _ in statistics}

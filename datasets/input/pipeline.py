@@ -154,6 +154,7 @@ def _shuffled(dataset: tf.data.Dataset, size: int, seed: int, order: Any) -> tf.
     return tf.data.experimental.from_variant(shuffled, spec)
 
 
+@tf.autograph.experimental.do_not_convert  # it takes a second, and changes nothing here
 def training_pipeline(
     records: Records,
     plan: ReadPlan,

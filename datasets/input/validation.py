@@ -39,6 +39,7 @@ def rectangular_crop(jpeg: Any, size: int) -> Any:
     return centre_crop(jpeg, *tf.unstack(crops[largest]))
 
 
+@tf.autograph.experimental.do_not_convert  # as in `training_pipeline`
 def statistics_pipeline(
     records: Records, images: int, size: int, batch_size: int, threads: int = 2
 ) -> tf.data.Dataset:
@@ -74,6 +75,7 @@ def statistics_pipeline(
     )
 
 
+@tf.autograph.experimental.do_not_convert  # as in `training_pipeline`
 def evaluation_pipeline(
     records: Records,
     settings: Evaluation,
