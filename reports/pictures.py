@@ -61,10 +61,11 @@ def save(figure: Figure, png: Path, svg: Path) -> bytes | None:
 
     A picture that is wider than the usual has too much in it for a phone: None.
     """
+    figure.set_dpi(120)
+    _lay_out(figure)
     for path in (png, svg):
         with files.whole(path) as unfinished:
             figure.savefig(unfinished, dpi=120, format=path.suffix[1:])
-        figure.set_layout_engine("none")  # the layout is done; it is half of a drawing's time
     width, height = figure.get_size_inches()
     if width > WIDTH:
         return None
@@ -77,9 +78,17 @@ def save(figure: Figure, png: Path, svg: Path) -> bytes | None:
         axes.set_title(textwrap.fill(axes.get_title("left"), 42), loc="left")
     figure.set_size_inches(NARROW, NARROW if width == height else min(height, 6))
     figure.set_layout_engine("constrained")
+    _lay_out(figure)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="svg")
     return drawn.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Places all parts of a figure, once for all files. To save it would draw it twice for that."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _time_unit(seconds: float) -> tuple[str, float]:
