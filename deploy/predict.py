@@ -134,20 +134,17 @@ def predict(trained: Trained, images: Iterable[Path], most: int) -> Iterator[Pre
     """
     import tensorflow as tf
 
-    from datasets.input.augmentation import centre_crop
-    from datasets.input.validation import rectangular_crop
+    from datasets.input import fused_jpeg
+    from datasets.input.validation import evaluation_crop
     from evaluation.evaluator import averaged_logits, likeliest
 
     model = _load(trained)
     settings = trained.evaluation
-    size = settings.image_size
+    fused_jpeg.native()  # once, before the threads ask for it
 
     def prepare(path: Path) -> Any:
         try:
-            jpeg = read(path, trained)
-            if settings.rectangular:
-                return rectangular_crop(jpeg, size)
-            return centre_crop(jpeg, size, size)
+            return evaluation_crop(read(path, trained), settings)
         except MemoryError:
             raise
         except Exception as error:  # broken images make Pillow raise nearly anything

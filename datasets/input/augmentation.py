@@ -14,7 +14,7 @@ from typing import Any
 import tensorflow as tf
 
 from core.settings import Augmentation, ColourJitter
-from datasets.input.fused_jpeg import EXACT, decode_windows, sizes_of, to_uint8
+from datasets.input.fused_jpeg import decode_windows, sizes_of, to_uint8
 
 TRIES = 10  # of a random crop, as in torchvision
 
@@ -192,27 +192,3 @@ def shift_and_flip(images: Any, seed: Any, settings: Augmentation, mirrored: Any
         y = tf.range(height) + tf.cast(down * (2 * rows + 1), tf.int32)
         padded = tf.gather(padded, y, axis=1, batch_dims=1)
     return tf.ensure_shape(tf.gather(padded, x, axis=2, batch_dims=1), images.shape)
-
-
-def centre_crop(jpeg: Any, height: Any, width: Any) -> Any:
-    """The `[height, width, 3]` uint8 centre of the image, for evaluation.
-
-    The image keeps its resolution. One that is too small is first enlarged to hold the crop.
-    """
-    shape = tf.io.extract_jpeg_shape(jpeg)[:2]
-    crop = tf.stack([height, width])
-
-    def crop_only() -> Any:
-        window = tf.concat([(shape - crop) // 2, crop], 0)
-        return tf.image.decode_and_crop_jpeg(jpeg, window, channels=3, **EXACT)
-
-    def enlarge() -> Any:
-        scale = tf.reduce_max(crop / shape)
-        new = tf.maximum(crop, tf.cast(tf.round(tf.cast(shape, tf.float64) * scale), tf.int32))
-        image = tf.image.resize(tf.io.decode_jpeg(jpeg, channels=3, **EXACT), new)
-        corner = (new - crop) // 2
-        return to_uint8(tf.slice(image, [*tf.unstack(corner), 0], [*tf.unstack(crop), 3]))
-
-    image = tf.cond(tf.reduce_all(shape >= crop), crop_only, enlarge)
-    static = [side if isinstance(side, int) else None for side in (height, width)]
-    return tf.ensure_shape(image, (*static, 3))

@@ -115,33 +115,46 @@ def sizes_of(jpegs: Any) -> Any:
 
 
 def decode_windows(
-    jpegs: Any, windows: Any, height: int, width: int, *, exact: bool = False, scaled: bool = True
+    jpegs: Any, windows: Any, height: Any, width: Any, *, exact: bool = False, scaled: bool = True
 ) -> Any:
     """Decodes a window of each image, resized bilinearly (half-pixel centres, no antialiasing).
 
     Args:
         jpegs: `[n]` strings.
         windows: `[n, 5]` int32: top, left, height and width in pixels of the image, and 1
-            to mirror it from left to right, else 0.
-        height, width: of the result, `[n, height, width, 3]` uint8, RGB.
+            to mirror it from left to right, else 0. Or `[n, 7]`: also height and width of
+            the resized image that it is a window of; 0 and 0 where the image is not resized.
+        height, width: of the result, `[n, height, width, 3]` uint8, RGB; integers or scalars.
         exact: the decoder of evaluation, instead of the fast one.
         scaled: let libjpeg decode at 1/2, 1/4 or 1/8 where the window is at least that many
             times as high and as wide as the result. It is faster and antialiases.
             TensorFlow's own ops ignore it.
     """
+    static = [side if isinstance(side, int) else None for side in (height, width)]
     if native():
         sides = {"height": height, "width": width}
-        return native().decode_windows(jpegs, windows, **sides, exact=exact, scaled=scaled)
+        images = native().decode_windows(jpegs, windows, **sides, exact=exact, scaled=scaled)
+        return tf.ensure_shape(images, (None, *static, 3))
+    decoder = EXACT if exact else FAST
 
     def one(arguments: tuple[Any, Any]) -> Any:
         jpeg, window = arguments
-        decoder = EXACT if exact else FAST
-        image = tf.image.decode_and_crop_jpeg(jpeg, window[:4], channels=3, **decoder)
+
+        def of_image() -> Any:
+            return tf.image.decode_and_crop_jpeg(jpeg, window[:4], channels=3, **decoder)
+
+        def of_resized() -> Any:
+            image = tf.image.resize(tf.io.decode_jpeg(jpeg, channels=3, **decoder), window[5:])
+            corner, sides = tf.unstack(window[:2]), tf.unstack(window[2:4])
+            return to_uint8(tf.slice(image, [*corner, 0], [*sides, 3]))
+
+        may_resize = windows.shape[1] == 7
+        image = tf.cond(window[5] > 0, of_resized, of_image) if may_resize else of_image()
         image = to_uint8(tf.image.resize(image, (height, width)))
         return tf.cond(window[4] > 0, lambda: image[:, ::-1], lambda: image)
 
     images = tf.map_fn(one, (jpegs, windows), fn_output_signature=tf.uint8)
-    return tf.ensure_shape(images, (jpegs.shape[0], height, width, 3))
+    return tf.ensure_shape(images, (jpegs.shape[0], *static, 3))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 import tensorflow as tf
 
 from core.settings import Evaluation
-from datasets.input.augmentation import centre_crop
+from datasets.input.fused_jpeg import decode_windows, sizes_of
 from datasets.input.pipeline import options, parse
 from datasets.records.schema import Records
 
@@ -24,19 +24,52 @@ def crop_shapes(size: int) -> list[tuple[int, int]]:
     return list(dict.fromkeys(shapes))
 
 
-def rectangular_crop(jpeg: Any, size: int) -> Any:
-    """The centre of a JPEG in the largest of the `crop_shapes` that fits into it.
+def rectangles(sizes: Any, size: int) -> Any:
+    """For each image the largest of the `crop_shapes` that fits into it, `[n, 2]` int32.
 
     After the validation of fast.ai's DAWNBench record (its `CropArTfm`), which sorts images by
     aspect and crops each batch to its mean aspect.
+
+    Args:
+        sizes: `[n, 2]` int32, heights and widths of the images in pixels.
+        size: short side of the crops, in pixels.
     """
-    shape = tf.io.extract_jpeg_shape(jpeg)[:2]
     crops = tf.constant(crop_shapes(size))
     # Compared at the scale at which the image's short side is `size`.
-    room = tf.cast(shape * size, tf.float64) * TOLERANCE
-    fits = tf.reduce_all(tf.cast(crops * tf.reduce_min(shape), tf.float64) <= room, axis=1)
-    largest = tf.argmax(tf.where(fits, tf.reduce_prod(crops, axis=1), 0))
-    return centre_crop(jpeg, *tf.unstack(crops[largest]))
+    room = tf.cast(sizes * size, tf.float64)[:, None] * TOLERANCE
+    short = tf.reduce_min(sizes, axis=1)[:, None, None]
+    fits = tf.reduce_all(tf.cast(crops * short, tf.float64) <= room, axis=2)
+    return tf.gather(crops, tf.argmax(tf.where(fits, tf.reduce_prod(crops, axis=1), 0), axis=1))
+
+
+def centre_windows(sizes: Any, crop: Any) -> Any:
+    """The windows of central crops, as `decode_windows` takes them, `[n, 7]` int32.
+
+    An image keeps its resolution. One that is too small is first enlarged to hold the crop.
+
+    Args:
+        sizes: `[n, 2]` int32, heights and widths of the images in pixels.
+        crop: `[2]` int32, height and width of the crops in pixels.
+    """
+    scales = tf.reduce_max(crop / sizes, axis=1, keepdims=True)
+    scaled = tf.cast(tf.round(tf.cast(sizes, tf.float64) * scales), tf.int32)
+    enlarged = tf.where(scales > 1, tf.maximum(crop, scaled), 0)
+    corners = (tf.where(scales > 1, enlarged, sizes) - crop) // 2
+    crops = tf.broadcast_to(crop, tf.shape(sizes))
+    return tf.concat([corners, crops, tf.zeros_like(sizes[:, :1]), enlarged], axis=1)
+
+
+def centre_crops(jpegs: Any, height: Any, width: Any) -> Any:
+    """The `[n, height, width, 3]` uint8 centres of `[n]` JPEGs, decoded exactly."""
+    windows = centre_windows(sizes_of(jpegs), tf.stack([height, width]))
+    return decode_windows(jpegs, windows, height, width, exact=True, scaled=False)
+
+
+def evaluation_crop(jpeg: bytes, settings: Evaluation) -> Any:
+    """The crop of one JPEG, `[height, width, 3]` uint8, as `evaluation_pipeline` makes it."""
+    jpegs, size = tf.constant([jpeg]), settings.image_size
+    shape = rectangles(sizes_of(jpegs), size)[0] if settings.rectangular else (size, size)
+    return centre_crops(jpegs, shape[0], shape[1])[0]
 
 
 @tf.autograph.experimental.do_not_convert  # as in `training_pipeline`
@@ -60,16 +93,16 @@ def statistics_pipeline(
     starts = names.flat_map(lambda name: tf.data.TFRecordDataset(name).take(each))
     others = names.flat_map(lambda name: tf.data.TFRecordDataset(name).skip(each))
 
-    def prepare(record: Any) -> Any:
+    def prepare(serialised: Any) -> Any:
         feature = tf.io.FixedLenFeature((), tf.string)
-        jpeg = tf.io.parse_single_example(record, {records.keys.image: feature})
-        return centre_crop(jpeg[records.keys.image], size, size)
+        jpegs = tf.io.parse_example(serialised, {records.keys.image: feature})
+        return centre_crops(jpegs[records.keys.image], size, size)
 
     return (
         starts.concatenate(others)
         .take(images)
-        .map(prepare, num_parallel_calls=threads, deterministic=True)
         .batch(batch_size, drop_remainder=True)
+        .map(prepare, num_parallel_calls=threads, deterministic=True)
         .prefetch(2)
         .with_options(options(threads))
     )
@@ -103,15 +136,17 @@ def evaluation_pipeline(
     """
     size, batch_size = settings.image_size, settings.batch_size
 
-    def prepare(number: Any, record: Any) -> tuple[Any, ...]:
-        jpeg, label, name = parse(record, classes, records.label_offset, records.keys)
-        own = (label, number, name) if placed else (label,)
-        if settings.rectangular:
-            return rectangular_crop(jpeg, size), *own
-        return centre_crop(jpeg, size, size), *own
+    def read(numbers: Any, serialised: Any) -> tuple[Any, ...]:
+        jpegs, labels, names = parse(serialised, classes, records.label_offset, records.keys)
+        return jpegs, labels, *((numbers, names) if placed else ())
 
-    def whole(images: Any, labels: Any, *places: Any) -> tuple[Any, ...]:
+    def read_with_shapes(*batch: Any) -> tuple[Any, ...]:
+        jpegs, *own = read(*batch)
+        return rectangles(sizes_of(jpegs), size), jpegs, *own
+
+    def decode(shape: Any, jpegs: Any, labels: Any, *places: Any) -> tuple[Any, ...]:
         """The batch, filled up to its size."""
+        images = centre_crops(jpegs, shape[0], shape[1])
         missing = batch_size - tf.shape(labels)[0]
         pads = [[0, missing], [0, 0], [0, 0], [0, 0]]
         filled = tf.cond(missing > 0, lambda: tf.pad(images, pads), lambda: images)
@@ -124,14 +159,22 @@ def evaluation_pipeline(
         .apply(tf.data.experimental.assert_cardinality(records.images))
         .enumerate()
         .shard(shares, share)
-        .map(prepare, num_parallel_calls=threads, deterministic=True)
+        .batch(batch_size)
     )
+    ordered = {"num_parallel_calls": threads, "deterministic": True}
+    # A thread decodes a whole batch at a time, as in training. So images are sorted by their shape
+    # while they are JPEGs.
     if settings.rectangular:
-        dataset = dataset.group_by_window(
-            lambda image, *_: tf.cast(tf.shape(image)[0] * 2**16 + tf.shape(image)[1], tf.int64),
-            lambda _, alike: alike.batch(batch_size),
-            window_size=batch_size,
+        sorted_by_shape = (
+            dataset.map(read_with_shapes, **ordered)
+            .unbatch()
+            .group_by_window(
+                lambda shape, *_: tf.cast(shape[0] * 2**16 + shape[1], tf.int64),
+                lambda _, alike: alike.batch(batch_size),
+                window_size=batch_size,
+            )
         )
+        dataset = sorted_by_shape.map(lambda shapes, *own: decode(shapes[0], *own), **ordered)
     else:
-        dataset = dataset.batch(batch_size)
-    return dataset.map(whole).prefetch(4).with_options(options(threads))
+        dataset = dataset.map(lambda *batch: decode((size, size), *read(*batch)), **ordered)
+    return dataset.prefetch(4).with_options(options(threads))

@@ -1,8 +1,8 @@
 // Two TensorFlow ops on whole batches of JPEGs, for the input pipeline's speed.
 //
-// JpegSizes reads heights and widths. DecodeWindows decodes a window of each image,
-// resizes it bilinearly and mirrors it, from the bytes to the batch in one pass: rows
-// are blended as libjpeg-turbo delivers them (blend.h), the rows above the window are skipped
+// JpegSizes reads heights and widths. DecodeWindows decodes a window of each image, or of the
+// image enlarged, resizes it bilinearly and mirrors it, from the bytes to the batch in one pass:
+// rows are blended as libjpeg-turbo delivers them (blend.h), the rows above the window are skipped
 // and those below are never read. Where the JPEG has restart markers, what is above and beside
 // the window is cut out before (segments.h). Built and loaded by datasets/input/fused_jpeg.py.
 
@@ -34,10 +34,13 @@ using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
 using tensorflow::tstring;
+using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 namespace errors = tensorflow::errors;
 
 constexpr int kWindow = 5;  // top, left, height, width, mirrored (0 or 1)
+// The same, and the height and width of the resized image that the window is of; 0: its own.
+constexpr int kWindowOfResized = 7;
 using blend::kChannels;
 using blend::kLanes;
 constexpr int kVector = 64;  // bytes of the largest vector of a processor
@@ -93,31 +96,42 @@ class Decoder {
     if (created_) jpeg_destroy_decompress(&info_);
   }
 
-  // Decodes `window` of the image, resized to height x width, into `out`. Returns whether it
-  // could; `message()` tells why not.
-  bool Decode(const tstring& data, const int32_t* window, int height, int width,
-              const Options& options, uint8_t* out) {
+  // Decodes `window` of the image, resized to height x width, into `out`. `resized` is null, or
+  // the sides of the image that the window is of, where it is not the one that is stored. Returns
+  // whether it could; `message()` tells why not.
+  bool Decode(const tstring& data, const int32_t* window, const int32_t* resized, int height,
+              int width, const Options& options, uint8_t* out) {
     failure_.truncated = false;
     failure_.message[0] = 0;
     if (setjmp(failure_.jump)) {
       jpeg_abort_decompress(&info_);
       return false;
     }
-    const int top = window[0], left = window[1], rows = window[2], columns = window[3];
+    int top = window[0], left = window[1], rows = window[2], columns = window[3];
     const uint8_t* bytes = reinterpret_cast<const uint8_t*>(data.data());
     // With fine colour, a pixel depends on the row of colours above and below it.
     const int margin = options.exact ? segments::kBlock : 0;
     int above = 0, beside = 0;  // pixels of the image that are not in the part that is decoded
-    if (segments::Cut(bytes, data.size(), {top, left, rows, columns}, margin, &part_, &above,
-                      &beside)) {
+    if (!resized && segments::Cut(bytes, data.size(), {top, left, rows, columns}, margin, &part_,
+                                  &above, &beside)) {
       Read(part_.data(), part_.size());
     } else {
       Read(bytes, data.size());
     }
     const int tall = above + info_.image_height, wide = beside + info_.image_width;
-    if (top < 0 || left < 0 || rows < 1 || columns < 1 || rows > tall - top ||
-        columns > wide - left) {
+    const int high = resized ? resized[0] : tall, broad = resized ? resized[1] : wide;
+    if (top < 0 || left < 0 || rows < 1 || columns < 1 || broad < 1 || rows > high - top ||
+        columns > broad - left) {
       return Refuse("the window lies outside the image");
+    }
+    // The window in pixels of the stored image; in a resized one, it begins between two of them.
+    const float down = static_cast<float>(tall) / high, right = static_cast<float>(wide) / broad;
+    const float first_y = top * down, first_x = left * right;
+    const float extent_y = rows * down, extent_x = columns * right;
+    if (resized) {  // it blends pixels beside it, too: any of the image
+      top = left = 0;
+      rows = tall;
+      columns = wide;
     }
     const bool cmyk = info_.num_components == 4;
     info_.out_color_space = cmyk ? JCS_CMYK : JCS_EXT_RGBX;
@@ -125,7 +139,9 @@ class Decoder {
     info_.do_fancy_upsampling = options.exact ? TRUE : FALSE;
     int ratio = 1;
     if (options.scaled) {
-      while (ratio < 8 && rows >= 2 * ratio * height && columns >= 2 * ratio * width) ratio *= 2;
+      while (ratio < 8 && extent_y >= 2 * ratio * height && extent_x >= 2 * ratio * width) {
+        ratio *= 2;
+      }
     }
     info_.scale_num = 1;
     info_.scale_denom = ratio;
@@ -140,8 +156,8 @@ class Decoder {
     JDIMENSION begin = left_column - first_column;
     JDIMENSION across = last_column - left_column + 1;
     if (across < info_.output_width) jpeg_crop_scanline(&info_, &begin, &across);
-    blend::FillRows(height, top * scale, rows * scale, top_row, last_row, &down_);
-    blend::FillColumns(width, left * scale, columns * scale, left_column, last_column,
+    blend::FillRows(height, first_y * scale, extent_y * scale, top_row, last_row, &down_);
+    blend::FillColumns(width, first_x * scale, extent_x * scale, left_column, last_column,
                        window[4] != 0, &right_);
 
     // Only these columns are blended; libjpeg delivers whole blocks.
@@ -254,8 +270,6 @@ class JpegSizesOp : public OpKernel {
 class DecodeWindowsOp : public OpKernel {
  public:
   explicit DecodeWindowsOp(OpKernelConstruction* context) : OpKernel(context) {
-    OP_REQUIRES_OK(context, context->GetAttr("height", &height_));
-    OP_REQUIRES_OK(context, context->GetAttr("width", &width_));
     OP_REQUIRES_OK(context, context->GetAttr("exact", &options_.exact));
     OP_REQUIRES_OK(context, context->GetAttr("scaled", &options_.scaled));
     OP_REQUIRES_OK(context, context->GetAttr("plain", &options_.plain));
@@ -267,28 +281,42 @@ class DecodeWindowsOp : public OpKernel {
     const int64_t count = encoded.size();
     OP_REQUIRES(context,
                 windows.dims() == 2 && windows.dim_size(0) == count &&
-                    windows.dim_size(1) == kWindow,
-                errors::InvalidArgument("windows must be [", count, ", ", kWindow, "], received ",
+                    (windows.dim_size(1) == kWindow || windows.dim_size(1) == kWindowOfResized),
+                errors::InvalidArgument("windows must be [", count, ", ", kWindow, " or ",
+                                        kWindowOfResized, "], received ",
                                         windows.shape().DebugString()));
+    int height = 0, width = 0;
+    OP_REQUIRES_OK(context, Side(context->input(2), "height", &height));
+    OP_REQUIRES_OK(context, Side(context->input(3), "width", &width));
     Tensor* images = nullptr;
     OP_REQUIRES_OK(context,
                    context->allocate_output(
-                       0, TensorShape({count, height_, width_, kChannels}), &images));
+                       0, TensorShape({count, height, width, kChannels}), &images));
     uint8_t* out = images->flat<uint8_t>().data();
+    const size_t image = static_cast<size_t>(height) * width * kChannels;
+    const int columns = windows.dim_size(1);
     const int32_t* window = windows.flat<int32_t>().data();
-    const size_t image = static_cast<size_t>(height_) * width_ * kChannels;
     Decoder decoder;
     OP_REQUIRES(context, decoder.created(), errors::FailedPrecondition(decoder.message()));
-    for (int64_t i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i, window += columns, out += image) {
+      const bool resized = columns == kWindowOfResized && window[kWindow] > 0;
       OP_REQUIRES(context,
-                  decoder.Decode(encoded(i), window + i * kWindow, height_, width_, options_,
-                                 out + i * image),
+                  decoder.Decode(encoded(i), window, resized ? window + kWindow : nullptr, height,
+                                 width, options_, out),
                   errors::InvalidArgument("JPEG ", i, " of the batch: ", decoder.message()));
     }
   }
 
  private:
-  int height_, width_;
+  static absl::Status Side(const Tensor& given, const char* name, int* side) {
+    if (given.dims() != 0 || given.scalar<int32_t>()() < 1) {
+      return errors::InvalidArgument(name, " must be one number of pixels, from 1 on, received ",
+                                     given.DebugString());
+    }
+    *side = given.scalar<int32_t>()();
+    return absl::OkStatus();
+  }
+
   Options options_;
 };
 
@@ -303,16 +331,16 @@ REGISTER_OP("JpegSizes")
 REGISTER_OP("DecodeWindows")
     .Input("encoded: string")
     .Input("windows: int32")
-    .Attr("height: int >= 1")
-    .Attr("width: int >= 1")
+    .Input("height: int32")
+    .Input("width: int32")
     .Attr("exact: bool = false")
     .Attr("scaled: bool = true")
     .Attr("plain: bool = false")
     .Output("images: uint8")
     .SetShapeFn([](InferenceContext* c) {
-      int height, width;
-      TF_RETURN_IF_ERROR(c->GetAttr("height", &height));
-      TF_RETURN_IF_ERROR(c->GetAttr("width", &width));
+      DimensionHandle height, width;
+      TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(2, &height));
+      TF_RETURN_IF_ERROR(c->MakeDimForScalarInput(3, &width));
       c->set_output(0, c->MakeShape({c->Dim(c->input(0), 0), height, width, kChannels}));
       return absl::OkStatus();
     });

@@ -55,11 +55,17 @@ def odd_jpeg(draw: random.Random) -> bytes:
 
 
 def odd_window(height: int, width: int, draw: random.Random) -> list[int]:
+    """Of the image, or of the image resized."""
+    resized = [0, 0]
+    if draw.random() < 0.3:
+        resized = [height, width] = [draw.choice([1, 5, 17, 64, 300]) for _ in range(2)]
+        if draw.random() < 0.05:
+            resized[draw.randrange(2)] = draw.choice([-1, 0, 1 << 30, -(1 << 31)])
     top, left = draw.randrange(height), draw.randrange(width)
     window = [top, left, draw.randint(1, height - top), draw.randint(1, width - left)]
     if draw.random() < 0.05:
         window[draw.randrange(4)] = draw.choice([-1, 0, height, width, 1 << 30, -(1 << 31)])
-    return [*window, draw.randrange(2)]
+    return [*window, draw.randrange(2), *resized]
 
 
 def decode(count: int, library: str) -> None:

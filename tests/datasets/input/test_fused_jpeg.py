@@ -31,15 +31,6 @@ def jpeg(image, **options):
     return buffer.getvalue()
 
 
-@pytest.fixture(params=["compiled", "TensorFlow's"])
-def ops(request, monkeypatch):
-    if request.param == "compiled":
-        assert fused_jpeg.native() is not None, "make setup compiles it"
-    else:
-        monkeypatch.setattr(fused_jpeg, "native", lambda: None)
-    return request.param
-
-
 KINDS = {
     "4:2:0": jpeg(photograph(213, 160)),
     "4:4:4": jpeg(photograph(213, 160), subsampling=0),
@@ -63,6 +54,36 @@ def test_windows_are_those_of_tensorflow(kind, exact):
         cropped = tf.image.decode_and_crop_jpeg(KINDS[kind], window, channels=3, **options)
         expected = np.rint(tf.image.resize(cropped, (64, 48)))
         assert np.abs(image - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("exact", [False, True])
+def test_windows_of_a_resized_image_are_tensorflows(kind, exact):
+    """Enlarged by little and by much, made smaller, stretched, and as it is."""
+    options, rng = EXACT if exact else FAST, np.random.default_rng(3)
+    whole = tf.io.decode_jpeg(KINDS[kind], channels=3, **options)
+    for resized in ((161, 214), (400, 533), (101, 134), (200, 150), (160, 213)):
+        rows, columns = (int(rng.integers(1, side + 1)) for side in resized)
+        top, left = (
+            int(rng.integers(n - m + 1)) for n, m in zip(resized, (rows, columns), strict=True)
+        )
+        window = (top, left, rows, columns, 0, *resized)
+        (found,) = decode_windows(
+            tf.constant([KINDS[kind]]), [window], rows, columns, exact=exact, scaled=False
+        ).numpy()
+        image = np.rint(tf.image.resize(whole, resized))
+        expected = image[top : top + rows, left : left + columns]
+        assert np.abs(found - expected).max() <= 1, window
+
+
+def test_a_part_of_the_windows_may_be_of_resized_images(ops):
+    """Zeros in place of the resized sides: the image as it is stored, to the bit."""
+    jpegs = tf.constant([KINDS["4:2:0"]] * 2)
+    windows = tf.constant([[5, 7, 30, 40, 1, 0, 0], [5, 7, 30, 40, 1, 320, 426]])
+    one, other = decode_windows(jpegs, windows, 30, 40, exact=True).numpy()
+    (expected,) = decode_windows(jpegs[:1], windows[:1, :5], 30, 40, exact=True).numpy()
+    np.testing.assert_array_equal(one, expected)
+    assert np.abs(other.astype(int) - expected).max() > 10
 
 
 def noise(width, height, mode="RGB"):
@@ -202,12 +223,31 @@ def test_where_no_window_is_twice_the_result_scaled_changes_nothing():
         (KINDS["4:2:0"], (0, 0, 161, 213)),
         (KINDS["4:2:0"], (-1, 0, 10, 10)),
         (KINDS["4:2:0"], (0, 0, 0, 10)),
+        (KINDS["4:2:0"], (0, 0, 160, 214, 0, 300, 213)),
+        (KINDS["4:2:0"], (0, 0, 1, 1, 0, 300, 0)),
     ],
-    ids=["empty", "garbage", "cut short", "too high", "outside", "no rows"],
+    ids=["empty", "garbage", "cut short", "too high", "outside", "no rows", "resized", "no sides"],
 )
 def test_what_cannot_be_decoded_is_an_error(ops, data, window):
+    row = window if len(window) > 4 else (*window, 0)
     with pytest.raises(tf.errors.InvalidArgumentError):
-        decode_windows(tf.constant([data]), tf.constant([[*window, 0]]), 8, 8)
+        decode_windows(tf.constant([data]), tf.constant([row]), 8, 8)
+
+
+def test_the_sides_of_the_result_may_be_tensors(ops):
+    """Known ones are known when a pipeline is traced, and others when it runs."""
+    jpegs, windows = tf.constant([KINDS["4:2:0"]]), tf.constant([[0, 0, 160, 213, 0]])
+
+    @tf.function
+    def decode(width):
+        images = decode_windows(jpegs, windows, 24, width)
+        assert images.shape.as_list() == [1, 24, None, 3]
+        return images
+
+    expected = decode_windows(jpegs, windows, 24, 31)
+    np.testing.assert_array_equal(decode(tf.constant(31)), expected)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        decode(tf.constant(0))
 
 
 def test_an_image_after_a_broken_one_is_whole():

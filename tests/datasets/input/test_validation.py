@@ -9,14 +9,18 @@ import tensorflow as tf
 from PIL import Image
 
 from core.settings import Evaluation
+from datasets.input.fused_jpeg import EXACT
 from datasets.input.validation import (
     ASPECTS,
+    centre_crops,
+    centre_windows,
     crop_shapes,
+    evaluation_crop,
     evaluation_pipeline,
-    rectangular_crop,
 )
 from datasets.records.examples import make_example
 from datasets.records.schema import Records
+from tests.datasets.input import test_fused_jpeg as kinds
 
 SIZE = 16
 # Width and height of photographs as a resize to short side 20 leaves them.
@@ -48,6 +52,91 @@ def files(tmp_path_factory):
                     make_example(encoded, height=height, width=width, label=label, synset="")
                 )
     return paths
+
+
+# Photographs of 213 x 160 pixels, of every coding; one with restart markers, as in built records.
+KINDS = kinds.KINDS | {
+    "CMYK": kinds.jpeg(kinds.photograph(213, 160, "CMYK")),
+    "marked": kinds.jpeg(kinds.photograph(213, 160), restart_marker_blocks=1, optimize=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("window", [(16, 31, 128, 150), (30, 32, 100, 149)])
+def test_a_crop_of_the_stored_resolution_is_an_exact_decode(ops, kind, window):
+    """To the bit that of TensorFlow; and libjpeg's of the whole image, as Pillow has it.
+
+    At the edge of a part, no reader has the colours beside it to smooth them.
+    """
+    top, left, height, width = window
+    (found,) = centre_crops(tf.constant([KINDS[kind]]), height, width).numpy()
+    expected = tf.image.decode_and_crop_jpeg(KINDS[kind], window, channels=3, **EXACT)
+    np.testing.assert_array_equal(found, expected)
+    if kind != "CMYK":  # Pillow has other colours there
+        image = Image.open(io.BytesIO(KINDS[kind])).convert("RGB")
+        whole = np.asarray(image)[top : top + height, left : left + width]
+        np.testing.assert_array_equal(found[2:-2, 2:-2], whole[2:-2, 2:-2])
+
+
+@pytest.mark.parametrize(
+    ("shape", "crop", "resized", "corner"),
+    [
+        # By hand: the scale is the larger of crop / shape.
+        ((60, 90), (120, 120), (120, 180), (0, 30)),
+        ((100, 200), (288, 576), (288, 576), (0, 0)),
+        ((33, 50), (64, 48), (64, 97), (0, 24)),  # 64 / 33 of 50 is 96.97
+        ((20, 27), (16, 32), (24, 32), (4, 0)),  # 32 / 27 of 20 is 23.7
+        ((7, 100), (8, 8), (8, 114), (0, 53)),
+        ((16, 33), (16, 33), (0, 0), (0, 0)),  # just large enough
+        ((160, 213), (128, 150), (0, 0), (16, 31)),
+    ],
+)
+def test_an_image_that_is_too_small_is_enlarged_for_its_centre(ops, shape, crop, resized, corner):
+    (window,) = centre_windows(tf.constant([shape]), tf.constant(crop)).numpy().tolist()
+    assert window == [*corner, *crop, 0, *resized]
+    encoded = kinds.jpeg(kinds.photograph(*shape[::-1]), subsampling=0)
+    (found,) = centre_crops(tf.constant([encoded]), *crop).numpy()
+    image = tf.io.decode_jpeg(encoded, channels=3, **EXACT)
+    whole = np.rint(tf.image.resize(image, resized if any(resized) else shape))
+    (top, left), (height, width) = corner, crop
+    assert np.abs(found - whole[top : top + height, left : left + width]).max() <= 1
+
+
+def written(path, jpegs):
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for encoded in jpegs:
+            writer.write(make_example(encoded, height=1, width=1, label=1, synset=""))
+    return Records((path,), len(jpegs))
+
+
+@pytest.mark.parametrize("rectangular", [False, True])
+def test_a_batch_holds_the_crops_of_its_images(ops, tmp_path, rectangular):
+    """Of every coding, large and small, decoded together: each is that of the image alone."""
+    small = [kinds.jpeg(kinds.photograph(*sides)) for sides in ((50, 40), (90, 41), (31, 77))]
+    jpegs = [*KINDS.values(), *small]
+    records = written(tmp_path / "validation-00000-of-00001", jpegs)
+    settings = Evaluation(image_size=144, batch_size=4, rectangular=rectangular)
+    seen = []
+    for images, labels, places, _ in evaluation_pipeline(records, settings, 5, placed=True):
+        assert len(labels) == 4
+        assert not images[len(places) :].numpy().any()
+        for image, place in zip(images.numpy(), places.numpy(), strict=False):
+            np.testing.assert_array_equal(image, evaluation_crop(jpegs[place], settings))
+            seen.append(place)
+    assert sorted(seen) == list(range(len(jpegs)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "rectangular"), [("cut short", False), ("cut short", True), ("PNG", True)]
+)
+def test_a_record_that_does_not_decode_ends_the_evaluation(ops, tmp_path, damage, rectangular):
+    good, buffer = KINDS["4:2:0"], io.BytesIO()
+    kinds.photograph(213, 160).save(buffer, "PNG")
+    bad = {"cut short": good[:2000], "PNG": buffer.getvalue()}[damage]
+    records = written(tmp_path / "validation-00000-of-00001", [good, bad])
+    settings = Evaluation(image_size=144, batch_size=2, rectangular=rectangular)
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        list(evaluation_pipeline(records, settings, 5))
 
 
 def evaluate(files, share=0, shares=1, **settings):
@@ -139,11 +228,11 @@ def test_crop_shapes_of_imagenet():
         (200, 100, (288, 576)),  # too small: enlarged
     ],
 )
-def test_a_rectangular_crop_is_the_centre_of_the_nearest_shape(width, height, crop):
+def test_a_rectangular_crop_is_the_centre_of_the_nearest_shape(ops, width, height, crop):
     rows = np.linspace(0, 250, height)[:, None] * np.ones((1, width))
     columns = np.linspace(0, 250, width)[None] * np.ones((height, 1))
     pixels = np.stack([rows, columns, rows], axis=2).astype("uint8")
-    found = rectangular_crop(jpeg(pixels), 288).numpy()
+    found = evaluation_crop(jpeg(pixels), Evaluation(image_size=288, rectangular=True)).numpy()
     assert found.shape == (*crop, 3)
     # The middle stays in the middle, and both edges are as far from it.
     middle = found[crop[0] // 2, crop[1] // 2].astype(int)
