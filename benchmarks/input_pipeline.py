@@ -6,10 +6,17 @@
 images must be real, since flat ones decode too fast. The peers need the environment that
 `make bench-peers` sets up. All pipelines get the same JPEGs, crop (area, aspect), size,
 batch and threads. Each has a process of its own, which waits while the others run; they
-take turns pass by pass. The data are in memory, except in the row "ours, from disk".
+take turns pass by pass. The data are in memory, except in the row "ours, from disk": it drops
+its files from the page cache before each pass (posix_fadvise, DONTNEED). A disk or a host of
+virtual machines may still have them in a cache of its own.
+
+Ours also runs with 1, 2, 4, ... threads, up to `--threads`. From that follow the cores that the
+presets need on published hardware (cores_needed.py).
 """
 
+import itertools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -29,23 +36,21 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from benchmarks import cores_needed
 from benchmarks.pipelines_compared import PIPELINES
 
 ROOT = Path(__file__).resolve().parent.parent
-SIZES = {160: 128, 320: 224}  # stored short side: training size
+Case = cores_needed.Case
+CASES = "160:96,160:128,320:224"  # short side of the stored images: side of a training image
 PEERS = ("torchvision", "DALI, CPU", "DALI, CPU, its defaults", "FFCV, JPEG", "FFCV, raw pixels")
-# Published on 8 V100, at 128 pixels: the original run, and the fastest (Alibaba, TF 2.1, XLA).
-RATES = {
-    "14,200 images/s (the original run, 8 V100)": 14200,
-    "22,900 images/s (the fastest published run, 8 V100)": 22900,
-}
+SCALED = ("ours", "ours, from disk")  # also run with fewer threads
 
 
 class Contender:
     """A pipeline in a process of its own, and the rates of its passes."""
 
     def __init__(self, python: Path, settings: dict[str, Any], log: Any):
-        self.name = settings["pipeline"]
+        self.name, self.threads = settings["pipeline"], settings["threads"]
         self.rates: list[float] = []
         self.missing: str | None = None
         script = Path(__file__).with_name("pipelines_compared.py")
@@ -97,16 +102,25 @@ def write_tree(records: list[Path], tree: Path) -> None:
         (folder / f"{number:06d}.jpg").write_bytes(encoded)
 
 
+def thread_counts(most: int) -> list[int]:
+    """1, 2, 4, ... and the most."""
+    return [*itertools.takewhile(lambda n: n < most, (2**k for k in itertools.count())), most]
+
+
 def compare(
     names: list[str], settings: dict[str, Any], peers: Path | None, repeats: int, log: Any
 ) -> list[Contender]:
-    """Runs the pipelines in turns, `repeats` times."""
+    """Runs the pipelines in turns, `repeats` times; the `SCALED` ones also with fewer threads."""
+    most = settings["threads"]
+    wanted = [(name, most) for name in names]
+    wanted += [(n, count) for count in thread_counts(most)[:-1] for n in SCALED if n in names]
     contenders = []
     try:
-        for name in tqdm(names, f"starting, {settings['size']} px", leave=False):
+        for name, threads in tqdm(wanted, f"starting, {settings['size']} px", leave=False):
             python = peers if name in PEERS else Path(sys.executable)
             if python is not None:
-                contenders.append(Contender(python, {**settings, "pipeline": name}, log))
+                own = {**settings, "pipeline": name, "threads": threads}
+                contenders.append(Contender(python, own, log))
         for _ in tqdm(range(repeats), f"measuring, {settings['size']} px", leave=False):
             for contender in contenders:
                 if contender.missing is None:
@@ -117,15 +131,15 @@ def compare(
     return contenders
 
 
-def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
+def table_of(names: list[str], found: dict[Case, list[Contender]], threads: int) -> Table:
     table = Table("images a second, median (slowest to fastest)")
-    for stored, size in SIZES.items():
+    for stored, size in found:
         table.add_column(f"{stored} -> {size}", justify="right")
         table.add_column("of ours", justify="right")
     for name in names:
         cells = []
-        for stored in SIZES:
-            by_name = {contender.name: contender for contender in found[stored]}
+        for contenders in found.values():
+            by_name = {c.name: c for c in contenders if c.threads == threads}
             contender = by_name.get(name)
             if contender is None:
                 cells += ["no environment: make bench-peers", ""]
@@ -142,11 +156,32 @@ def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
     return table
 
 
+def scaling_of(found: dict[Case, list[Contender]]) -> Table:
+    """The median rates of each number of threads, and how many times that of one thread."""
+    table = Table("threads", "images a second (times that of one thread)")
+    for stored, size in found:
+        table.add_column(f"{stored} -> {size}", justify="right")
+    rates = {
+        (c.threads, c.name, case): statistics.median(c.rates)
+        for case, contenders in found.items()
+        for c in contenders
+        if c.name in SCALED and c.rates
+    }
+    for threads, name in dict.fromkeys((n, name) for n, name, _ in sorted(rates)):
+        cells = []
+        for case in found:
+            rate, one = (rates.get((n, name, case), math.nan) for n in (threads, 1))
+            cells.append(f"{rate:,.0f} ({rate / one:.2f})")
+        table.add_row(str(threads), name, *cells)
+    return table
+
+
 @click.command()
 @click.option("--data_dir", type=Path, required=True, help="Records in `160` and `320`.")
+@click.option("--cases", default=CASES, help="Stored short side:training size, with commas.")
 @click.option("--peers", type=Path, default=ROOT / ".venv-peers", help="The peers' environment.")
 @click.option("--repeats", default=5, help="Passes of each pipeline, in turns.")
-@click.option("--images", default=4608, help="Smallest number in a pass; half of it at 224 px.")
+@click.option("--images", default=4608, help="Smallest number in a pass; half of it from 320 px.")
 @click.option("--batch_size", default=64)
 @click.option("--threads", default=len(os.sched_getaffinity(0)), help="Or worker processes.")
 @click.option("--area", default=0.25, help="Smallest area of a crop; the largest is 1.")
@@ -154,23 +189,23 @@ def table_of(names: list[str], found: dict[int, list[Contender]]) -> Table:
 @click.option(
     "--log", "log_path", type=Path, default=Path(os.devnull), help="File for their warnings."
 )
-def main(data_dir, only, peers, log_path, **options):
-    """Prints the table, and how many cores a given rate needs."""
+def main(data_dir, cases, only, peers, log_path, **options):
+    """Prints the tables, and how many cores the presets need."""
     threads, area = options["threads"], options["area"]
     repeats, images, batch_size = options["repeats"], options["images"], options["batch_size"]
     names = [name for name in PIPELINES if not only or name in ("ours", *only.split("|"))]
     python = peers / "bin" / "python"
     found = {}
     with tempfile.TemporaryDirectory() as folder, open(log_path, "w") as log:
-        for stored, size in SIZES.items():
+        for stored, size in (tuple(map(int, case.split(":"))) for case in cases.split(",")):
             records = sorted((data_dir / str(stored)).glob("train-*"))
             if not records:
                 raise click.UsageError(f"{data_dir / str(stored)} holds no train-* records")
-            tree = Path(folder) / str(stored)
+            tree = Path(folder) / f"{stored}-{size}"
             write_tree(records, tree / "once")
             once = sorted((tree / "once").glob("*/*"))
             # Copies, so that a pass takes a second or more, and reads what it has not cached.
-            wanted = images if size == 128 else images // 2
+            wanted = images if stored <= 160 else images // 2
             copies = -(-wanted // len(once))
             files = []
             for copy in range(copies):
@@ -192,23 +227,30 @@ def main(data_dir, only, peers, log_path, **options):
                 "area": [area, 1.0],
             }
             available = python if python.exists() else None
-            found[stored] = compare(names, settings, available, repeats, log)
+            found[stored, size] = compare(names, settings, available, repeats, log)
+            shutil.rmtree(tree)
 
-    console = Console(width=150)
-    console.print(table_of(names, found))
+    console = Console(width=170)
+    console.print(table_of(names, found, threads))
     console.print(
         f"{threads} threads or worker processes, batches of {batch_size}, random resized crops of "
         f"{area:.0%} to 100 % of the area, flips; {repeats} passes of at least {images:,} "
-        "images (half of it at 224 px), in turns. Keras zooms and crops "
+        "images (half of it from 320 px), in turns. Keras zooms and crops "
         "instead; evaluation and decoding do not augment."
     )
-    ours = next(c for c in found[160] if c.name == "ours")
-    a_core = statistics.median(ours.rates) / threads
-    for rate, number in RATES.items():
-        console.print(
-            f"{rate} at 128 px: the input needs {number / a_core:.1f} such cores in all, "
-            f"{number / a_core / 8:.1f} a GPU"
-        )
+    console.print(scaling_of(found))
+    a_core = {
+        case: statistics.median(contender.rates) / threads
+        for case, contenders in found.items()
+        for contender in contenders
+        if (contender.name, contender.threads) == ("ours", threads)
+    }
+    console.print(cores_needed.table(a_core))
+    console.print(
+        f"images/s of the presets: projected from benchmarks/rates (a ~: extrapolated); cores: "
+        f"those, over the rate of one of the {threads} threads here. That assumes that twice the "
+        "cores deliver twice the images. A size between those measured counts as the next larger."
+    )
 
 
 if __name__ == "__main__":

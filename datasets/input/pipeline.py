@@ -25,7 +25,7 @@ FILES, RANGES, RECORDS = "files", "ranges", "records"  # the ways of `sharing`
 class ReadPlan:
     """How one worker reads the records of a stage, epoch by epoch.
 
-    The order of the records depends on all of it but `first_epoch` and `threads`.
+    The order of the records depends on all of it but `first_epoch`, `threads` and the parts.
     """
 
     batch_size: int  # images per worker and step
@@ -37,6 +37,10 @@ class ReadPlan:
     workers: int = 1
     shuffle_buffer: int = 10000  # records to draw from; up to half as many more are read ahead
     threads: int = 2  # for reading and decoding
+    # Decode only batches number `part`, `part + parts`, ... of those asked for: where several hosts
+    # decode for one worker, each has a part. All of them read all records.
+    part: int = 0
+    parts: int = 1
 
 
 def parse(records: Any, classes: int, label_offset: int, keys: RecordKeys) -> tuple[Any, Any, Any]:
@@ -94,9 +98,9 @@ def records_in_order(
         first, stop = (tf.clip_by_value(edge - before, 0, held) for edge in (begin, end))
         return before + held, (name, first, stop - first)
 
-    def order_of(number: np.int64) -> np.int64:
-        first_step = plan.first_step + int(number) * plan.steps_per_epoch
-        return np.int64(_seed_of(plan.seed, first_step))
+    first_steps = (plan.first_step + number * plan.steps_per_epoch for number in epochs)
+    # A table, not a call of Python: without `faults`, other processes can run the pipeline, too.
+    orders = np.array([_seed_of(plan.seed, step) for step in first_steps], np.int64)
 
     # The order is the same either way. Each record that threads hand over costs a third of its
     # reading, so one or two threads do not read several files at once.
@@ -108,7 +112,7 @@ def records_in_order(
     )
 
     def epoch(number: Any) -> tf.data.Dataset:
-        order = tf.numpy_function(order_of, [number], tf.int64)
+        order = tf.constant(orders)[number - epochs.start]
         listed = tf.data.Dataset.from_tensor_slices((names, np.array(counts, np.int64)))
         chosen = _shuffled(listed, len(names), plan.seed, order)
         if way == RANGES:
@@ -183,8 +187,8 @@ def training_pipeline(
         skipped: global steps whose batch is skipped: each gets the next step's batch.
 
     Returns:
-        For each step a batch of uint8 images `[batch_size, height, width, 3]` and int32
-        labels `[batch_size]`.
+        For each step (of the plan's part) a batch of uint8 images
+        `[batch_size, height, width, 3]` and int32 labels `[batch_size]`.
     """
     # Workers have different images, so their draws must differ, too.
     own_seed = _seed_of(plan.seed, plan.rank)
@@ -217,9 +221,10 @@ def training_pipeline(
         batches = _next_one_at(batches, gap)
     dataset = (
         batches.enumerate(start=steps.start)
+        .shard(plan.parts, plan.part)
         .map(guarded, num_parallel_calls=plan.threads, deterministic=True)
         # Where files are lost the data may run out; that must not look like the stage's end.
-        .apply(tf.data.experimental.assert_cardinality(len(steps)))
+        .apply(tf.data.experimental.assert_cardinality(len(steps[plan.part :: plan.parts])))
         .prefetch(4)
     )
     return dataset.with_options(options(plan.threads))
