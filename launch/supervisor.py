@@ -118,9 +118,11 @@ def stopped_by(error: BaseException | None) -> Preempted | None:
 
     A signal may come while TensorFlow traces a function, which then raises an error of its own.
     """
-    while error and not isinstance(error, Preempted):
+    while error:
+        if isinstance(error, Preempted):
+            return error
         error = error.__cause__ or error.__context__
-    return error
+    return None
 
 
 def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> int:
