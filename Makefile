@@ -15,7 +15,7 @@ READY := $(VENV)/.ready-$(DEVICE)
 
 NP ?= 2
 
-.PHONY: help setup demo test check test-extras test-backends test-launch test-gpu-build bench-peers audit clean
+.PHONY: help setup demo test check test-extras test-backends test-launch test-gpu-build test-slurm bench-peers audit clean
 
 help:
 	@echo "make demo           train two workers on the embedded digits, in phases"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-backends  load the saved model under JAX, in an environment of its own"
 	@echo "make test-launch    launch on a stand-in for SageMaker, with its SDK, likewise"
 	@echo "make test-gpu-build set up for a GPU in a fresh folder, and train there on the CPU (takes long)"
+	@echo "make test-slurm     requeue and resume a job under Slurm, on this machine (root, minutes)"
 	@echo "make bench-peers    set up the input pipelines that ours is compared with"
 	@echo "make audit          look the installed packages up in PyPI's list of vulnerabilities"
 	@echo "make clean          remove what the set-up made"
@@ -81,6 +82,13 @@ test-launch: setup .venv-launch/.ready
 # By hand: it downloads 2 GB and compiles Horovod.
 test-gpu-build: setup
 	bash tools/test_gpu_build.sh
+
+# Minutes, and Slurm's daemons. What they and the job say goes into a record.
+SLURM_RECORD := $(CURDIR)/docs/records/$(shell date +%F)-slurm
+
+test-slurm: setup
+	mkdir -p $(SLURM_RECORD)
+	SLURM_RECORD=$(SLURM_RECORD) python -m pytest tests/slurm
 
 .venv-peers/.ready: requirements-peers.txt
 	python -m venv .venv-peers
