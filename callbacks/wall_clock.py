@@ -1,7 +1,6 @@
 """The wall-clock log: what was reached after how many seconds; and a bar that shows it."""
 
 import functools
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,19 +11,18 @@ from callbacks.agreement import average_over_workers
 from callbacks.finite_loss import SkippedSteps
 from callbacks.step_callback import StepCallback, at_least_one
 from core import workers
+from core.environment import shows_bars
 from core.schedule import Schedule
 
-# What a progress bar shows of a report.
+# What a progress bar shows of a report, and how: a terminal of 100 columns has room for it.
 FORMATS = {
-    "epoch": "epoch {:.2f}",
     "phase": "phase {}",
     "image_size": "{} px",
-    "learning_rate": "lr {:.4g}",
     "images_per_second": "{:,.0f} im/s",
     "loss": "loss {:.3f}",
     "top1": "top-1 {:.1%}",
-    "top5": "top-5 {:.1%}",
 }
+BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]"
 
 
 def window_mean(now: float, count_now: int, before: float, count_before: int) -> float:
@@ -147,6 +145,8 @@ class WallClock(StepCallback):
 class ProgressBar(StepCallback):
     """Shows steps and, by `show`, the last report of `WallClock`; on rank 0 only.
 
+    Without a terminal or a notebook there is no bar.
+
     Args:
         total_steps: of the whole run.
         **options: of `tqdm`, such as `file` or `disable`.
@@ -159,9 +159,8 @@ class ProgressBar(StepCallback):
     def __init__(self, total_steps: int, **options: Any):
         super().__init__()
         self.total_steps = total_steps
-        # Under horovodrun the bar goes through a pipe, where each refresh is a line.
-        seconds = 0.1 if sys.stderr.isatty() else 10.0
-        self._options = {"unit": "step", "mininterval": seconds, "smoothing": 0.05, **options}
+        hidden = not shows_bars()
+        self._options = {"bar_format": BAR, "smoothing": 0.05, "disable": hidden, **options}
         if not workers.current().is_first:
             self._options["disable"] = True
 
@@ -170,7 +169,7 @@ class ProgressBar(StepCallback):
         return tqdm(total=self.total_steps, initial=self.initial_step, **self._options)
 
     def show(self, row: Mapping[str, Any]) -> None:
-        """Puts what there is of a report's epoch, rate, speed and metrics behind the bar."""
+        """Puts what there is of a report's phase, size, speed and metrics behind the bar."""
         numbers = [text.format(row[name]) for name, text in FORMATS.items() if name in row]
         self.bar.set_postfix_str(" ".join(numbers), refresh=False)
 

@@ -1,7 +1,13 @@
 """What to set before Keras and TensorFlow are imported. Imports neither of the two."""
 
+import contextlib
+import importlib.util
 import os
+import re
 import sys
+import tempfile
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +22,15 @@ DEFAULTS = {
 # Packages that Keras imports where they are installed, for its wrappers of scikit-learn's
 # classes, data frames, galleries of images and notebooks. Nothing here uses Keras for those.
 UNUSED_BY_KERAS = frozenset({"IPython", "matplotlib", "pandas", "sklearn"})
+# Set to 1 for workers whose launcher passes their bars on to a terminal; their own standard
+# error is a pipe.
+TERMINAL = "RECIPE_TERMINAL"
+# TensorFlow 2.18 writes these lines at its import, whatever TF_CPP_MIN_LOG_LEVEL is: it registers
+# CUDA's libraries twice.
+CUDA_NOISE = re.compile(
+    rb".*Unable to register cu\w+ factory: .*\n"
+    rb"|WARNING: All log messages before absl::InitializeLog\(\) is called are written to STDERR\n"
+)
 
 
 def has_gpu_driver() -> bool:
@@ -30,14 +45,7 @@ def settings() -> dict[str, str]:
     return {k: os.environ.get(k, value) for k, value in (DEFAULTS | warnings).items()}
 
 
-def prepare() -> None:
-    """Sets the variables, and has Keras start without the packages that it is not used with."""
-    os.environ.update(settings())
-    if not any(isinstance(finder, _NotForKeras) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NotForKeras())
-
-
-class _NotForKeras:
+class NotForKeras:
     """Tells Keras that a package is not installed; everyone else can import it.
 
     Keras catches the error, as where the package is missing.
@@ -51,6 +59,58 @@ class _NotForKeras:
             frame = frame.f_back
         if frame.f_globals.get("__name__", "").startswith("keras."):
             raise ModuleNotFoundError(f"'{name}' is left out of Keras's start", name=name)
+
+
+class QuietTensorFlow:
+    """Leaves out `CUDA_NOISE` when TensorFlow is imported; a finder for `sys.meta_path`."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        if (spec := importlib.util.find_spec(name)) and spec.loader:
+            run = spec.loader.exec_module
+
+            def run_quietly(module: Any) -> None:
+                with without_lines(CUDA_NOISE):
+                    run(module)
+
+            spec.loader.exec_module = run_quietly  # type: ignore[method-assign]
+        return spec
+
+
+@contextlib.contextmanager
+def without_lines(noise: re.Pattern[bytes]) -> Iterator[None]:
+    """Leaves out what native code writes to standard error, if it matches; the rest comes late."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as kept:
+        original = os.dup(2)
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(original, 2)
+            kept.seek(0)
+            with os.fdopen(original, "wb") as error:
+                error.write(noise.sub(b"", kept.read()))
+
+
+def prepare() -> None:
+    """Sets the variables; keeps TensorFlow quiet without a GPU, and Keras's start short."""
+    os.environ.update(settings())
+    wanted: list[type[NotForKeras | QuietTensorFlow]] = [NotForKeras]
+    if not has_gpu_driver() and "tensorflow" not in sys.modules:
+        wanted.append(QuietTensorFlow)
+    for finder in wanted:
+        if not any(isinstance(there, finder) for there in sys.meta_path):
+            sys.meta_path.insert(0, finder())
+
+
+def shows_bars() -> bool:
+    """Whether standard error ends in a terminal or a notebook. In a file, a bar is noise."""
+    is_terminal = sys.stderr.isatty() or os.environ.get(TERMINAL) == "1"
+    return is_terminal or "ipykernel" in sys.modules
 
 
 def for_modules() -> dict[str, str]:

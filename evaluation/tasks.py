@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from core import files
+from core.environment import shows_bars
 from core.settings import Evaluation
 from evaluation.evaluator import Counts
 from training.liveness import LivenessProbe
+from training.log_format import evaluation_words
 from training.run_folder import RunFolder
 
 NumberedRow: TypeAlias = tuple[int, dict[str, Any]]  # a checkpoint's number in the run, its row
@@ -94,7 +96,7 @@ class Results:
             for path in self.run.evaluation_shares.glob(f"{self._name(task)}-*"):
                 path.unlink(missing_ok=True)
         if line:
-            self.note(line)
+            self.note(evaluation_words(row) if shows_bars() else line)
 
     def _name(self, task: Task) -> str:
         checkpoint = self.run.checkpoint_of(task.row).stem

@@ -138,7 +138,10 @@ def speak(message: str, status: int, shared: bool, kind: str = "error: ") -> int
     if not team.is_first:  # rank 0 may not have the same error, and may not end
         wait_to_be_ended(silence() if shared else 4.0, status)
     if team.is_first or not shared:
-        tqdm.write(f"recipe.py: {kind}{message}", file=sys.stderr)  # not into the bar
+        # The bar stays above the message, which ends with what to do.
+        for bar in list(getattr(tqdm, "_instances", ())):
+            bar.close()
+        print(f"recipe.py: {kind}{message}", file=sys.stderr, flush=True)
         if kind:
             sagemaker.note_failure(message)
     return status

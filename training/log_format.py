@@ -34,6 +34,14 @@ def train_line(row: Mapping[str, Any]) -> str:
     ).format(**row)
 
 
+def train_words(row: Mapping[str, Any]) -> str:
+    """The same for someone who looks on: at most 99 characters."""
+    return (
+        "step {step:,d} (epoch {epoch:.1f}, {image_size} px): loss {loss:.3f}, top-5 {top5:.1%}, "
+        "rate {learning_rate:.4g}, {images_per_second:,.0f} images/s"
+    ).format(**row)
+
+
 def read_train_line(line: str) -> dict[str, Any] | None:
     """The row of train.csv of a line, or None; raises `ValueError` for a line cut short."""
     if TRAIN not in line:
@@ -48,6 +56,13 @@ def evaluation_line(count: int, row: Mapping[str, Any]) -> str:
         f"{EVALUATION} count@{count:5d} step@{row['step']:5d} top1@{row['top1'] * 100:5.3f} "
         f"top5@{row['top5'] * 100:6.2f} loss@{row['loss']:6.2f} time@{row['time']}"
     )
+
+
+def evaluation_words(row: Mapping[str, Any]) -> str:
+    """The same for someone who looks on."""
+    return (
+        "checkpoint of step {step:,d}: top-1 {top1:.2%}, top-5 {top5:.2%}, loss {loss:.3f}"
+    ).format(**row)
 
 
 def read_evaluation_line(line: str) -> dict[str, Any] | None:

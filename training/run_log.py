@@ -14,9 +14,10 @@ from callbacks.finite_loss import ADVICE, SkippedSteps
 from callbacks.step_checkpoint import Journal
 from core import checkpoints, workers
 from core.clock import TimeBuckets
+from core.environment import shows_bars
 from core.schedule import Schedule
 from training.liveness import SignsOfLife
-from training.log_format import train_line
+from training.log_format import train_line, train_words
 from training.recipes import Recipe
 from training.resume import Start
 from training.run_folder import RunFolder
@@ -78,7 +79,7 @@ class RunLog(Journal):
     def note_report(self, report: Mapping[str, Any]) -> dict[str, Any]:
         """Writes a report of `WallClock`; returns the row, for the progress bar."""
         row = {**report, "total_loss": report["loss"], "loss": report["cross_entropy"]}
-        self.say(train_line(row))
+        self.say(train_words(row) if shows_bars() else train_line(row))
         self._deferred.do(lambda: self.folder.write_train_row(row))
         self._scalars.write("train", row, set(row) - {"step", "cross_entropy"})
         phases = self.schedule.phases

@@ -19,6 +19,7 @@ import platformdirs
 from tqdm import tqdm
 
 from core import files
+from core.environment import shows_bars
 from core.errors import DataError
 from datasets.records.examples import parse_example, read_label
 from datasets.records.frames import read_record, walk
@@ -86,7 +87,7 @@ def survey(files: Sequence[Path], keys: RecordKeys) -> list[Survey]:
         marks = {path: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
         missing = [p for p, mark in marks.items() if known.get(p.name, {}).get("mark") != mark]
         title = f"reading labels of {files[0].parent}"
-        bar = tqdm(desc=title, total=len(missing), unit=" files", delay=1)
+        bar = tqdm(desc=title, total=len(missing), unit=" files", delay=1, disable=not shows_bars())
         with bar, ThreadPoolExecutor(_THREADS) as pool:
             try:
                 scanned = pool.map(lambda path: scan_labels(path, keys), missing)

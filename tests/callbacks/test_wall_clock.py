@@ -1,5 +1,7 @@
 """The wall-clock log: windows, speeds, and no waiting for the device in between."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -106,9 +108,9 @@ def test_refusals(arguments):
 
 def test_the_bar_shows_what_there_is(capsys):
     row = {"epoch": 1.5, "phase": "1/3", "learning_rate": 0.1, "images_per_second": 1234.5}
-    bar = ProgressBar(total_steps=10)
+    bar = ProgressBar(total_steps=10, disable=False)
     bar.show(row | {"loss": 0.5, "top1": 0.75, "top5": 0.9, "step": 3})
-    line = "epoch 1.50 phase 1/3 lr 0.1 1,234 im/s loss 0.500 top-1 75.0% top-5 90.0%"
+    line = "phase 1/3 1,234 im/s loss 0.500 top-1 75.0%"
     assert bar.bar.postfix == line
     rows: list = []
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
@@ -116,3 +118,25 @@ def test_the_bar_shows_what_there_is(capsys):
     clock = WallClock(lambda row: (rows.append(row), bar.show(row)), every=5, batch_size=2)
     model.fit(np.ones((20, 1)), np.ones((20, 1)), batch_size=2, verbose=0, callbacks=[clock, bar])
     assert "10/10" in capsys.readouterr().err
+
+
+def test_in_a_file_there_is_no_bar_unless_it_is_asked_for(capsys, monkeypatch):
+    monkeypatch.delenv("RECIPE_TERMINAL", raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    for options, text in (({}, ""), ({"disable": False}, "3/10")):
+        bar = ProgressBar(total_steps=10, **options)
+        bar.bar.update(3)
+        bar.bar.refresh()
+        assert text in (err := capsys.readouterr().err)
+        assert bool(err) == bool(text)
+
+
+def test_the_bar_fits_a_terminal_of_100_columns(capsys):
+    row = {"phase": "2/13", "image_size": 128, "images_per_second": 56789.0, "loss": 6.543}
+    bar = ProgressBar(total_steps=112_500, disable=False, ncols=97)
+    bar.show(row | {"top1": 0.753, "top5": 0.931})
+    bar.bar.update(99_999)
+    bar.bar.refresh()
+    line = capsys.readouterr().err.split("\r")[-1].rstrip()
+    assert len(line) <= 97
+    assert line.endswith("phase 2/13 128 px 56,789 im/s loss 6.543 top-1 75.3%]")

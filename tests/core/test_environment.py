@@ -1,5 +1,7 @@
 """What is set before TensorFlow is imported."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -16,7 +18,8 @@ import sys
 from core import environment
 environment.prepare()
 environment.prepare()
-assert len([f for f in sys.meta_path if type(f).__module__ == "core.environment"]) == 1
+ours = [type(f) for f in sys.meta_path if type(f).__module__ == "core.environment"]
+assert environment.NotForKeras in ours and len(ours) == len(set(ours))
 assert "tensorflow" not in sys.modules
 import keras
 import tensorflow as tf
@@ -62,3 +65,54 @@ def test_convolutions_run_on_onednn(prepared):
 
 def test_keras_starts_without_what_it_is_not_used_for_and_others_can_import_it(prepared):
     assert "there: []\nmatplotlib\n" in prepared
+
+
+NOISE = (
+    b"2026-12-01 02:00:00.1: E xla/cuda_fft.cc:477] Unable to register cuFFT factory: Attempting\n"
+    b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\n"
+    b"E0000 00:00:1.0 1 cuda_dnn.cc:8310] Unable to register cuDNN factory: Attempting to\n"
+)
+
+
+def test_noise_is_left_out_of_what_native_code_writes_and_the_rest_comes(capfdbinary):
+    with environment.without_lines(environment.CUDA_NOISE):
+        os.write(2, b"before\n" + NOISE + b"E0000 a real error\n")
+    os.write(2, NOISE)
+    assert capfdbinary.readouterr().err == b"before\nE0000 a real error\n" + NOISE
+
+
+def test_what_was_written_before_an_error_comes_too(capfdbinary):
+    with contextlib.suppress(ImportError), environment.without_lines(environment.CUDA_NOISE):
+        os.write(2, b"why\n")
+        raise ImportError
+    assert capfdbinary.readouterr().err == b"why\n"
+
+
+def test_tensorflow_is_imported_quietly_where_there_is_no_gpu(tmp_path, root):
+    """A stand-in that writes what TensorFlow writes: its import takes seconds."""
+    code = f"import os\nos.write(2, {NOISE!r} + b'heard')\n"
+    (tmp_path / "tensorflow.py").write_text(code)
+    script = """
+from core import environment
+environment.has_gpu_driver = lambda: {gpu}
+environment.prepare()
+import tensorflow, tensorflow as again
+assert tensorflow.__spec__.name == "tensorflow"
+"""
+    variables = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    for gpu, heard in ((False, b"heard"), (True, NOISE + b"heard")):
+        command = [sys.executable, "-c", script.format(gpu=gpu)]
+        ran = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True)
+        assert (ran.returncode, ran.stderr) == (0, heard)
+
+
+def test_bars_are_for_terminals_also_behind_our_launcher_and_for_notebooks(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    monkeypatch.delenv(environment.TERMINAL, raising=False)
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert not environment.shows_bars()
+    monkeypatch.setenv(environment.TERMINAL, "1")
+    assert environment.shows_bars()
+    monkeypatch.delenv(environment.TERMINAL)
+    monkeypatch.setitem(sys.modules, "ipykernel", sys)
+    assert environment.shows_bars()

@@ -1,7 +1,10 @@
 """The message of an error, the worker that prints it, and the exit status."""
 
+import sys
+
 import pytest
 import tensorflow as tf
+from tqdm import tqdm
 
 from core import workers
 from core.errors import (
@@ -85,3 +88,16 @@ def test_a_worker_that_is_cut_off_looks_which_hosts_are_silent(monkeypatch, sile
 
     assert exit_status(fail) == status
     assert supervisor.board.read("reason").startswith(reason)
+
+
+def test_the_message_stands_below_the_bar(said, capsys):
+    """The bar would otherwise be drawn again below it; the message's end says what to do."""
+    bar = tqdm(total=10, file=sys.stderr)
+    bar.update(3)
+    bar.refresh()
+    _, _, text = said(0, RunError("all of them"))
+    shown = text.split("\r")[-1]
+    assert " 3/10 " in shown
+    assert shown.endswith("\nrecipe.py: error: all of them\n")
+    del bar
+    assert capsys.readouterr().err == ""

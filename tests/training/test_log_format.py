@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from training.log_format import (
     evaluation_line,
+    evaluation_words,
     read_evaluation_line,
     read_train_line,
     train_line,
+    train_words,
 )
 
 # Step 625 of the published log, number by number.
@@ -31,6 +33,18 @@ def test_a_train_line_is_the_originals():
         "Log @train: steps@625 epoch@2.9 im/s@14493.47 loss@3.598 total_loss@4.343 lr@1.48225 "
         "bs@740 sz@128 top5@0.5000 tm@275.59"
     )
+
+
+def test_the_same_in_words_fits_a_line_of_100_columns():
+    assert train_words(ROW) == (
+        "step 625 (epoch 2.9, 128 px): loss 3.598, top-5 50.0%, rate 1.482, 14,493 images/s"
+    )
+    row = {"step": 112_500, "top1": 0.7612345, "top5": 0.93114, "loss": 1.02}
+    assert evaluation_words(row) == (
+        "checkpoint of step 112,500: top-1 76.12%, top-5 93.11%, loss 1.020"
+    )
+    widest = {"step": 112_500, "epoch": 89.9, "image_size": 288, "images_per_second": 56_789}
+    assert len(train_words(ROW | widest | {"learning_rate": 0.0001234})) < 100
 
 
 def test_an_evaluation_line_is_the_originals():
