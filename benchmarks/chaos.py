@@ -179,7 +179,7 @@ class Job:
 
     def message(self) -> str:
         """Our own lines of the output, each with the command below it."""
-        lines = re.sub(r"^\[\d+\]<std\w+>:", "", self.said(), flags=re.MULTILINE).splitlines()
+        lines = re.sub(r"^\[\d+\] ", "", self.said(), flags=re.MULTILINE).splitlines()
         ours = [i for i, line in enumerate(lines) if "recipe.py: " in line]
         return "\n".join("\n".join(lines[i : i + 2]) for i in ours)
 

@@ -13,7 +13,11 @@ from launch.environment import JOINS_BY
 # `launch` sets it for its workers: the command line that resumes the run.
 RESUMES_WITH = "RECIPE_RESUMES_WITH"
 # How a launcher is shown, by the name in its command line.
-LAUNCHERS = {"horovodrun": "horovodrun", "launch.horovodrun": "python -m launch.horovodrun"}
+LAUNCHERS = {
+    "horovodrun": "horovodrun",
+    "launch.horovodrun": "python -m launch.horovodrun",
+    "horovod.runner.launch": "python -m horovod.runner.launch",
+}
 
 
 def horovodrun(workers: int, hosts: str | None = None) -> list[str]:

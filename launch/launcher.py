@@ -1,24 +1,19 @@
 """The command `launch`: starts the workers, and starts them again after a fault.
 
-horovodrun ends a job when one worker ends, always with status 1, and does not pass a
-signal on. This wraps it: a signal goes to the workers, which save
-and stop; the status is the workers' own; and a job that a fault has ended is started
-again and resumes, up to a maximum number of times.
+It starts horovodrun. A signal goes to the workers, which save and stop; the status is that of
+the worker that ended first; and a job that a fault has ended is started again and resumes, up
+to a maximum number of times.
 """
 
 import contextlib
 import os
-import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from subprocess import PIPE
-from typing import IO
 
 import click
 import psutil
@@ -31,9 +26,6 @@ from training.run_folder import RunFolder
 
 # Statuses after which another attempt would end in the same way, or is not wanted.
 FINAL = frozenset({0, 2, 75})
-EXIT_CODE = re.compile(rb"Process \d+ exit with status code (\d+)\.")
-# What horovodrun says of a job that has ended; the workers have said it better.
-CHATTER = re.compile(rb"Process \d+ exit with status code|Terminating remaining workers")
 PAUSE_SECONDS = 2.0
 
 
@@ -78,40 +70,23 @@ def launch(
 
 
 def _run(command: Sequence[str]) -> tuple[int, bool]:
-    """The status of the worker of a job that ended first, and whether a signal came."""
+    """The status of a job, which is that of a worker, and whether a signal came."""
     signals: list[int] = []
-    statuses: list[int] = []
     # A session of its own, so that Ctrl-C reaches this process alone.
-    job = subprocess.Popen(
-        command, stdout=PIPE, stderr=PIPE, start_new_session=True, env=for_modules()
-    )
+    job = subprocess.Popen(command, start_new_session=True, env=for_modules())
 
     def pass_on(number: int, frame: object) -> None:
-        # To the workers alone: horovodrun would kill them, and their supervisors would pass
-        # the signal on once more.
+        # To the workers alone: their supervisors would pass the signal on once more.
         signals.append(number)
         for pid in that_work(below(job.pid), sys.argv[0]) or [job.pid]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
-    def show(source: IO[bytes], target: IO[bytes]) -> None:
-        for line in source:
-            statuses.extend(map(int, EXIT_CODE.findall(line)))
-            if not CHATTER.match(line):
-                target.write(line)
-                target.flush()
-
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
-    assert job.stdout
-    assert job.stderr
-    with ThreadPoolExecutor() as threads:  # it waits for them at the end
-        threads.submit(show, job.stdout, sys.stdout.buffer)
-        threads.submit(show, job.stderr, sys.stderr.buffer)
-        status = job.wait()
+    status = job.wait()
     for number, handler in before.items():
         signal.signal(number, handler)
-    status = 128 - status if status < 0 else status
-    return next((s for s in statuses if s), status), bool(signals)
+    return 128 - status if status < 0 else status, bool(signals)
 
 
 def below(pid: int) -> list[psutil.Process]:

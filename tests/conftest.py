@@ -47,7 +47,8 @@ def run_process():
         command = [sys.executable, *map(str, arguments)]
         if workers > 1:
             own = [sys.executable, "-m", "launch.horovodrun"]
-            launcher = [str(Path(sys.executable).parent / "horovodrun")] if horovodrun else own
+            theirs = [sys.executable, "-m", "horovod.runner.launch"]
+            launcher = theirs if horovodrun else own
             command = [*launcher, "-np", str(workers), "--gloo", *command]
         variables = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
         return subprocess.run(

@@ -431,17 +431,22 @@ def made(mistakes, run_process, small, digits, finished, folder, workers):
         lines.append((line, MPIRUN if mistake is mpirun_without_mpi else {}))
         before[mistake] = contents(own)
     ran = run_process("-c", SERIES, json.dumps(lines), workers=workers)
-    assert ran.returncode == (2 if workers == 1 else 1), ran.stderr
+    assert ran.returncode == 2, ran.stderr
     said = {mistake: [] for mistake in mistakes}
     for rank in range(workers):
-        start = f"[{rank}]<stderr>:" if workers > 1 else ""
-        rest = iter([line for line in ran.stderr.splitlines() if line.startswith(start)])
+        start = f"[{rank}] " if rank else ""
+        rest = iter([line for line in ran.stderr.splitlines() if is_of(rank, line)])
         for mistake in mistakes:
             for line in rest:
                 said[mistake].append(line.removeprefix(start))
                 if said[mistake][-1].startswith("ended with"):
                     break
     return {m: (messages[m], said[m], folder / m.__name__, before[m]) for m in mistakes}
+
+
+def is_of(rank, line):
+    """Whether our launcher shows this line as of worker `rank` of two."""
+    return line.startswith("[1] ") == (rank == 1)
 
 
 def contents(folder):

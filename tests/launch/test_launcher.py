@@ -1,4 +1,4 @@
-"""`launch` shows the output of a job without the lines that horovodrun adds at its end."""
+"""`launch` shows the output of a job, and nothing of the launcher's own at its end."""
 
 import sys
 
@@ -18,13 +18,13 @@ print("it begins", flush=True)
 def launched(tmp_path, monkeypatch, capfdbinary):
     """Launches workers that run the code `crash`; returns the status and the output."""
 
-    def launch(crash, workers, hosts=None):
+    def launch(crash, workers):
         script = tmp_path / "worker.py"
         script.write_text(CRASH.format(crash=crash))
         monkeypatch.setattr(sys, "argv", [str(script)])
         monkeypatch.setenv(RESUMES_WITH, "")  # so that it is restored afterwards
         with pytest.raises(SystemExit) as ended:
-            launcher.launch.callback(workers, hosts, 0, "demo", tmp_path / "run", ())
+            launcher.launch.callback(workers, None, 0, "demo", tmp_path / "run", ())
         out, err = capfdbinary.readouterr()
         return ended.value.code, (out + err).decode()
 
@@ -41,31 +41,17 @@ def test_a_crash_of_the_only_worker_is_shown(launched):
 def test_a_crash_of_one_of_two_workers_is_shown_without_that_of_horovodrun(launched):
     status, shown = launched("if os.environ['HOROVOD_RANK'] == '1': {}['a key']", 2)
     assert status == 1
-    assert "[1]<stderr>:KeyError: 'a key'\n" in shown
+    assert "[1] KeyError: 'a key'\n" in shown
     assert shown.count("Traceback (most recent call last):") == 1
-    assert all(line.startswith("[") for line in shown.splitlines())  # the rank of a worker
+    own = [line for line in shown.splitlines() if not line.startswith("[1] ")]
+    assert own in (["it begins"], [])  # worker 0 may be ended before
 
 
 def test_the_status_is_that_of_the_worker_that_ended_first(launched):
-    status, shown = launched("os._exit(3 if os.environ['HOROVOD_RANK'] == '1' else 0)", 2)
+    crash = "os._exit(3 if os.environ['HOROVOD_RANK'] == '1' else 0)"
+    status, shown = launched(crash, 2)
     assert status == 3
-    assert "[1]<stdout>:it begins\n" in shown
-    assert all(line.startswith("[") for line in shown.splitlines())  # the rank of a worker
-
-
-def test_horovodrun_itself_ends_with_one_line_and_no_traceback(run_process):
-    command = ["-np", "1", "--gloo", sys.executable, "-c", "import sys; sys.exit(3)"]
-    ran = run_process("-m", "launch.horovodrun", *command)
-    assert ran.returncode == 1
-    assert "Process 0 exit with status code 3." in ran.stdout
-    assert ran.stderr == ""
-
-
-def test_an_error_of_horovodrun_before_the_start_is_shown(launched):
-    status, shown = launched("", 3, "localhost:2")
-    assert status == 1
-    assert "it begins" not in shown
-    assert "Requested more processes (3) than there are available slots (2)" in shown
+    assert sorted(shown.splitlines()) == ["[1] it begins", "it begins"]
 
 
 @pytest.mark.parametrize(
