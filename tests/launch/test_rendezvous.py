@@ -268,6 +268,19 @@ def test_strangers_do_not_disturb_the_meeting(place, said):
         assert (first.result()[0]["HOROVOD_RANK"], other["HOROVOD_RANK"]) == ("0", "1")
 
 
+def test_a_line_without_an_end_is_cut_off(place, monkeypatch):
+    monkeypatch.setattr(rendezvous, "GREETING_SECONDS", 10 * HANG_SECONDS)
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(all_of, place)
+        with once_it_listens(place) as stranger, contextlib.suppress(ConnectionError):
+            stranger.settimeout(HANG_SECONDS)
+            stranger.sendall(b"x" * (2 * rendezvous.LONGEST_LINE))
+            while stranger.recv(1000):  # the greeting, and then the end
+                pass
+        all_of(replace(place, rank=1))
+        assert first.result()[0]["HOROVOD_RANK"] == "0"
+
+
 def test_a_member_that_is_none(place):
     """It has the key, and says what no worker says."""
     with ThreadPoolExecutor(1) as threads:
