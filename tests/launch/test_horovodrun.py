@@ -1,11 +1,13 @@
 """Signals, statuses and messages of our launcher, with real processes that cost little."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from core.signals import SIGNALS
@@ -46,7 +48,8 @@ def test_a_signal_goes_to_the_workers_and_their_status_comes_back(tmp_path, root
         rest, _ = job.communicate(timeout=HANG_SECONDS)
     finally:
         for process in below(job.pid):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
     assert job.returncode == 75
     lines = rest.splitlines()
     assert sorted(lines) == ["[1] stopped by SIGINT", "last line", "stopped by SIGINT"]
