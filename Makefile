@@ -31,8 +31,9 @@ help:
 	@echo "make clean          remove what the set-up made"
 
 setup: $(READY)
-	@# pip puts Horovod's own command there; this one is guarded (docs/security.md).
-	@grep -qs 'launch.install' $(VENV)/bin/horovodrun || python -m launch.install
+	@# pip puts Horovod's own command there; this one is guarded (docs/security.md). An image may be
+	@# set up before the project is copied into it; its launch script calls the launcher by module.
+	@[ ! -d launch ] || grep -qs 'launch.install' $(VENV)/bin/horovodrun || python -m launch.install
 
 $(READY): requirements.txt $(if $(filter gpu,$(DEVICE)),requirements-cuda.txt)
 	@bash tools/setup.sh "$(DEVICE)"
