@@ -135,15 +135,16 @@ def numbers(cores: set[int]) -> str:
     return ",".join(map(str, sorted(cores)))
 
 
-def start_sshd(host: Host, folder: Path) -> Path:
+def start_sshd(host: Host, folder: Path) -> Path | None:
     """Starts an SSH server with a throw-away key on `host`.
 
     Returns:
-        A folder for the front of PATH. Its `ssh` uses that key and nothing of the user's.
+        A folder for the front of PATH. Its `ssh` uses that key and nothing of the user's. None
+        where there is no SSH server.
     """
     sshd = shutil.which("sshd", path=f"{os.environ['PATH']}:/usr/sbin")
     if not (sshd and shutil.which("ssh")):
-        pytest.skip("no SSH server: install openssh-server to test horovodrun over ssh")
+        return None
     for name in ("host_key", "user_key"):
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name))
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # else the package's service makes it
