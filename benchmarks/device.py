@@ -304,7 +304,9 @@ def gpus_here() -> list[str]:
 
 def worker_command(team: int) -> list[str]:
     """Starts this many workers on this machine."""
-    return [*(horovodrun(team) if team > 1 else []), sys.executable, str(WORKER)]
+    # Verbose: Horovod says which worker ended first.
+    launcher = [*horovodrun(team), "--verbose"] if team > 1 else []
+    return [*launcher, sys.executable, str(WORKER)]
 
 
 def hardware(gpus: Sequence[str], plan: Plan) -> str:

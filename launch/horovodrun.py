@@ -49,7 +49,7 @@ def main() -> int:
 
     given = {word.partition("=")[0] for word in sys.argv[1:]}
     _guard(launch, given)
-    _let_read()
+    _let_read("--verbose" in given)
     try:
         launch.run_commandline()
     except KeyboardInterrupt:  # before there are workers
@@ -91,8 +91,8 @@ def _guard(launch: Any, given: set[str]) -> None:
         launch.mpi_built = lambda verbose=False: False
 
 
-def _let_read() -> None:
-    """Makes Horovod pass output and signals on in our way."""
+def _let_read(verbose: bool) -> None:
+    """Makes Horovod pass output and signals on in our way. `verbose`: it also says who ended."""
     from horovod.runner import gloo_run
     from horovod.runner.common.util import safe_shell_exec
 
@@ -115,7 +115,7 @@ def _let_read() -> None:
             screen.pass_on(source, stream, rank)
 
     def say(*words: Any) -> None:
-        if not CHATTER.match(str(words[0])):
+        if verbose or not CHATTER.match(str(words[0])):
             print(*words)
 
     os.environ.update(screen.variables())

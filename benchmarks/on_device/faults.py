@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from launch.launcher import CHATTER
+from launch.horovodrun import CHATTER
 
 LONGEST = 240  # characters
 
@@ -15,8 +15,8 @@ ABOUT_MEMORY = re.compile(
 )
 # Lines that only say that, or where in the graph, something failed.
 FRAME = re.compile(r"^(Graph execution error|Detected at node|File \"|Stack trace|\{\{node|$)")
-# Before a line of a worker's: horovodrun's rank, then the time and place of Horovod's own log.
-PREFIX = re.compile(r"^(.*?\[(?P<rank>\d+)\]<std(out|err)>:)?\s*(\[\d{4}-\d\d-\d\d[^\]]*\])?\s*")
+# Before a line of a worker's: the rank, but for rank 0, then the time and place of Horovod's log.
+PREFIX = re.compile(r"^(\[(?P<rank>\d+)\] )?\s*(\[\d{4}-\d\d-\d\d[^\]]*\])?\s*")
 ENDED = re.compile(r"Process (\d+) exit with status code (\d+)")  # horovodrun's, of the first
 TELLING = re.compile(r"error|fail|fatal|abort|exception|killed|signal", re.IGNORECASE)
 
@@ -41,12 +41,12 @@ def last_words(log: str) -> str:
     only complain that it has gone.
     """
     ended = ENDED.search(log)
-    said: list[tuple[str | None, str]] = []
+    said: list[tuple[str, str]] = []
     for line in log.splitlines():
         head = PREFIX.match(line)
         assert head  # it matches the empty text, too
-        if (text := line[head.end() :].strip()) and not CHATTER.match(text.encode()):
-            said.append((head["rank"], text))
+        if (text := line[head.end() :].strip()) and not CHATTER.match(text):
+            said.append((head["rank"] or "0", text))
     own = [text for rank, text in said if ended and rank == ended[1]]
     found = [text for _, text in said]
     words = (_telling(own) or _telling(found) or found or ["they said nothing"])[-1]

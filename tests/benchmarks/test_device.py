@@ -311,15 +311,15 @@ def test_an_error_in_a_line():
 
 def test_the_last_words_of_a_log_name_a_fault():
     log = (
-        "[1]<stderr>:F0000 00:00 xla.cc:1] Check failed: status OK\n"
-        "[0]<stdout>:something else\n"
+        "[1] F0000 00:00 xla.cc:1] Check failed: status OK\n"
+        "something else\n"
         "Process 1 exit with status code 134.\n"
         "Terminating remaining workers after failure of Process 1.\n"
     )
     said = "F0000 00:00 xla.cc:1] Check failed: status OK"
     assert last_words(log) == f"worker 1 ended with status 134: {said}"
     # The other one complains later. Its line has the head of Horovod's log.
-    other = "[0]<stderr>:[2026-12-01 03:17:42.1: E /horovod/operations.cc:697] Connection error\n"
+    other = "[2026-12-01 03:17:42.1: E /horovod/operations.cc:697] Connection error\n"
     assert last_words(log + other).endswith(said)
     killed = other + "Process 1 exit with status code 137.\n"
     assert last_words(killed) == "worker 1 ended with status 137: Connection error"
