@@ -93,11 +93,10 @@ def kill_one_worker(command, run, root):
 
 
 def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
-    run_command, run_process, trained, tmp_path, root, monkeypatch
+    run_process, trained, tmp_path, root, monkeypatch
 ):
-    monkeypatch.setattr(devices, "prepare_devices", lambda team: 2)  # TensorFlow has run before
     one, two = copy(trained, tmp_path / "one"), copy(trained, tmp_path / "two")
-    ran = run_command("evaluate", "--run_dir", one.path, "--batch_size", 97)
+    ran = run_process("recipe.py", "evaluate", "--run_dir", one.path, "--batch_size", 97)
     assert ran.returncode == 1
     (message,) = re.findall(r"recipe\.py: error: (.*)", ran.stderr)
     assert str(one.checkpoint(50)) in message
@@ -125,6 +124,7 @@ def test_one_worker_two_workers_and_a_second_start_come_to_the_same_rows(
 
     before = two.evaluation_csv.read_bytes()  # nothing is left to do
     two.checkpoint(50).unlink()
+    monkeypatch.setattr(devices, "prepare_devices", lambda team: 2)  # they are in use here
     evaluate_run(two.path, None, follow=False, patience=1.0, choices={})
     assert two.evaluation_csv.read_bytes() == before
 
