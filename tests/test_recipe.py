@@ -185,10 +185,12 @@ def test_the_evaluation_is_what_the_saved_model_does(two_workers, digits):
     assert kept.checkpoint[:2] == (80, 2)
     assert kept.labels.tolist() == labels
     assert kept.records.tolist() == list(range(1000))
-    order = np.argsort(-logits, axis=1, kind="stable")[:, :5]
-    np.testing.assert_array_equal(kept.classes, order)
-    sure = np.take_along_axis(keras.ops.softmax(logits).numpy(), order, axis=1)
+    # By probabilities: the workers' kernels may round otherwise, and two classes be nearly equal.
+    probabilities = keras.ops.softmax(logits).numpy()
+    sure = -np.sort(-probabilities, axis=1)[:, :5]
     np.testing.assert_allclose(kept.probabilities, sure, rtol=1e-3)
+    named = np.take_along_axis(probabilities, kept.classes, axis=1)
+    np.testing.assert_allclose(named, sure, rtol=1e-3)
 
 
 def test_one_worker_keeps_the_predictions_of_two_once(two_workers, tmp_path, monkeypatch):
@@ -211,10 +213,12 @@ def test_one_worker_keeps_the_predictions_of_two_once(two_workers, tmp_path, mon
     one, two = (predictions.read(path / "predictions.csv") for path in (run.path, two_workers[0]))
     for name in ("checkpoint", "files", "names"):
         assert getattr(one, name) == getattr(two, name)
-    for name in ("records", "labels", "classes"):
+    for name in ("records", "labels"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    # This process has other threads than the workers had.
+    # This process has other threads and kernels than the workers had: classes that are nearly
+    # equal may change places.
     np.testing.assert_allclose(one.probabilities, two.probabilities, rtol=1e-4)
+    assert (one.classes == two.classes).mean() > 0.999
     before = run.predictions_csv.stat().st_mtime_ns
     assert evaluate()
     assert run.predictions_csv.stat().st_mtime_ns == before
@@ -308,10 +312,9 @@ def test_it_ends_by_saying_where_things_are(two_workers):
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["name"] == "small"
 
 
-def test_the_progress_bar_shows_the_run(two_workers):
-    assert re.search(r"80/80", two_workers[1].stderr)
-    words = r"epoch .* phase 4/4 .* px lr .* im/s loss .* top-1 .* top-5"
-    assert re.search(words, two_workers[1].stderr)
+def test_in_a_pipe_there_is_no_progress_bar(two_workers):
+    assert "80/80" not in two_workers[1].stderr
+    assert "\r" not in two_workers[1].stderr
 
 
 def no_data(small, digits, folder):
